@@ -1,0 +1,36 @@
+# make setup   install everything into $(VENV); nothing is done when it is there already
+# make test    set-up, lint, types, tests
+# make demo    set-up, then train and compare Mask R-CNN and RefineMask on generated shapes
+# make lint    ruff and mypy alone
+#
+# VENV=path    the environment to use; the active one: make setup VENV="$VIRTUAL_ENV"
+# PYTHON=...   the interpreter that a new environment is made with (3.10 or newer)
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.crispmask-setup
+PYTEST_ARGS ?=
+
+# The heads are named because an editable install must be renewed when one is added
+SETUP_INPUTS = pyproject.toml setup.py tools/setup.py tools/install_detectron2.py $(wildcard *_d2/__init__.py)
+
+.PHONY: setup lint test demo
+
+setup: $(STAMP)
+
+$(STAMP): $(SETUP_INPUTS)
+	@command -v $(PYTHON) >/dev/null || { echo "There is no '$(PYTHON)': install Python 3.10 or newer, or name one with PYTHON=/path/to/python3."; exit 1; }
+	@$(PYTHON) tools/setup.py --venv "$(VENV)"
+	@touch $@
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+demo: $(STAMP)
+	$(BIN)/python projects/shapes_benchmark/run.py

@@ -1,0 +1,14 @@
+"""The list of packages, with the YAML files of configs/ shipped as ``crispmask/configs``.
+
+Everything else is in pyproject.toml, which cannot mix found packages with a folder from elsewhere.
+"""
+
+from setuptools import find_packages, setup
+
+PACKAGES = ["crispmask", "crispmask.*", "refinemask_d2", "refinemask_d2.*", "transfiner_d2", "transfiner_d2.*"]
+
+setup(
+    packages=[*find_packages(include=PACKAGES), "crispmask.configs"],
+    package_dir={"crispmask.configs": "configs"},
+    package_data={"crispmask.configs": ["**/*.yaml"]},
+)
