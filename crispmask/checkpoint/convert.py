@@ -1,0 +1,130 @@
+"""Names of the authors' released checkpoints turned into the names of the models here.
+
+The values stay as they are: no layer of these models is transposed or permuted between the code bases.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Mapping
+from typing import TypeVar
+
+Value = TypeVar("Value")
+Rule = tuple[re.Pattern[str], str]
+
+_IGNORED = re.compile(r"num_batches_tracked$")
+
+
+def convert_state_dict(state_dict: Mapping[str, Value], source: str) -> dict[str, Value]:
+    """Rename the entries of a released checkpoint.
+
+    Args:
+        state_dict: names and values; a part of a checkpoint is converted to a part of a model. A leading
+            ``module.`` is removed and ``num_batches_tracked`` counters are left out.
+        source: ``"refinemask"``, the release of RefineMask (an MMDetection fork).
+
+    Returns:
+        The values under the names of the Detectron2 model, in the same order.
+
+    Raises:
+        ValueError: ``source`` is not known.
+        KeyError: a name does not belong to the released model.
+    """
+    if source not in _RULES:
+        raise ValueError(
+            f"Checkpoint source {source!r} is not known; it must be one of: {', '.join(_RULES)}."
+        )
+    names = {key: key.removeprefix("module.") for key in state_dict if not _IGNORED.search(key)}
+    return {_rename(name, source): state_dict[key] for key, name in names.items()}
+
+
+def _rename(name: str, source: str) -> str:
+    for pattern, template in _RULES[source]:
+        if match := pattern.fullmatch(name):
+            return _PLACE.sub(lambda place: _fill(place, match), template)
+    raise KeyError(f"'{name}' is not a name of a released {source} checkpoint.")
+
+
+def _fill(place: re.Match[str], match: re.Match[str]) -> str:
+    """Text for ``{group}``, or for ``{group+1}``, ``{group-1}``, ``{group*2}`` of a number."""
+    text = match[place["group"]]
+    return str(_OPERATORS[place["operator"]](int(text), int(place["number"]))) if place["operator"] else text
+
+
+_PLACE = re.compile(r"\{(?P<group>\w+)(?:(?P<operator>[-+*])(?P<number>\d+))?\}")
+_OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+
+
+def _rules(prefix: str, ours: str, table: Mapping[str, str]) -> list[Rule]:
+    return [(re.compile(re.escape(prefix) + name), ours + template) for name, template in table.items()]
+
+
+_WB = r"\.(?P<wb>weight|bias)"
+_BN = r"\.(?P<wb>weight|bias|running_mean|running_var)"
+_BLOCK = r"layer(?P<l>\d)\.(?P<i>\d+)\."
+_STAGE = r"stages\.(?P<k>[012])\."
+
+_MMDET_RESNET_FPN = [
+    *_rules(
+        "backbone.",
+        "backbone.bottom_up.",
+        {
+            r"conv1\.weight": "stem.conv1.weight",
+            r"bn1" + _BN: "stem.conv1.norm.{wb}",
+            _BLOCK + r"conv(?P<j>\d)\.weight": "res{l+1}.{i}.conv{j}.weight",
+            _BLOCK + r"bn(?P<j>\d)" + _BN: "res{l+1}.{i}.conv{j}.norm.{wb}",
+            _BLOCK + r"downsample\.0\.weight": "res{l+1}.{i}.shortcut.weight",
+            _BLOCK + r"downsample\.1" + _BN: "res{l+1}.{i}.shortcut.norm.{wb}",
+        },
+    ),
+    *_rules(
+        "neck.",
+        "backbone.",
+        {
+            r"lateral_convs\.(?P<i>\d)\.conv" + _WB: "fpn_lateral{i+2}.{wb}",
+            r"fpn_convs\.(?P<i>\d)\.conv" + _WB: "fpn_output{i+2}.{wb}",
+        },
+    ),
+    *_rules(
+        "rpn_head.",
+        "proposal_generator.rpn_head.",
+        {
+            r"rpn_conv" + _WB: "conv.{wb}",
+            r"rpn_cls" + _WB: "objectness_logits.{wb}",
+            r"rpn_reg" + _WB: "anchor_deltas.{wb}",
+        },
+    ),
+    *_rules(
+        "roi_head.bbox_head.",
+        "roi_heads.",
+        {
+            r"shared_fcs\.(?P<i>\d)" + _WB: "box_head.fc{i+1}.{wb}",
+            r"fc_cls" + _WB: "box_predictor.cls_score.{wb}",
+            r"fc_reg" + _WB: "box_predictor.bbox_pred.{wb}",
+        },
+    ),
+]
+
+# A stack holds a convolution at every second place, each followed by a ReLU.
+_REFINEMASK_HEAD = _rules(
+    "roi_head.mask_head.",
+    "roi_heads.mask_head.",
+    {
+        r"instance_convs\.(?P<i>\d)\.conv" + _WB: "instance_convs.{i*2}.{wb}",
+        r"semantic_convs\.(?P<i>\d)\.conv" + _WB: "semantic_head.convs.{i*2}.{wb}",
+        r"semantic_logits" + _WB: "semantic_head.logits.{wb}",
+        _STAGE + r"semantic_transform_in" + _WB: "stages.{k}.semantic_in.{wb}",
+        _STAGE + r"semantic_transform_out" + _WB: "stages.{k}.semantic_out.{wb}",
+        _STAGE + r"instance_logits" + _WB: "stages.{k}.logits.{wb}",
+        _STAGE + r"fuse_conv\.0" + _WB: "stages.{k}.fuse.{wb}",
+        _STAGE + r"fuse_conv\.1\.dilation_conv_(?P<d>[123])\.conv" + _WB: "stages.{k}.dilated.{d-1}.{wb}",
+        _STAGE + r"fuse_conv\.1\.merge_conv\.conv" + _WB: "stages.{k}.merge.{wb}",
+        _STAGE + r"fuse_transform_out" + _WB: "stages.{k}.squeeze.{wb}",
+        r"final_instance_logits" + _WB: "final_logits.{wb}",
+        r"stage_instance_logits\.(?P<k>[012])" + _WB: "stages.{k}.logits.{wb}",
+        r"stage_instance_logits\.3" + _WB: "final_logits.{wb}",
+    },
+)
+
+_RULES: dict[str, list[Rule]] = {"refinemask": [*_REFINEMASK_HEAD, *_MMDET_RESNET_FPN]}

@@ -1,0 +1,78 @@
+"""Config keys that belong to no head, and the one call that builds a complete config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+HEAD_PACKAGES = {"refinemask_d2": "add_refinemask_config", "transfiner_d2": "add_transfiner_config"}
+
+
+def add_crispmask_config(cfg: CfgNode) -> None:
+    """Add ``CRISPMASK`` (training) and ``TEST.BOUNDARY`` (Boundary AP) to a Detectron2 config, in place."""
+    from detectron2.config import CfgNode as CN
+
+    cfg.CRISPMASK = CN()
+    # Batches of SOLVER.IMS_PER_BATCH images whose gradients are averaged before one optimizer step
+    cfg.CRISPMASK.ACCUMULATION_STEPS = 1
+    # Autocast type when SOLVER.AMP.ENABLED: "bfloat16" or "float16" (with loss scaling)
+    cfg.CRISPMASK.AMP_DTYPE = "bfloat16"
+    # Use deterministic algorithms where torch has them; needs SEED >= 0 to repeat a run
+    cfg.CRISPMASK.DETERMINISTIC = False
+    # Weights & Biases project that scalars are sent to; empty: off
+    cfg.CRISPMASK.WANDB_PROJECT = ""
+
+    cfg.TEST.BOUNDARY = CN()
+    # Report Boundary AP beside mask AP
+    cfg.TEST.BOUNDARY.ENABLED = True
+    # Boundary width as a share of the image diagonal (Boundary IoU, CVPR 2021, section 4: 0.02 for COCO)
+    cfg.TEST.BOUNDARY.DILATION_RATIO = 0.02
+
+
+def get_config(path: str | Path | None = None, opts: Sequence[object] = ()) -> CfgNode:
+    """Detectron2's defaults with every key of CrispMask, merged with a YAML file and a list of overrides.
+
+    Args:
+        path: YAML file; where no such file exists, a config of the package, with or without the
+            leading ``configs/`` (``refinemask/coco/R_50_FPN_1x.yaml``).
+        opts: ``KEY, VALUE, KEY, VALUE, ...``.
+
+    Raises:
+        FileNotFoundError: ``path`` is neither a file nor a config of the package.
+    """
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    add_crispmask_config(cfg)
+    for package, function in HEAD_PACKAGES.items():
+        if find_spec(package) is not None:
+            getattr(import_module(package), function)(cfg)
+    if path is not None:
+        cfg.merge_from_file(str(find_config(path)))
+    cfg.merge_from_list(list(opts))
+    return cfg
+
+
+def find_config(path: str | Path) -> Path:
+    """Path of a config: ``path`` itself if it is a file, else the config of that name in the package.
+
+    Raises:
+        FileNotFoundError: there is no such file in either place.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    inside = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    here = Path(__file__).resolve().parent
+    for folder in (here / "configs", here.parent / "configs"):
+        if (folder / inside).is_file():
+            return folder / inside
+    raise FileNotFoundError(
+        f"No config file '{path}': it is neither a file nor one of the configs that come with CrispMask."
+    )
