@@ -5,10 +5,11 @@ Everything else is in pyproject.toml, which cannot mix found packages with a fol
 
 from setuptools import find_packages, setup
 
-PACKAGES = ["crispmask", "crispmask.*", "refinemask_d2", "refinemask_d2.*", "transfiner_d2", "transfiner_d2.*"]
-
 setup(
-    packages=[*find_packages(include=PACKAGES), "crispmask.configs"],
+    packages=[
+        *find_packages(include=["crispmask*", "refinemask_d2*", "transfiner_d2*"]),
+        "crispmask.configs",
+    ],
     package_dir={"crispmask.configs": "configs"},
     package_data={"crispmask.configs": ["**/*.yaml"]},
 )
