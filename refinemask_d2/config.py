@@ -40,8 +40,8 @@ def add_refinemask_config(cfg: CfgNode) -> None:
     # Width in cells of the boundary region that is trained, and of the one that is replaced at inference
     node.TRAIN_BOUNDARY_WIDTH = 2
     node.TEST_BOUNDARY_WIDTH = 1
-    # "released": features are upsampled on cell centres, guide maps and boundary regions on cell corners, as in
-    # the released code, which its checkpoints need; "consistent": everything on cell centres
+    # "released": features are upsampled on cell centres, guide maps and boundary regions on cell corners, as
+    # its checkpoints need; "consistent": everything on cell centres
     node.ALIGN = "released"
 
     # Standard deviation of the initial logit layers; 0: Kaiming as in the release, whose first losses are 10

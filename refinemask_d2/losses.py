@@ -1,4 +1,4 @@
-"""Losses of RefineMask. All of them are computed in float32 and stay connected to the graph when nothing is there.
+"""Losses of RefineMask: in float32, and connected to the graph even where there is nothing to learn from.
 
 Shapes: B images, R RoIs, S side of a stage's mask in cells, H and W those of the semantic map.
 """
@@ -25,8 +25,8 @@ def stage_losses(
 ) -> list[Tensor]:
     """Mask loss of each stage, before weighting.
 
-    Stages up to ``start_stage`` are averaged over all cells, the finer ones over the cells near a boundary, all
-    RoIs together.
+    Stages up to ``start_stage`` are averaged over all cells, the finer ones over the cells near a boundary,
+    all RoIs together.
 
     Args:
         stage_logits: (R, 1, S, S) of each stage, coarse to fine.

@@ -68,7 +68,7 @@ class RefineMaskHead(nn.Module):
             pooler: makes (R, in_channels, size, size) RoI features from ``in_features``.
             semantic_in_feature, semantic_stride: FPN level of the semantic head and its stride in pixels.
             channels: of both stems and of the first stage; each stage halves them.
-            num_classes, last_stage_classes: channels of the logits of all stages but the last, and of the last.
+            num_classes, last_stage_classes: channels of the logits, of the last stage for the latter.
             size: side of the first stage's mask.
             variant: ``"v1"`` or ``"v2"``; ``align``: ``"released"`` or ``"consistent"``.
             The others are the keys of ``MODEL.REFINEMASK``.
@@ -159,8 +159,8 @@ class RefineMaskHead(nn.Module):
                 ``gt_masks``. Inference: ``pred_boxes`` and ``pred_classes``.
 
         Returns:
-            Training: ``loss_mask`` and, in v1, ``loss_semantic``. Inference: ``instances`` with ``pred_masks``
-            (R_i, 1, S, S) foreground probabilities in the box, S as ``EXIT_STAGE`` says.
+            Training: ``loss_mask`` and, in v1, ``loss_semantic``. Inference: ``instances`` with
+            ``pred_masks`` (R_i, 1, S, S), foreground probabilities in the box, S as ``EXIT_STAGE`` says.
         """
         if self.training:
             return self.losses(features, instances)

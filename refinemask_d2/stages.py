@@ -1,6 +1,7 @@
 """Learnable blocks of RefineMask: the semantic head and the stages that refine RoI features.
 
-Shapes: B images, R RoIs, C channels of a stage, K classes, S side of a stage in cells, H and W of the semantic map.
+Shapes: B images, R RoIs, C channels of a stage, K classes, S side of a stage in cells, H and W height and
+width of the semantic map.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class ClassLogits(nn.Conv2d):
 
 
 def init_logits(layer: nn.Conv2d, std: float) -> None:
-    """Draw the weights of a logit layer from N(0, std), or by Kaiming's rule where ``std`` is 0; zero bias."""
+    """Draw the weights of a logit layer from N(0, std), by Kaiming's rule where ``std`` is 0; zero bias."""
     weight_init.c2_msra_fill(layer)
     if std > 0:
         nn.init.normal_(layer.weight, std=std)
@@ -112,24 +113,24 @@ class SemanticPooler(nn.Module):
         return self._sample_centres(maps, rois) if self.by_points else self.align(maps, rois)
 
     def _sample_centres(self, maps: Tensor, rois: Tensor) -> Tensor:
-        steps = (torch.arange(self.size, device=rois.device, dtype=rois.dtype) + 0.5) / self.size
-        x = rois[:, 1, None] + steps * (rois[:, 3] - rois[:, 1])[:, None]
-        y = rois[:, 2, None] + steps * (rois[:, 4] - rois[:, 2])[:, None]
-        height, width = maps.shape[-2:]
-        x, y = 2 * x * self.scale / width - 1, 2 * y * self.scale / height - 1
-        grid = torch.stack(
-            [x[:, None, :].expand(-1, self.size, -1), y[:, :, None].expand(-1, -1, self.size)], -1
-        )
-        owners = rois[:, 0].long()
+        grid = self._centres(rois, maps.shape[-2:]).to(maps.dtype)
         pooled = maps.new_zeros(len(rois), maps.shape[1], self.size, self.size)
         for image in range(maps.shape[0]):
-            mine = (owners == image).nonzero().squeeze(1)
-            points = grid[mine].flatten(1, 2)[None].to(maps.dtype)
-            sampled = F.grid_sample(maps[image : image + 1], points, align_corners=False)
-            pooled = pooled.index_copy(
-                0, mine, sampled[0].transpose(0, 1).unflatten(2, (self.size, self.size))
-            )
+            mine = (rois[:, 0] == image).nonzero().squeeze(1)
+            points = grid[mine].flatten(1, 2)[None]
+            sampled = F.grid_sample(maps[image : image + 1], points, align_corners=False)[0].transpose(0, 1)
+            pooled = pooled.index_copy(0, mine, sampled.unflatten(2, (self.size, self.size)))
         return pooled
+
+    def _centres(self, rois: Tensor, map_size: tuple[int, int]) -> Tensor:
+        """(R, S, S, 2) cell centres x, y of (R, 5) RoIs, in [-1, 1] x [-1, 1] of the map."""
+        steps = (torch.arange(self.size, device=rois.device, dtype=rois.dtype) + 0.5) / self.size
+        start, side = rois[:, 1:3, None], (rois[:, 3:] - rois[:, 1:3])[..., None]
+        height, width = map_size
+        extent = rois.new_tensor([width, height])[:, None] / self.scale
+        x, y = (2 * (start + steps * side) / extent - 1).unbind(dim=1)
+        shape = (-1, self.size, self.size)
+        return torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=-1)
 
 
 class RefinementStage(nn.Module):
@@ -157,8 +158,8 @@ class RefinementStage(nn.Module):
             num_classes: K of the stage's logits.
             pooler: reads the semantic maps at this stage's size.
             dilations: of the parallel convolutions.
-            semantic_guide: the pooled semantic mask takes part beside the stage's own mask (v1); then a second
-                1 x 1 convolution follows the pooling of the semantic features.
+            semantic_guide: the pooled semantic mask takes part beside the stage's own mask (v1); then a
+                second 1 x 1 convolution follows the pooling of the semantic features.
             image_context: the mean over the RoI is added to the fused features (v2).
             guide_before_upsampling: guide maps join the output before it is upsampled (v2), not after (v1).
             upsampled: the output is twice as large as the input.
@@ -181,9 +182,10 @@ class RefinementStage(nn.Module):
         self.align_corners = align_corners
 
     def dense(self, semantic: Tensor, semantic_logits: Tensor | None) -> Tensor:
-        """Maps that this stage pools from, once a batch: transformed features and, with a semantic guide, its mask.
+        """Maps that this stage pools from, made once a batch.
 
-        (B, C, H, W) and (B, 1, H, W) logits or None to (B, C or C + 1, H, W).
+        (B, C, H, W) semantic features and (B, 1, H, W) logits or None to (B, C or C + 1, H, W): transformed
+        features and, with a semantic guide, the semantic mask.
         """
         maps = F.relu(self.semantic_in(semantic))
         return maps if semantic_logits is None else torch.cat([maps, semantic_logits.sigmoid()], dim=1)

@@ -63,7 +63,7 @@ def _crop_masks(masks: object, boxes: Boxes, size: int) -> Tensor:
 
 
 def _rasterise_in_boxes(polygons: list[list[np.ndarray]], boxes: np.ndarray, size: int) -> Tensor:
-    """(R, S, S) bool masks of R polygon sets in R boxes, through one call of the rasteriser and one of the decoder."""
+    """(R, S, S) bool masks of R polygon sets in R boxes, by one call of the rasteriser."""
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], np.float32(0.1))
     scales = np.float32(size) / sides
     scaled = [
