@@ -1,0 +1,184 @@
+"""What the boundary of a binary mask is: the Boundary IoU band and RefineMask's two-sided band.
+
+Shapes: R masks, H rows, W columns; leading dimensions are free. Outside of the image is background.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from crispmask.ops.checks import check_int, check_masks
+
+# One pass over this many pixels stays in the second-level cache of the CPU.
+_CACHED_PIXELS = 1 << 18
+
+
+def mask_boundary(masks: Tensor, width: int, boxes: Tensor | None = None) -> Tensor:
+    """Foreground pixels within ``width`` pixels (Chebyshev) of the background or of the image border.
+
+    This is a mask minus its erosion by a (2 width + 1) square, the band of Boundary IoU (Cheng et al.,
+    CVPR 2021, section 4), equal bit for bit to ``width`` erosions by 3 x 3 of a zero-padded mask.
+
+    Args:
+        masks: (..., H, W) bool or uint8 (nonzero is foreground), any strides, any device.
+        width: distance in pixels, at least 1.
+        boxes: optional (R, 4) integer x0, y0, x1, y1 in pixels, x1 and y1 exclusive, for masks (R, H, W).
+            What lies outside its box is background, and only the crop is looked at. With boxes that hold the
+            whole object the result is that of the full image, for a fraction of the time.
+
+    Returns:
+        (..., H, W) bool on the device of ``masks``.
+
+    Raises:
+        TypeError: ``masks`` is neither bool nor uint8, ``width`` is no int, ``boxes`` is no integer tensor.
+        ValueError: wrong shapes, ``width`` < 1, or boxes on another device.
+    """
+    masks = check_masks(masks)
+    check_int(width, "width", 1)
+    if boxes is not None:
+        boxes = _check_boxes(boxes, masks)
+    return torch.ops.crispmask.mask_boundary(masks, width, boxes)
+
+
+def boundary_band(masks: Tensor, width: int) -> Tensor:
+    """Pixels whose (2 width + 1) square window holds more than 10% of the other class, on both sides of the edge.
+
+    RefineMask's boundary region (Zhang et al., CVPR 2021, section 3.3), as the released operator computes it:
+    what lies outside the grid is background, so foreground near the rim is always in the band.
+
+    Args:
+        masks: (..., H, W) bool or uint8 (nonzero is foreground), any strides, any device.
+        width: half the window in cells of the grid, at least 1; the released models use 1 and 2.
+
+    Returns:
+        (..., H, W) bool on the device of ``masks``.
+
+    Raises:
+        TypeError: ``masks`` is neither bool nor uint8, or ``width`` is no int.
+        ValueError: fewer than two dimensions, or ``width`` < 1.
+    """
+    masks = check_masks(masks)
+    check_int(width, "width", 1)
+    return torch.ops.crispmask.boundary_band(masks, width)
+
+
+def erosion_residue(masks: Any, width: int, out: Any) -> Any:
+    """Take the eroded interior out of ``out``: :func:`mask_boundary` without checks or dispatch.
+
+    Meant for loops over many small crops, where calling an op costs as much as the work. NumPy arrays and
+    tensors both do; a NumPy view of a CPU tensor is about three times as fast, for its slices are cheap.
+
+    Args:
+        masks: (..., H, W) bool or 0/1 uint8 array, contiguous.
+        width: distance in pixels, at least 1.
+        out: contiguous copy of ``masks``, written in place.
+
+    Returns:
+        ``out``, 1 on the boundary and 0 elsewhere.
+    """
+    height, columns = masks.shape[-2:]
+    if min(height, columns) <= 2 * width or len(masks) == 0:
+        return out
+    flat = masks.reshape(-1)
+    # Pixels in one line: a window that runs over the end of a row or a mask reads the next one. That only spoils
+    # centres closer than `width` to the border, which are restored below, since they are boundary anyway.
+    eroded = _and_of_window(_and_of_window(flat, 2 * width + 1, columns), 2 * width + 1, 1)
+    margin = width * (columns + 1)
+    out.reshape(-1)[margin : len(flat) - margin] ^= eroded
+    for border in (slice(None, width), slice(-width, None)):
+        out[..., border] = masks[..., border]
+        out[..., border, :] = masks[..., border, :]
+    return out
+
+
+def _and_of_window(flat: Any, window: int, stride: int) -> Any:
+    """AND of ``window`` values ``stride`` apart, from each element on, in log2(window) shifted passes."""
+    covered = 1
+    while covered < window:
+        shift = min(covered, window - covered)
+        flat = flat[: -shift * stride] & flat[shift * stride :]
+        covered += shift
+    return flat
+
+
+@torch.library.custom_op(
+    "crispmask::mask_boundary", mutates_args=(), schema="(Tensor masks, int width, Tensor? boxes) -> Tensor"
+)
+def _mask_boundary(masks: Tensor, width: int, boxes: Tensor | None) -> Tensor:
+    masks = masks.contiguous()
+    if boxes is not None:
+        return _boundary_in_boxes(masks, width, boxes)
+    out = masks.clone()
+    if masks.device.type != "cpu" or masks.numel() == 0:
+        return erosion_residue(masks, width, out)
+    height, columns = masks.shape[-2:]
+    step = max(1, _CACHED_PIXELS // (height * columns))
+    source, target = (x.view(torch.uint8).numpy().reshape(-1, height, columns) for x in (masks, out))
+    for i in range(0, len(source), step):
+        erosion_residue(source[i : i + step], width, target[i : i + step])
+    return out
+
+
+@_mask_boundary.register_fake
+def _(masks: Tensor, width: int, boxes: Tensor | None) -> Tensor:
+    return torch.empty_like(masks, memory_format=torch.contiguous_format)
+
+
+def _boundary_in_boxes(masks: Tensor, width: int, boxes: Tensor) -> Tensor:
+    height, columns = masks.shape[-2:]
+    if masks.device.type != "cpu":
+        x, y = (torch.arange(n, device=masks.device) for n in (columns, height))
+        x0, y0, x1, y1 = boxes[:, :, None].unbind(1)
+        inside = ((y >= y0) & (y < y1))[:, :, None] & ((x >= x0) & (x < x1))[:, None]
+        cropped = masks & inside
+        return erosion_residue(cropped, width, cropped.clone())
+    out = torch.zeros_like(masks)
+    source, target = masks.view(torch.uint8).numpy(), out.view(torch.uint8).numpy()
+    for mask, result, (x0, y0, x1, y1) in zip(source, target, boxes.clamp(min=0).tolist(), strict=True):
+        crop = mask[y0:y1, x0:x1].copy()
+        if crop.size:
+            result[y0:y1, x0:x1] = erosion_residue(crop, width, crop.copy())
+    return out
+
+
+def _check_boxes(boxes: Tensor, masks: Tensor) -> Tensor:
+    if not isinstance(boxes, Tensor) or boxes.dtype.is_floating_point or boxes.dtype == torch.bool:
+        raise TypeError("boxes must be an integer tensor of pixels (x0, y0, x1, y1); round outwards first")
+    if masks.dim() != 3 or boxes.shape != (len(masks), 4):
+        raise ValueError(
+            f"boxes must have shape (R, 4) and masks (R, H, W), got {tuple(boxes.shape)}, {tuple(masks.shape)}"
+        )
+    if boxes.device != masks.device:
+        raise ValueError(f"boxes must be on the device of masks, {masks.device}, got {boxes.device}")
+    return boxes.long()
+
+
+@torch.library.custom_op(
+    "crispmask::boundary_band", mutates_args=(), schema="(Tensor masks, int width) -> Tensor"
+)
+def _boundary_band(masks: Tensor, width: int) -> Tensor:
+    window = 2 * width + 1
+    area = window * window
+    # 10% of an odd square is never whole, so "more than 10%" has an exact integer form.
+    at_least = area // 10 + 1
+    count = masks.to(torch.uint8 if area < 256 else torch.int32)
+    for axis in (-2, -1):
+        count = _sum_of_window(count, width, axis)
+    return torch.where(masks, count <= area - at_least, count >= at_least).contiguous()
+
+
+@_boundary_band.register_fake
+def _(masks: Tensor, width: int) -> Tensor:
+    return torch.empty_like(masks, memory_format=torch.contiguous_format)
+
+
+def _sum_of_window(count: Tensor, width: int, axis: int) -> Tensor:
+    """Zero-padded sum over the 2 width + 1 cells around each cell of ``axis`` (-1 or -2)."""
+    size = count.shape[axis]
+    padded = F.pad(count, (width, width) if axis == -1 else (0, 0, width, width))
+    total = padded.narrow(axis, 0, size).clone()
+    for shift in range(1, 2 * width + 1):
+        total += padded.narrow(axis, shift, size)
+    return total
