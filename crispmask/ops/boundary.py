@@ -43,7 +43,7 @@ def mask_boundary(masks: Tensor, width: int, boxes: Tensor | None = None) -> Ten
 
 
 def boundary_band(masks: Tensor, width: int) -> Tensor:
-    """Pixels whose (2 width + 1) square window holds more than 10% of the other class, on both sides of the edge.
+    """Pixels on both sides of the edge: over 10% of their (2 width + 1) square window is of the other class.
 
     RefineMask's boundary region (Zhang et al., CVPR 2021, section 3.3), as the released operator computes it:
     what lies outside the grid is background, so foreground near the rim is always in the band.
@@ -82,8 +82,8 @@ def erosion_residue(masks: Any, width: int, out: Any) -> Any:
     if min(height, columns) <= 2 * width or len(masks) == 0:
         return out
     flat = masks.reshape(-1)
-    # Pixels in one line: a window that runs over the end of a row or a mask reads the next one. That only spoils
-    # centres closer than `width` to the border, which are restored below, since they are boundary anyway.
+    # Pixels in one line: a window that runs over the end of a row or a mask reads the next one. That only
+    # spoils centres closer than `width` to the border, which are restored below: they are boundary anyway.
     eroded = _and_of_window(_and_of_window(flat, 2 * width + 1, columns), 2 * width + 1, 1)
     margin = width * (columns + 1)
     out.reshape(-1)[margin : len(flat) - margin] ^= eroded
@@ -148,7 +148,7 @@ def _check_boxes(boxes: Tensor, masks: Tensor) -> Tensor:
         raise TypeError("boxes must be an integer tensor of pixels (x0, y0, x1, y1); round outwards first")
     if masks.dim() != 3 or boxes.shape != (len(masks), 4):
         raise ValueError(
-            f"boxes must have shape (R, 4) and masks (R, H, W), got {tuple(boxes.shape)}, {tuple(masks.shape)}"
+            f"boxes must be (R, 4) and masks (R, H, W), got {tuple(boxes.shape)} and {tuple(masks.shape)}"
         )
     if boxes.device != masks.device:
         raise ValueError(f"boxes must be on the device of masks, {masks.device}, got {boxes.device}")

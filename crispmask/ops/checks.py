@@ -12,7 +12,7 @@ def check_masks(masks: Tensor, name: str = "masks") -> Tensor:
         ValueError: fewer than two dimensions.
     """
     if not isinstance(masks, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(masks).__name__}; use torch.as_tensor")
+        raise TypeError(f"{name} must be a tensor, got {type(masks).__name__}; use torch.as_tensor")
     if masks.dtype not in (torch.bool, torch.uint8):
         raise TypeError(
             f"{name} must be bool or uint8, got {masks.dtype}; threshold it first, e.g. {name} > 0.5"

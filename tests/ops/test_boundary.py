@@ -101,7 +101,7 @@ def test_bad_arguments_are_named(op):
     masks = torch.zeros(4, 5, dtype=torch.bool)
     with pytest.raises(TypeError, match="masks must be bool or uint8"):
         op(masks.float(), 1)
-    with pytest.raises(TypeError, match="masks must be a torch.Tensor"):
+    with pytest.raises(TypeError, match="masks must be a tensor"):
         op(masks.numpy(), 1)
     with pytest.raises(ValueError, match=r"masks must have shape \(\.\.\., H, W\)"):
         op(masks[0], 1)
@@ -115,5 +115,5 @@ def test_bad_boxes_are_named():
     masks = torch.zeros(2, 4, 5, dtype=torch.bool)
     with pytest.raises(TypeError, match="boxes must be an integer tensor"):
         mask_boundary(masks, 1, torch.zeros(2, 4))
-    with pytest.raises(ValueError, match=r"boxes must have shape \(R, 4\)"):
+    with pytest.raises(ValueError, match=r"boxes must be \(R, 4\)"):
         mask_boundary(masks, 1, torch.zeros(3, 4, dtype=torch.long))
