@@ -77,10 +77,13 @@ class RefineMaskHead(nn.Module):
             ValueError: a value that is none of those named.
         """
         super().__init__()
-        _check_choice("VARIANT", variant, VARIANTS)
-        _check_choice("ALIGN", align, ALIGNMENTS)
-        _check_choice("EXIT_STAGE", exit_stage, range(start_stage, NUM_STAGES + 1))
+        check_choice("VARIANT", variant, VARIANTS)
+        check_choice("ALIGN", align, ALIGNMENTS)
+        check_choice("START_STAGE", start_stage, range(NUM_STAGES + 1))
+        check_choice("EXIT_STAGE", exit_stage, range(start_stage, NUM_STAGES + 1))
+        check_choice("number of STAGE_LOSS_WEIGHTS", len(stage_loss_weights), [NUM_STAGES + 1])
         v1 = variant == "v1"
+        _check_channels(channels, guides=2 if v1 else 1)
         self.pooler = pooler
         self.in_features = tuple(in_features)
         self.semantic_in_feature = semantic_in_feature
@@ -117,6 +120,11 @@ class RefineMaskHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        if not isinstance(input_shape, dict):
+            raise ValueError(
+                f"MODEL.ROI_HEADS.NAME is {cfg.MODEL.ROI_HEADS.NAME!r}; RefineMaskHead needs "
+                "'RefineMaskROIHeads' or 'CascadeRefineMaskROIHeads'."
+            )
         node, mask = cfg.MODEL.REFINEMASK, cfg.MODEL.ROI_MASK_HEAD
         in_features = cfg.MODEL.ROI_HEADS.IN_FEATURES
         num_classes = 1 if mask.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES
@@ -149,6 +157,11 @@ class RefineMaskHead(nn.Module):
             "rois_per_chunk": node.ROIS_PER_CHUNK,
             "logit_init_std": node.LOGIT_INIT_STD,
         }
+
+    @property
+    def needs_semantic_target(self) -> bool:
+        """Whether training reads ``SEMANTIC_TARGET``, which v2 does not."""
+        return self.semantic_head.logits is not None
 
     def forward(self, features: dict[str, Tensor], instances: list[Instances]) -> Any:
         """
@@ -235,7 +248,7 @@ class RefineMaskHead(nn.Module):
         classes = torch.cat([per_image.pred_classes for per_image in instances])
         if len(classes) == 0:
             size = self.mask_sizes[self.exit_stage]
-            return features[self.semantic_in_feature].new_zeros(0, 1, size, size)
+            return torch.zeros(0, 1, size, size, device=classes.device)
         semantic = self.semantic_head(features[self.semantic_in_feature])
         dense = [stage.dense(*semantic) for stage in self.stages[: self.exit_stage]]
         inputs = self._pool(features, boxes), convert_boxes_to_pooler_format(boxes), classes
@@ -247,10 +260,21 @@ class RefineMaskHead(nn.Module):
         return merge_stages(used, self.test_boundary_width, self.align_corners)
 
     def _pool(self, features: dict[str, Tensor], boxes: list[Boxes]) -> Tensor:
-        return self.pooler([features[name] for name in self.in_features], boxes)
+        # In float32 for the reason that SemanticPooler states
+        return self.pooler([features[name].float() for name in self.in_features], boxes)
 
 
-def _check_choice(key: str, value: object, choices: Sequence[object]) -> None:
+def check_choice(key: str, value: object, choices: Sequence[object]) -> None:
+    """Raise a ValueError that names the key and the choices if ``value`` is none of them."""
     if value not in choices:
         allowed = ", ".join(map(str, choices))
         raise ValueError(f"MODEL.REFINEMASK.{key} is {value!r}; it must be one of: {allowed}.")
+
+
+def _check_channels(channels: int, guides: int) -> None:
+    unit = 2**NUM_STAGES
+    narrowest = unit * (guides + 1)
+    if channels % unit or channels < narrowest:
+        raise ValueError(
+            f"MODEL.REFINEMASK.CONV_DIM is {channels}; it must be a multiple of {unit} and at least {narrowest}."
+        )

@@ -110,10 +110,12 @@ class SemanticPooler(nn.Module):
         Returns:
             (R, C, S, S).
         """
-        return self._sample_centres(maps, rois) if self.by_points else self.align(maps, rois)
+        # In float32, or the boxes would be rounded to the type of the maps: 4 pixels at x = 600 in bfloat16
+        read = self._sample_centres if self.by_points else self.align
+        return read(maps.float(), rois).to(maps.dtype)
 
     def _sample_centres(self, maps: Tensor, rois: Tensor) -> Tensor:
-        grid = self._centres(rois, maps.shape[-2:]).to(maps.dtype)
+        grid = self._centres(rois, maps.shape[-2:])
         pooled = maps.new_zeros(len(rois), maps.shape[1], self.size, self.size)
         for image in range(maps.shape[0]):
             mine = (rois[:, 0] == image).nonzero().squeeze(1)
@@ -205,7 +207,7 @@ class RefinementStage(nn.Module):
         semantic, guides = pooled, logits.sigmoid()
         if self.semantic_out is not None:
             semantic = F.relu(self.semantic_out(pooled[:, :-1]))
-            guides = torch.cat([guides, pooled[:, -1:].to(guides.dtype)], dim=1)
+            guides = torch.cat([guides, pooled[:, -1:]], dim=1)
         fused = self._fuse(torch.cat([x, semantic, guides], dim=1))
         squeezed = F.relu(self.squeeze(fused))
         if self.guide_before_upsampling:

@@ -36,7 +36,9 @@ def instance_targets(instances: list[Instances], size: int, device: torch.device
     return torch.cat(crops) if crops else torch.zeros(0, size, size, dtype=torch.bool, device=device)
 
 
-def semantic_target(instances: list[Instances], canvas: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def semantic_target(
+    instances: list[Instances], canvas: tuple[int, int], size: tuple[int, int], device: torch.device
+) -> Tensor:
     """Foreground of whole images: the union of all ground-truth masks, whatever their class.
 
     Args:
@@ -44,13 +46,14 @@ def semantic_target(instances: list[Instances], canvas: tuple[int, int], size: t
             no object.
         canvas: (H, W) of the padded batch in pixels; images lie in its top left corner.
         size: (h, w) of the result, that of the semantic head's feature map.
+        device: where the result is put; the masks may be elsewhere, as polygons always are.
 
     Returns:
-        (B, 1, h, w) float32 of 0 and 1, on the CPU for polygons, else on the device of the masks.
+        (B, 1, h, w) float32 of 0 and 1.
 
     Source: released code; a cell is foreground where bilinear sampling of the union gives at least 0.5.
     """
-    unions = [_union(per_image) for per_image in instances]
+    unions = [_union(per_image).to(device) for per_image in instances]
     maps = torch.stack([F.pad(u, (0, canvas[1] - u.shape[1], 0, canvas[0] - u.shape[0])) for u in unions])
     resized = F.interpolate(maps[:, None].float(), size=size, mode="bilinear", align_corners=False)
     return (resized >= 0.5).float()

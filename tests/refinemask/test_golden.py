@@ -50,7 +50,7 @@ def test_pred_masks_with_given_boxes(golden_case):
 
 def test_losses(golden_case):
     features, proposals = golden_case.features(), golden_case.proposals()
-    features[SEMANTIC_TARGET] = semantic_target(proposals, (128, 160), (32, 40))
+    features[SEMANTIC_TARGET] = semantic_target(proposals, (128, 160), (32, 40), torch.device("cpu"))
     with EventStorage(), torch.no_grad():
         losses = golden_case.head.losses(features, proposals)
     names = {"loss_mask": "loss/loss_instance", "loss_semantic": "loss/loss_semantic"}
