@@ -1,0 +1,93 @@
+"""Boundary IoU of pairs of masks, exact and on crops (Cheng et al., Boundary IoU, CVPR 2021, section 4).
+
+Shapes: N masks of one image, P pairs of them, H and W rows and columns of the image. Nothing here reads files
+or keeps state.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crispmask.evaluation.rle import Runs
+from crispmask.ops import mask_boundary
+from crispmask.ops.boundary import erosion_residue
+
+
+def boundary_width(height: int, width: int, dilation_ratio: float) -> int:
+    """Width in pixels of the boundary on an image: a share of its diagonal, half to even, and 1 at least.
+
+    Raises:
+        ValueError: ``dilation_ratio`` is not a positive number.
+    """
+    if not (math.isfinite(dilation_ratio) and dilation_ratio > 0):
+        raise ValueError(
+            f"dilation_ratio must be a positive share of the image diagonal, got {dilation_ratio}"
+        )
+    return max(1, round(dilation_ratio * math.sqrt(height**2 + width**2)))
+
+
+def boundary_iou(mask: Tensor, other: Tensor, dilation_ratio: float = 0.02) -> float:
+    """Boundary IoU of two masks: IoU of their pixels within :func:`boundary_width` of the outline.
+
+    Args:
+        mask: (H, W) bool or uint8, any device.
+        other: same shape and device.
+        dilation_ratio: boundary width as a share of the image diagonal.
+
+    Returns:
+        In [0, 1]; 0 if both are empty. Boundary AP uses the smaller of this and the mask IoU.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if mask.shape != other.shape or mask.dim() != 2:
+        raise ValueError(
+            f"two masks (H, W) of one shape expected, got {tuple(mask.shape)} and {tuple(other.shape)}"
+        )
+    width = boundary_width(*mask.shape, dilation_ratio)
+    first, second = mask_boundary(torch.stack([mask, other]), width)
+    union = int((first | second).sum())
+    return int((first & second).sum()) / union if union else 0.0
+
+
+def min_ious(
+    runs: Runs, size: tuple[int, int], pairs: NDArray[np.int64], mask_ious: NDArray[np.float64], width: int
+) -> NDArray[np.float64]:
+    """The smaller of mask IoU and Boundary IoU, which Boundary AP matches by (section 5).
+
+    An object with a side of at most ``2 * width`` pixels is all boundary: a pair of such keeps its mask IoU.
+
+    Args:
+        runs: N masks of one image.
+        size: (H, W) of that image.
+        pairs: (P, 2) int64 indices of masks that overlap.
+        mask_ious: (P,) float64 their mask IoU, above 0.
+        width: boundary width in pixels.
+
+    Returns:
+        (P,) float64.
+    """
+    boxes = runs.boxes(size[0])
+    is_thin = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) <= 2 * width
+    result = mask_ious.copy()
+    open_pairs = np.flatnonzero(~is_thin[pairs].all(axis=1))
+    boundaries = {}
+    for index in np.unique(pairs[open_pairs]).tolist():
+        crop = runs.crop(index, boxes[index], size[0])
+        boundary = erosion_residue(crop, width, crop.copy()).view(bool)
+        boundaries[index] = boundary, int(np.count_nonzero(boundary)), boxes[index].tolist()
+    for k in open_pairs.tolist():
+        (first, first_area, a), (second, second_area, b) = (boundaries[i] for i in pairs[k].tolist())
+        x0, y0, x1, y1 = max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
+        shared = (
+            first[x0 - a[0] : x1 - a[0], y0 - a[1] : y1 - a[1]]
+            & second[x0 - b[0] : x1 - b[0], y0 - b[1] : y1 - b[1]]
+        )
+        intersection = int(np.count_nonzero(shared))
+        result[k] = min(result[k], intersection / (first_area + second_area - intersection))
+    return result

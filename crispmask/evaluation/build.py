@@ -1,0 +1,90 @@
+"""What evaluates what: protocols for results files, evaluators for Detectron2's data sets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from crispmask.evaluation.coco import DILATION_RATIO, average_precisions, evaluate_coco
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+    from detectron2.evaluation import DatasetEvaluator
+
+
+def evaluate(
+    gt: Any,
+    predictions: Any,
+    protocol: str = "coco",
+    iou_type: str = "boundary",
+    dilation_ratio: float | None = None,
+) -> dict[str, float]:
+    """AP of a results file of any model. Detectron2 is not needed.
+
+    Args:
+        gt: ground truth: path of a COCO-format JSON, or what it holds.
+        predictions: results in COCO's format: path of a JSON, or the list it holds. No detection is AP 0.
+        protocol: ``coco``.
+        iou_type: ``boundary``, ``segm`` (also ``mask``) or ``bbox``.
+        dilation_ratio: boundary width as a share of the image diagonal; None: the protocol's (COCO: 0.02).
+
+    Returns:
+        ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` and ``AP/<class>`` in 0..100; NaN where the
+        ground truth has no object of that size or class.
+
+    Raises:
+        ValueError: unknown protocol or IoU type, or bad input; the message names the row.
+    """
+    _check_choice("protocol", protocol, PROTOCOLS)
+    _check_choice("iou_type", iou_type, IOU_TYPES)
+    return PROTOCOLS[protocol](gt, predictions, IOU_TYPES[iou_type], dilation_ratio)
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
+    """Evaluator of a registered data set, chosen by the ``evaluator_type`` of its metadata (none: COCO's).
+
+    Args:
+        cfg: ``TEST.BOUNDARY`` says whether and with which width Boundary AP is reported, ``MODEL.MASK_ON``
+            whether there are masks.
+        dataset_name: name in Detectron2's catalog.
+        output_folder: where the results file is written; None is ``OUTPUT_DIR/inference``.
+
+    Raises:
+        ValueError: there is no evaluator for this type of data set.
+    """
+    from detectron2.data import MetadataCatalog
+
+    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
+    if evaluator_type not in EVALUATORS:
+        raise ValueError(
+            f"Data set '{dataset_name}' has evaluator type '{evaluator_type}'; "
+            f"supported: {', '.join(EVALUATORS)}."
+        )
+    folder = os.path.join(cfg.OUTPUT_DIR, "inference") if output_folder is None else output_folder
+    return EVALUATORS[evaluator_type](cfg, dataset_name, folder)
+
+
+def _evaluate_coco(gt: Any, predictions: Any, task: str, dilation_ratio: float | None) -> dict[str, float]:
+    ratio = DILATION_RATIO if dilation_ratio is None else dilation_ratio
+    return average_precisions(evaluate_coco(gt, predictions, (task,), dilation_ratio=ratio)[task])
+
+
+def _coco_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    from crispmask.evaluation.coco_evaluator import COCOBoundaryEvaluator
+
+    tasks = ["bbox"]
+    if cfg.MODEL.MASK_ON:
+        tasks += ["segm", "boundary"] if cfg.TEST.BOUNDARY.ENABLED else ["segm"]
+    ratio = cfg.TEST.BOUNDARY.DILATION_RATIO
+    return COCOBoundaryEvaluator(dataset_name, tasks, output_dir=output_folder, dilation_ratio=ratio)
+
+
+def _check_choice(name: str, value: str, choices: dict[str, Any]) -> None:
+    if value not in choices:
+        raise ValueError(f"Unknown {name} {value!r}; supported: {', '.join(choices)}.")
+
+
+IOU_TYPES = {"boundary": "boundary", "segm": "segm", "mask": "segm", "bbox": "bbox"}
+PROTOCOLS: dict[str, Callable[[Any, Any, str, float | None], dict[str, float]]] = {"coco": _evaluate_coco}
+EVALUATORS: dict[str, Callable[[CfgNode, str, str], DatasetEvaluator]] = {"coco": _coco_evaluator}

@@ -1,0 +1,219 @@
+"""COCO run-length masks: every string of an image read in one NumPy pass, only the box of a mask expanded.
+
+Shapes: N masks, M runs of all masks together, H and W rows and columns. A run-length mask lists the lengths
+of its runs in column-major order, background first; its compressed string holds five bits a character.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as mask_utils
+
+# Masks of a results file that are parsed together: enough to amortise NumPy's overhead in a few MiB.
+_CHUNK = 2048
+# Longest number that pycocotools writes: a signed difference of two 32-bit run lengths.
+_MAX_CHARACTERS = 7
+
+
+class RLEError(ValueError):
+    """A run-length mask that cannot be read. ``index`` is its position among the masks that were given."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(reason)
+        self.index = index
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Run lengths of N masks.
+
+    Attributes:
+        counts: (M,) int64 lengths in pixels, the runs of one mask after those of the one before.
+        first: (N + 1,) int64 position in ``counts`` of the first run of each mask, then M.
+    """
+
+    counts: NDArray[np.int64]
+    first: NDArray[np.int64]
+
+    @cached_property
+    def owners(self) -> NDArray[np.int64]:
+        """(M,) index of the mask that a run belongs to."""
+        return np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
+
+    @cached_property
+    def is_object(self) -> NDArray[np.bool_]:
+        """(M,) whether a run is foreground."""
+        return (np.arange(len(self.counts)) - self.first[self.owners]) % 2 == 1
+
+    @cached_property
+    def stops(self) -> NDArray[np.int64]:
+        """(M,) column-major pixel index, in its own mask, at which a run ends (exclusive)."""
+        return _restarting_cumsum(self.counts, self.first[self.owners])
+
+    def pixels(self) -> NDArray[np.int64]:
+        """(N,) length of all runs of a mask: H x W for a valid one."""
+        return _sums(self.counts, self.first)
+
+    def areas(self) -> NDArray[np.int64]:
+        """(N,) foreground pixels."""
+        return _sums(self.counts * self.is_object, self.first)
+
+    def boxes(self, height: int) -> NDArray[np.int64]:
+        """(N, 4) tight x0, y0, x1, y1 of masks ``height`` high, x1 and y1 exclusive; zeros if empty."""
+        boxes = np.zeros((len(self.first) - 1, 4), np.int64)
+        chosen = np.flatnonzero(self.is_object & (self.counts > 0))
+        if len(chosen) == 0:
+            return boxes
+        stops = self.stops[chosen]
+        x0, y0 = np.divmod(stops - self.counts[chosen], height)
+        x1, y1 = np.divmod(stops - 1, height)
+        # A run that goes on in the next column touches the lower and the upper border of the image.
+        y0, y1 = np.where(x0 == x1, y0, 0), np.where(x0 == x1, y1, height - 1)
+        masks, begin = np.unique(self.owners[chosen], return_index=True)
+        boxes[masks, 0] = np.minimum.reduceat(x0, begin)
+        boxes[masks, 1] = np.minimum.reduceat(y0, begin)
+        boxes[masks, 2] = np.maximum.reduceat(x1, begin) + 1
+        boxes[masks, 3] = np.maximum.reduceat(y1, begin) + 1
+        return boxes
+
+    def crop(self, index: int, box: NDArray[np.int64], height: int) -> NDArray[np.uint8]:
+        """Mask ``index`` inside ``box`` (x0, y0, x1, y1), transposed to (x1 - x0, y1 - y0), of 0 and 1."""
+        x0, y0, x1, y1 = box.tolist()
+        runs = slice(self.first[index], self.first[index + 1])
+        stops = np.clip(self.stops[runs] - x0 * height, 0, (x1 - x0) * height)
+        columns = np.repeat(self.is_object[runs].view(np.uint8), np.diff(stops, prepend=0))
+        return np.ascontiguousarray(columns.reshape(x1 - x0, height)[:, y0:y1])
+
+
+def parse_runs(strings: Sequence[str | bytes]) -> Runs:
+    """Read compressed run-length strings (the ``counts`` of pycocotools).
+
+    Raises:
+        RLEError: a string that pycocotools does not write: foreign characters, cut short, negative lengths.
+    """
+    encoded = [s.encode("ascii", "replace") if isinstance(s, str) else s for s in strings]
+    borders = np.cumsum([0, *map(len, encoded)])
+    digits = np.frombuffer(b"".join(encoded), np.uint8).astype(np.int64) - 48
+    _refuse((digits < 0) | (digits > 63), borders, "holds a character that no run-length string has")
+    is_last = digits & 32 == 0
+    last_characters = borders[1:][np.diff(borders) > 0] - 1
+    cut = np.zeros(len(digits), bool)
+    cut[last_characters] = ~is_last[last_characters]
+    _refuse(cut, borders, "is cut short")
+    ends = np.flatnonzero(is_last)
+    starts = np.concatenate([[0], ends[:-1] + 1])[: len(ends)]
+    sizes = ends - starts + 1
+    too_long = np.zeros(len(digits), bool)
+    too_long[ends[sizes > _MAX_CHARACTERS]] = True
+    _refuse(too_long, borders, "holds a number beyond 32 bits")
+
+    first = np.concatenate([[0], np.cumsum(is_last)])[borders]
+    counts = _undo_differences(_numbers(digits, starts, ends, sizes), first)
+    _refuse(counts < 0, first, "holds a negative run length")
+    return Runs(counts, first)
+
+
+def rle_areas(rles: Sequence[Mapping[str, Any]], sizes: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+    """Foreground pixels of compressed run-length masks, after a check of each of them.
+
+    Args:
+        rles: N dicts with ``size`` [H, W] and ``counts`` str or bytes.
+        sizes: N (H, W) of the images that the masks lie on.
+
+    Returns:
+        (N,) int64.
+
+    Raises:
+        RLEError: a mask of another size than its image, or a string whose runs do not fill it.
+    """
+    areas = [np.zeros(0, np.int64)]
+    for start in range(0, len(rles), _CHUNK):
+        chunk, expected = rles[start : start + _CHUNK], sizes[start : start + _CHUNK]
+        for i, (rle, (height, width)) in enumerate(zip(chunk, expected, strict=True), start):
+            if not _has_size(rle, height, width):
+                raise RLEError(
+                    i, f"has size {rle['size']}, not {[height, width]} (rows, columns) like its image"
+                )
+        try:
+            runs = parse_runs([rle["counts"] for rle in chunk])
+            pixels = np.array([height * width for height, width in expected])
+            _refuse(runs.pixels() != pixels, np.arange(len(chunk) + 1), "has runs that do not fill the image")
+        except RLEError as error:
+            raise RLEError(error.index + start, str(error)) from None
+        areas.append(runs.areas())
+    return np.concatenate(areas)
+
+
+def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """Polygons, uncompressed or compressed run lengths as a compressed mask, rasterised by pycocotools.
+
+    Raises:
+        ValueError: it is none of the three, or uncompressed runs do not fill ``height`` x ``width`` pixels.
+    """
+    if isinstance(segmentation, Mapping) and {"size", "counts"} <= segmentation.keys():
+        counts = segmentation["counts"]
+        if isinstance(counts, (str, bytes)):
+            return dict(segmentation)
+        if not _has_size(segmentation, height, width):
+            raise ValueError(
+                f"has size {segmentation['size']}, not {[height, width]} (rows, columns) like its image"
+            )
+        lengths = np.asarray(counts)
+        if lengths.dtype.kind not in "iu" or (lengths < 0).any() or lengths.sum() != height * width:
+            raise ValueError("has runs that do not fill the image")
+        return mask_utils.frPyObjects({"size": [height, width], "counts": lengths.tolist()}, height, width)
+    if isinstance(segmentation, list) and segmentation:
+        try:
+            return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
+        except Exception as error:
+            raise ValueError(f"has polygons that cannot be read ({error})") from None
+    raise ValueError("has a segmentation that is neither polygons nor a run-length mask")
+
+
+def _has_size(rle: Mapping[str, Any], height: int, width: int) -> bool:
+    return isinstance(rle["size"], (list, tuple)) and list(rle["size"]) == [height, width]
+
+
+def _numbers(
+    digits: NDArray[np.int64], starts: NDArray[np.int64], ends: NDArray[np.int64], sizes: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The signed numbers that start and end at these characters, least significant five bits first."""
+    if len(starts) == 0:
+        return np.zeros(0, np.int64)
+    place = np.arange(len(digits)) - np.repeat(starts, sizes)
+    values = np.add.reduceat((digits & 31) << (5 * place), starts)
+    return values - np.where(digits[ends] & 16, np.int64(1) << (5 * sizes), 0)
+
+
+def _undo_differences(values: NDArray[np.int64], first: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Run lengths from numbers that, from the fourth of a mask on, are differences to the one two before."""
+    begin = np.repeat(first[:-1], np.diff(first))
+    place = np.arange(len(values)) - begin
+    counts = values.copy()
+    for chain in (place % 2 == 1, (place % 2 == 0) & (place > 0)):
+        chosen = np.flatnonzero(chain)
+        counts[chosen] = _restarting_cumsum(values[chosen], np.searchsorted(chosen, begin[chosen]))
+    return counts
+
+
+def _restarting_cumsum(values: NDArray[np.int64], begin: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sum of ``values`` from position ``begin`` of each element up to and with that element."""
+    total = np.concatenate([[0], np.cumsum(values)])
+    return total[1:] - total[begin]
+
+
+def _sums(values: NDArray[np.int64], first: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.diff(np.concatenate([[0], np.cumsum(values)])[first])
+
+
+def _refuse(is_bad: NDArray[np.bool_], borders: NDArray[np.int64], reason: str) -> None:
+    """Raise for the first bad element, naming the mask between whose ``borders`` it lies."""
+    if is_bad.any():
+        index = int(np.searchsorted(borders, np.argmax(is_bad), side="right")) - 1
+        raise RLEError(index, reason)
