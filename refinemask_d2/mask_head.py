@@ -81,9 +81,8 @@ class RefineMaskHead(nn.Module):
         check_choice("ALIGN", align, ALIGNMENTS)
         check_choice("START_STAGE", start_stage, range(NUM_STAGES + 1))
         check_choice("EXIT_STAGE", exit_stage, range(start_stage, NUM_STAGES + 1))
-        check_choice("number of STAGE_LOSS_WEIGHTS", len(stage_loss_weights), [NUM_STAGES + 1])
         v1 = variant == "v1"
-        _check_channels(channels, guides=2 if v1 else 1)
+        _check_stages(channels, 2 if v1 else 1, stage_loss_weights)
         self.pooler = pooler
         self.in_features = tuple(in_features)
         self.semantic_in_feature = semantic_in_feature
@@ -271,10 +270,15 @@ def check_choice(key: str, value: object, choices: Sequence[object]) -> None:
         raise ValueError(f"MODEL.REFINEMASK.{key} is {value!r}; it must be one of: {allowed}.")
 
 
-def _check_channels(channels: int, guides: int) -> None:
+def _check_stages(channels: int, guides: int, loss_weights: Sequence[float]) -> None:
     unit = 2**NUM_STAGES
-    narrowest = unit * (guides + 1)
-    if channels % unit or channels < narrowest:
+    least = unit * (guides + 1)
+    if channels % unit or channels < least:
         raise ValueError(
-            f"MODEL.REFINEMASK.CONV_DIM is {channels}; it must be a multiple of {unit} and at least {narrowest}."
+            f"MODEL.REFINEMASK.CONV_DIM is {channels}; it must be a multiple of {unit} and at least {least}."
+        )
+    if len(loss_weights) != NUM_STAGES + 1:
+        raise ValueError(
+            f"MODEL.REFINEMASK.STAGE_LOSS_WEIGHTS has {len(loss_weights)} values; it must have "
+            f"{NUM_STAGES + 1}, one for each mask size."
         )
