@@ -11,5 +11,6 @@ setup(
         "crispmask.configs",
     ],
     package_dir={"crispmask.configs": "configs"},
+    include_package_data=False,
     package_data={"crispmask.configs": ["**/*.yaml"]},
 )
