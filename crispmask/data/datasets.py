@@ -1,0 +1,124 @@
+"""The data sets that CrispMask registers, and one clear error for those that cannot be used."""
+
+from __future__ import annotations
+
+import os
+from difflib import get_close_matches
+from functools import partial
+from importlib.util import find_spec
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
+from detectron2.data.datasets import load_coco_json
+from detectron2.data.datasets.cityscapes import load_cityscapes_instances
+from detectron2.utils.file_io import PathManager
+
+from crispmask.data.shapes import CATEGORIES, SPLITS, ensure_shapes, json_path, shapes_folder
+
+# Metadata in which Detectron2's registered data sets keep the paths that they read
+PATH_KEYS = ("json_file", "image_root", "image_dir", "gt_dir", "dirname")
+
+
+class UnknownDatasetError(KeyError):
+    """A data set name that nobody has registered. Unlike ``KeyError``, ``str`` is the bare sentence."""
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
+class ShapesMetadata(Metadata):
+    """Metadata of a split whose paths follow ``$DETECTRON2_DATASETS`` at the time they are asked for."""
+
+    @property
+    def json_file(self) -> str:
+        return str(json_path(shapes_folder(), self.split))
+
+    @property
+    def image_root(self) -> str:
+        return str(shapes_folder() / self.split)
+
+    def as_dict(self) -> dict:
+        return {**super().as_dict(), "json_file": self.json_file, "image_root": self.image_root}
+
+
+def register_shapes() -> None:
+    """Register ``shapes_train`` and ``shapes_val``. Reads no file; the images are made on first use."""
+    for split in SPLITS:
+        name = f"shapes_{split}"
+        if name in DatasetCatalog:
+            continue
+        DatasetCatalog.register(name, partial(load_shapes, split))
+        MetadataCatalog[name] = ShapesMetadata(
+            name=name,
+            split=split,
+            evaluator_type="coco",
+            thing_classes=list(CATEGORIES),
+            thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(CATEGORIES))},
+        )
+
+
+def load_shapes(split: str) -> list[dict]:
+    """Detectron2's dicts of a split, with RLE masks (``INPUT.MASK_FORMAT: "bitmask"``).
+
+    Raises:
+        FileExistsError: see ``ensure_shapes``.
+    """
+    folder = ensure_shapes(splits=(split,))
+    return load_coco_json(str(json_path(folder, split)), str(folder / split), f"shapes_{split}")
+
+
+def require_dataset(name: str) -> None:
+    """Check that a data set can be loaded, so that what is missing is said before training starts.
+
+    A split of the shapes data set that is not there is made.
+
+    Raises:
+        UnknownDatasetError: no data set of that name is registered.
+        FileNotFoundError: it is registered, but its files are not on disk.
+        FileExistsError: a split of the shapes data set is there in part, see ``ensure_shapes``.
+        ModuleNotFoundError: the installed Detectron2 cannot read it (Cityscapes instances).
+    """
+    if name not in DatasetCatalog:
+        close = get_close_matches(name, DatasetCatalog.keys(), n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(close)}?" if close else "register it, or use a registered name."
+        raise UnknownDatasetError(f"No data set '{name}' is registered: {hint}")
+    metadata = MetadataCatalog.get(name)
+    if isinstance(metadata, ShapesMetadata):
+        ensure_shapes(splits=(metadata.split,))
+    for key in PATH_KEYS:
+        path = metadata.get(key)
+        if path is not None and not PathManager.exists(path):
+            raise FileNotFoundError(_missing_path(name, path))
+    _require_cityscapes_labels(name)
+
+
+def _missing_path(name: str, path: str) -> str:
+    where = path if "://" in path else os.path.abspath(path)
+    root = os.environ.get("DETECTRON2_DATASETS")
+    now = f"now '{root}'" if root else "not set, so ./datasets"
+    return (
+        f"Data set '{name}' needs '{where}', which is not there: put the files in place, or set "
+        f"DETECTRON2_DATASETS ({now}) to the folder that holds all data sets."
+    )
+
+
+def _require_cityscapes_labels(name: str) -> None:
+    """Refuse Detectron2's own loader where, as on its main branch, it imports an unpublished label table."""
+    if not getattr(DatasetCatalog[name], "__module__", "").endswith("detectron2.data.datasets.builtin"):
+        return
+    if MetadataCatalog.get(name).get("evaluator_type") != "cityscapes_instance":
+        return
+    for module in load_cityscapes_instances.__code__.co_names:
+        if "cityscapesscripts" in module and not _importable(module):
+            raise ModuleNotFoundError(
+                f"The installed Detectron2 cannot read data set '{name}': its loader imports '{module}', "
+                "which is not here. Register a loader of your own for it, or use a Detectron2 whose loader "
+                "imports the public cityscapesscripts."
+            )
+
+
+def _importable(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False

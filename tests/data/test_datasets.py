@@ -1,0 +1,125 @@
+"""Registration with Detectron2, and what is said when a data set is not there."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data.datasets import cityscapes
+
+from crispmask.data import (
+    UnknownDatasetError,
+    datasets,
+    register_shapes,
+    require_dataset,
+    shapes,
+    write_shapes,
+)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    return tmp_path
+
+
+def test_metadata_is_there_without_files_and_follows_the_environment(tmp_path, monkeypatch):
+    metadata = MetadataCatalog.get("shapes_val")
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    assert metadata.json_file == "datasets/shapes/annotations/instances_val.json"
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "elsewhere"))
+    assert metadata.json_file == str(tmp_path / "elsewhere/shapes/annotations/instances_val.json")
+    assert metadata.as_dict()["image_root"] == metadata.image_root == str(tmp_path / "elsewhere/shapes/val")
+    assert metadata.evaluator_type == "coco"
+    assert metadata.thing_classes == ["star", "gear", "comb", "pipe", "ring", "leaf", "letter", "rod"]
+    assert metadata.thing_dataset_id_to_contiguous_id == {i: i - 1 for i in range(1, 9)}
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_registering_again_changes_nothing():
+    before = DatasetCatalog["shapes_train"], MetadataCatalog.get("shapes_train")
+    register_shapes()
+    assert (DatasetCatalog["shapes_train"], MetadataCatalog.get("shapes_train")) == before
+
+
+def test_dicts_go_through_the_mapper_with_exact_masks(root):
+    write_shapes(root / "shapes", "val", count=4, size=64, seed=0)
+    dicts = DatasetCatalog.get("shapes_val")
+    assert len(dicts) == 4
+    assert not (root / "shapes" / "train").exists()
+    cfg = get_cfg()
+    cfg.MODEL.MASK_ON, cfg.INPUT.MASK_FORMAT = True, "bitmask"
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.RANDOM_FLIP = (64,), "none"
+    mapper = DatasetMapper(cfg, is_train=True)
+    for record in dicts:
+        expected = [mask_util.decode(a["segmentation"]) for a in record["annotations"]]
+        instances = mapper(record)["instances"]
+        assert np.array_equal(instances.gt_masks.tensor.numpy(), np.stack(expected))
+        assert instances.gt_classes.tolist() == [a["category_id"] for a in record["annotations"]]
+
+
+def test_first_use_makes_the_split_that_is_needed(root, monkeypatch):
+    monkeypatch.setattr(shapes, "SPLITS", {"train": 3, "val": 2})
+    monkeypatch.setattr(shapes, "SIZE", 32)
+    require_dataset("shapes_val")
+    assert len(list((root / "shapes" / "val").glob("*.png"))) == 2
+    assert len(DatasetCatalog.get("shapes_train")) == 3
+
+
+def test_a_name_that_is_nearly_right_is_corrected():
+    with pytest.raises(UnknownDatasetError) as error:
+        require_dataset("shape_train")
+    assert str(error.value).startswith("No data set 'shape_train' is registered: did you mean shapes_train")
+
+
+def test_a_name_like_no_other():
+    with pytest.raises(KeyError, match="register it, or use a registered name"):
+        require_dataset("0123456789")
+
+
+def test_data_set_without_paths_is_left_to_its_loader():
+    DatasetCatalog.register("crispmask_test_in_memory", list)
+    try:
+        require_dataset("crispmask_test_in_memory")
+    finally:
+        DatasetCatalog.remove("crispmask_test_in_memory")
+        MetadataCatalog.remove("crispmask_test_in_memory")
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("coco_2017_train", "coco/annotations/instances_train2017.json"),
+        ("lvis_v1_val", "lvis/lvis_v1_val.json"),
+        ("cityscapes_fine_instance_seg_train", "cityscapes/leftImg8bit/train"),
+    ],
+)
+def test_missing_files_name_path_and_way_out(name, path):
+    metadata = MetadataCatalog.get(name)
+    if os.path.exists(metadata.get("json_file") or metadata.get("image_dir")):
+        pytest.skip(f"{name} is on this machine")
+    with pytest.raises(FileNotFoundError) as error:
+        require_dataset(name)
+    message = str(error.value)
+    assert name in message and path in message and "DETECTRON2_DATASETS" in message
+
+
+def test_cityscapes_loader_that_cannot_import_its_labels(monkeypatch):
+    """Detectron2's main branch imports a module that is not public; 0.6 imports cityscapesscripts."""
+    monkeypatch.setattr(datasets.PathManager, "exists", lambda path: True)
+    name = "cityscapes_fine_instance_seg_train"
+    if "deeplearning" in Path(cityscapes.__file__).read_text():
+        with pytest.raises(ModuleNotFoundError, match=f"cannot read data set '{name}'"):
+            require_dataset(name)
+    else:
+        require_dataset(name)
+
+
+def test_cityscapes_loader_of_ones_own_is_trusted(monkeypatch):
+    name = "cityscapes_fine_instance_seg_val"
+    monkeypatch.setattr(datasets.PathManager, "exists", lambda path: True)
+    monkeypatch.setitem(DatasetCatalog.data, name, list)
+    require_dataset(name)
