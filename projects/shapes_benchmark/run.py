@@ -1,0 +1,124 @@
+"""Train Mask R-CNN and RefineMask on generated shapes, alike, and compare them.
+
+Everything goes through ``train_net.py``. Writes ``table.md`` and ``report.html`` to the output folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = {
+    "Mask R-CNN": "configs/shapes/mask_rcnn_R_18_FPN.yaml",
+    "RefineMask": "configs/shapes/refinemask_R_18_FPN.yaml",
+}
+COLUMNS = ("model", "AP", "AP50", "Boundary AP", "parameters", "s / image", "peak memory", "training")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "output" / "demo", help="folder for all results"
+    )
+    parser.add_argument("--num-gpus", default="1", help="processes of the training, as for train_net.py")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs for every config")
+    args = parser.parse_args()
+    os.chdir(ROOT)
+    try:
+        rows = {name: run_model(name, config, args) for name, config in MODELS.items()}
+    except subprocess.CalledProcessError as error:
+        print(
+            f"The demo stopped because this command failed: {' '.join(map(str, error.cmd))}", file=sys.stderr
+        )
+        return 2
+    table = format_table(rows)
+    (args.output / "table.md").write_text(table + "\n")
+    print("\n" + table)
+    print(f"\nPictures: {make_report(args.output, table)}")
+    return 0
+
+
+def run_model(name: str, config: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Train, evaluate and measure one model; its row of the table."""
+    folder = results_folder(args.output, name)
+    print(f"== {name}: training with {config} into {folder}", flush=True)
+    start = time.perf_counter()
+    options = ["--num-gpus", args.num_gpus, "OUTPUT_DIR", folder, *args.opts]
+    subprocess.run([sys.executable, "train_net.py", "--config-file", config, *options], check=True)
+    training = time.perf_counter() - start
+    print(f"== {name}: measuring speed and memory", flush=True)
+    script = Path(__file__).with_name("measure.py")
+    measured = subprocess.run(
+        [sys.executable, script, config, folder / "model_final.pth", *args.opts],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return {**last_evaluation(folder), **json.loads(measured.stdout.splitlines()[-1]), "training": training}
+
+
+def results_folder(output: Path, name: str) -> Path:
+    return output / name.lower().replace(" ", "_").replace("-", "_")
+
+
+def last_evaluation(folder: Path) -> dict[str, float]:
+    """The newest results in a training's ``metrics.json``, by ``<task>/<metric>``."""
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return next(line for line in reversed(lines) if "segm/AP" in line)
+
+
+def format_table(rows: dict[str, dict[str, Any]]) -> str:
+    """Markdown table of all models, with the machine below it."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    for name, row in rows.items():
+        cells = [
+            name,
+            f"{row['segm/AP']:.1f}",
+            f"{row['segm/AP50']:.1f}",
+            f"{row['boundary/AP']:.1f}",
+            f"{row['parameters'] / 1e6:.2f} M",
+            f"{row['seconds']:.3f}",
+            f"{row['peak_mb']:.0f} MB",
+            f"{row['training']:.0f} s",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", machine(next(iter(rows.values()))["device"])])
+
+
+def machine(device: str) -> str:
+    """One line on where the table was made."""
+    import detectron2
+    import torch
+
+    return (
+        f"{device} ({platform.processor() or platform.machine()}), torch {torch.__version__}, "
+        f"Detectron2 {detectron2.__version__}, Python {platform.python_version()}."
+    )
+
+
+def make_report(output: Path, table: str) -> Path:
+    from detectron2.data import MetadataCatalog
+    from report import compare, write_report
+
+    import crispmask
+    import crispmask.data
+
+    data = MetadataCatalog.get(crispmask.get_config(next(iter(MODELS.values()))).DATASETS.TEST[0])
+    results = {
+        name: results_folder(output, name) / "inference/coco_instances_results.json" for name in MODELS
+    }
+    path = output / "report.html"
+    write_report(path, table, compare(Path(data.json_file), Path(data.image_root), results))
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

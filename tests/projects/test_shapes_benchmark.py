@@ -1,0 +1,118 @@
+"""The demo: its command trains, evaluates and compares the models, and its report shows their masks."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "projects" / "shapes_benchmark"
+
+# Small enough for seconds; the models themselves are those of the demo
+SMALL = [
+    "INPUT.MIN_SIZE_TRAIN",
+    "(64,)",
+    "INPUT.MIN_SIZE_TEST",
+    "64",
+    "SOLVER.MAX_ITER",
+    "2",
+    "SOLVER.IMS_PER_BATCH",
+    "2",
+]
+
+
+def test_command_writes_table_and_report(shapes_root, tmp_path):
+    command = [sys.executable, FOLDER / "run.py", "--output", tmp_path, *SMALL]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    table = (tmp_path / "table.md").read_text()
+    assert table.strip() in done.stdout
+    for model in ("Mask R-CNN", "RefineMask"):
+        row = re.search(rf"^\| {model} \|(.+)\|$", table, re.MULTILINE)
+        assert row is not None and len(row[1].split("|")) == 7
+    assert "No object was found by every model" in (tmp_path / "report.html").read_text()
+
+
+def test_failing_training_is_one_sentence(shapes_root, tmp_path):
+    command = [sys.executable, FOLDER / "run.py", "--output", tmp_path, "SOLVER.NO_SUCH_KEY", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 2
+    assert "stopped because this command failed" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def report(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import report
+
+    return report
+
+
+def disc(radius: float) -> np.ndarray:
+    y, x = np.mgrid[:96, :96]
+    return (x - 48) ** 2 + (y - 48) ** 2 <= radius**2
+
+
+def encode(mask: np.ndarray) -> dict:
+    rle = mask_util.encode(np.asfortranarray(mask))
+    return {"size": rle["size"], "counts": rle["counts"].decode()}
+
+
+def write_case(folder: Path, predictions: dict[str, list[tuple[int, np.ndarray]]]) -> dict[str, Path]:
+    """Ground truth of one disc on one grey image, and each model's (class, mask) rows."""
+    Image.new("RGB", (96, 96), "grey").save(folder / "a.png")
+    truth = {"id": 1, "image_id": 7, "category_id": 1, "area": float(disc(30).sum()), "iscrowd": 0}
+    data = {
+        "images": [{"id": 7, "file_name": "a.png", "height": 96, "width": 96}],
+        "categories": [{"id": 1, "name": "star"}, {"id": 2, "name": "gear"}],
+        "annotations": [{**truth, "segmentation": encode(disc(30))}],
+    }
+    (folder / "gt.json").write_text(json.dumps(data))
+    paths = {}
+    for model, rows in predictions.items():
+        paths[model] = folder / f"{model}.json"
+        results = [
+            {"image_id": 7, "category_id": c, "score": 0.9, "segmentation": encode(m)} for c, m in rows
+        ]
+        paths[model].write_text(json.dumps(results))
+    return paths
+
+
+def test_compare_takes_the_best_mask_of_the_class(report, tmp_path):
+    paths = write_case(tmp_path, {"A": [(1, disc(24)), (1, disc(27))], "B": [(1, disc(30)), (2, disc(30))]})
+    (found,) = report.compare(tmp_path / "gt.json", tmp_path, paths)
+    assert found.category == "star" and found.scores["B"] == 1.0
+    np.testing.assert_array_equal(found.masks["A"], disc(27))
+    assert found.gain == pytest.approx(1 - found.scores["A"]) and 0 < found.scores["A"] < 1
+
+
+@pytest.mark.parametrize("rows", [[], [(2, disc(30))], [(1, disc(12))]], ids=["nothing", "class", "overlap"])
+def test_compare_leaves_out_what_a_model_missed(report, tmp_path, rows):
+    paths = write_case(tmp_path, {"A": rows, "B": [(1, disc(30))]})
+    assert report.compare(tmp_path / "gt.json", tmp_path, paths) == []
+
+
+def test_report_holds_pictures_and_figures(report, tmp_path):
+    paths = write_case(tmp_path, {"A": [(1, disc(26))], "B": [(1, disc(30))]})
+    found = report.compare(tmp_path / "gt.json", tmp_path, paths)
+    report.write_report(tmp_path / "report.html", "| a < b |", found)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert "a &lt; b" in page and "B, Boundary IoU 100.0" in page and "better outline in 1 of them" in page
+
+
+def test_zoom_shows_where_the_masks_disagree(report, tmp_path):
+    dented = disc(30).copy()
+    dented[40:56, 70:80] = False
+    paths = write_case(tmp_path, {"A": [(1, dented)], "B": [(1, disc(30))]})
+    (found,) = report.compare(tmp_path / "gt.json", tmp_path, paths)
+    left, top, side = report._window(found)
+    assert left <= 70 and left + side >= 79 and top <= 40 and top + side >= 56
