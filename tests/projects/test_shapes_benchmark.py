@@ -18,14 +18,8 @@ FOLDER = ROOT / "projects" / "shapes_benchmark"
 
 # Small enough for seconds; the models themselves are those of the demo
 SMALL = [
-    "INPUT.MIN_SIZE_TRAIN",
-    "(64,)",
-    "INPUT.MIN_SIZE_TEST",
-    "64",
-    "SOLVER.MAX_ITER",
-    "2",
-    "SOLVER.IMS_PER_BATCH",
-    "2",
+    *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"),
+    *("SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2"),
 ]
 
 
