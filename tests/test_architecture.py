@@ -1,0 +1,95 @@
+"""The arrows between the packages: what each may import, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HEADS = sorted(path.parent.name for path in ROOT.glob("*_d2/__init__.py"))
+OURS = {"crispmask", *HEADS}
+
+
+def imports(path: Path, *, module_level: bool = False) -> Iterator[str]:
+    """Absolute names of what a module imports; ``module_level`` leaves out what only a call would import."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    for node in statements(ast.parse(path.read_text()), module_level):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{stem}.{alias.name}" for alias in node.names)
+
+
+def statements(tree: ast.AST, module_level: bool) -> Iterator[ast.AST]:
+    """All nodes of a tree; ``module_level`` leaves out the bodies of functions."""
+    for node in ast.iter_child_nodes(tree):
+        yield node
+        if not (module_level and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)):
+            yield from statements(node, module_level)
+
+
+def modules(folder: str) -> list[Path]:
+    """The source files of a package; there must be some, or a test would pass on nothing."""
+    found = sorted((ROOT / folder).rglob("*.py"))
+    assert found, f"{folder} holds no module"
+    return found
+
+
+def breaches(folder: str, forbidden: set[str], **kwargs: bool) -> list[str]:
+    """``file: import`` for each import of a forbidden package, or of something below it."""
+    return [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in modules(folder)
+        for name in imports(path, **kwargs)
+        if any(name == package or name.startswith(package + ".") for package in forbidden)
+    ]
+
+
+def test_ops_import_torch_and_nothing_of_ours() -> None:
+    allowed = {*sys.stdlib_module_names, "torch"}
+    for path in modules("crispmask/ops"):
+        names = set(imports(path))
+        outside = {name for name in names if not name.startswith("crispmask.ops.")}
+        extra = {"triton"} if path.name == "kernels.py" else set()
+        assert {name.split(".")[0] for name in outside} <= allowed | extra, path.name
+        if path.name != "kernels.py":
+            assert not [name for name in imports(path, module_level=True) if name.endswith(".kernels")]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_do_not_import_each_other(head: str) -> None:
+    assert breaches(head, set(HEADS) - {head}) == []
+
+
+def test_the_base_imports_no_head_at_module_level() -> None:
+    assert breaches("crispmask", set(HEADS), module_level=True) == []
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_do_not_import_the_command_line(head: str) -> None:
+    assert breaches(head, {"crispmask.cli", "train_net"}) == []
+
+
+def test_nothing_imports_the_tests_or_tools() -> None:
+    for folder in sorted(OURS):
+        assert breaches(folder, {"tests", "tools", "projects", "benchmarks"}) == []
+
+
+def test_the_reader_of_imports_sees_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
+    source = tmp_path / "crispmask" / "data" / "x.py"
+    source.parent.mkdir(parents=True)
+    source.write_text(
+        "import a.b\nfrom . import c\nfrom ..ops import d\nif a:\n    from e import f\n"
+        "def g():\n    import refinemask_d2\n"
+    )
+    at_import = ["a.b", "crispmask.data.c", "crispmask.ops.d", "e.f"]
+    assert list(imports(source, module_level=True)) == at_import
+    assert list(imports(source)) == [*at_import, "refinemask_d2"]
+    assert breaches("crispmask", {"refinemask_d2"}) == ["crispmask/data/x.py: refinemask_d2"]
