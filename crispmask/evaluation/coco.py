@@ -47,7 +47,7 @@ class Overlap(NamedTuple):
     boundary: NDArray[np.float64]
 
 
-# image id -> category id -> overlap; only where there are both detections and annotations
+# image id -> category id -> overlap; none where nothing matches, which leaves COCOeval nothing to loop over
 Overlaps = dict[Any, dict[Any, Overlap]]
 Groups = dict[tuple[Any, Any], list[Row]]
 
@@ -157,6 +157,7 @@ def compute_overlaps(
             by_image[image_id][category_id] = [group[i] for i in by_score], truths
     for image_id, groups in by_image.items():
         bases = {category_id: _base_ious(*group, region) for category_id, group in groups.items()}
+        bases = {category_id: base for category_id, base in bases.items() if base.max() >= threshold}
         boundaries = bases
         if dilation_ratio is not None:
             size = gt.size(image_id)
@@ -290,7 +291,7 @@ def _boundary_ious(
     width: int,
     threshold: float,
 ) -> dict[Any, NDArray[np.float64]]:
-    """The (D, G) overlaps of an image that Boundary IoU lowers, of the categories in which it lowers any."""
+    """(D, G) overlaps of the categories of an image in which Boundary IoU lowers any."""
     strings: list[str | bytes] = []
     slots: dict[int, int] = {}
 
@@ -301,9 +302,10 @@ def _boundary_ious(
         return slots[id(row)]
 
     pairs, places = [], []
-    for category_id, (detections, truths) in groups.items():
+    for category_id, ious in mask_ious.items():
+        detections, truths = groups[category_id]
         is_object = np.array([not a["iscrowd"] for a in truths])
-        for d, g in np.argwhere((mask_ious[category_id] >= threshold) & is_object).tolist():
+        for d, g in np.argwhere((ious >= threshold) & is_object).tolist():
             pairs.append((slot(detections[d]), slot(truths[g])))
             places.append((category_id, d, g))
     if not pairs:

@@ -120,26 +120,25 @@ def with_masks(rows: Sequence[Row], gt: GroundTruth, what: str = "Prediction") -
     Raises:
         ValueError: a row without a readable mask, or with one of another size than its image.
     """
+    keeps_area = what == "Annotation"
     sizes = [gt.size(row["image_id"]) for row in rows]
-    rles = []
-    for index, (row, (height, width)) in enumerate(zip(rows, sizes, strict=True)):
+    result = []
+    for index, (row, size) in enumerate(zip(rows, sizes, strict=True)):
         try:
-            rle = to_rle(row.get("segmentation"), height, width)
+            result.append({**row, "segmentation": to_rle(row.get("segmentation"), *size)})
         except ValueError as error:
             raise ValueError(f"{what} {index} (image {row['image_id']!r}) {error}.") from None
-        rles.append(rle)
+    # Polygons were rasterised just now: nothing in them is left to check.
+    open_rows = [i for i, row in enumerate(rows) if not (keeps_area and _has_polygons(row) and "area" in row)]
     try:
-        areas = rle_areas(rles, sizes).tolist()
+        areas = rle_areas([result[i]["segmentation"] for i in open_rows], [sizes[i] for i in open_rows])
     except RLEError as error:
-        row = rows[error.index]
-        raise ValueError(
-            f"The mask of {what.lower()} {error.index} (image {row['image_id']!r}) {error}."
-        ) from None
-    keeps_area = what == "Annotation"
-    return [
-        {**row, "segmentation": rle, "area": row["area"] if keeps_area and "area" in row else area}
-        for row, rle, area in zip(rows, rles, areas, strict=True)
-    ]
+        index = open_rows[error.index]
+        image_id = rows[index]["image_id"]
+        raise ValueError(f"The mask of {what.lower()} {index} (image {image_id!r}) {error}.") from None
+    for index, area in zip(open_rows, areas.tolist(), strict=True):
+        result[index]["area"] = rows[index]["area"] if keeps_area and "area" in rows[index] else area
+    return result
 
 
 def with_boxes(rows: Sequence[Row], gt: GroundTruth, what: str = "Prediction") -> list[Row]:
@@ -190,6 +189,10 @@ def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
     if "height" in image and "width" in image:
         return int(image["height"]), int(image["width"])
     return None
+
+
+def _has_polygons(row: Row) -> bool:
+    return isinstance(row["segmentation"], list)
 
 
 def _unique_names(categories: Sequence[Mapping[str, Any]]) -> dict[Any, str]:

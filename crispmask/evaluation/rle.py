@@ -86,8 +86,10 @@ class Runs:
         """Mask ``index`` inside ``box`` (x0, y0, x1, y1), transposed to (x1 - x0, y1 - y0), of 0 and 1."""
         x0, y0, x1, y1 = box.tolist()
         runs = slice(self.first[index], self.first[index + 1])
-        stops = np.clip(self.stops[runs] - x0 * height, 0, (x1 - x0) * height)
-        columns = np.repeat(self.is_object[runs].view(np.uint8), np.diff(stops, prepend=0))
+        stops = np.minimum(np.maximum(self.stops[runs] - x0 * height, 0), (x1 - x0) * height)
+        lengths = stops.copy()
+        lengths[1:] -= stops[:-1]
+        columns = self.is_object[runs].view(np.uint8).repeat(lengths)
         return np.ascontiguousarray(columns.reshape(x1 - x0, height)[:, y0:y1])
 
 
@@ -97,24 +99,21 @@ def parse_runs(strings: Sequence[str | bytes]) -> Runs:
     Raises:
         RLEError: a string that pycocotools does not write: foreign characters, cut short, negative lengths.
     """
-    encoded = [s.encode("ascii", "replace") if isinstance(s, str) else s for s in strings]
+    encoded = [s.encode("utf-8", "surrogatepass") if isinstance(s, str) else s for s in strings]
     borders = np.cumsum([0, *map(len, encoded)])
-    digits = np.frombuffer(b"".join(encoded), np.uint8).astype(np.int64) - 48
-    _refuse((digits < 0) | (digits > 63), borders, "holds a character that no run-length string has")
-    is_last = digits & 32 == 0
-    last_characters = borders[1:][np.diff(borders) > 0] - 1
-    cut = np.zeros(len(digits), bool)
-    cut[last_characters] = ~is_last[last_characters]
-    _refuse(cut, borders, "is cut short")
+    # Unsigned: a character below "0" wraps to a large value.
+    digits = np.frombuffer(b"".join(encoded), np.uint8) - np.uint8(48)
+    _refuse(digits > 63, borders, "holds a character that no run-length string has")
+    is_last = digits < 32
+    is_cut = np.zeros(len(digits), bool)
+    is_cut[borders[1:][np.diff(borders) > 0] - 1] = True
+    _refuse(is_cut & ~is_last, borders, "is cut short")
     ends = np.flatnonzero(is_last)
-    starts = np.concatenate([[0], ends[:-1] + 1])[: len(ends)]
-    sizes = ends - starts + 1
-    too_long = np.zeros(len(digits), bool)
-    too_long[ends[sizes > _MAX_CHARACTERS]] = True
-    _refuse(too_long, borders, "holds a number beyond 32 bits")
+    first = np.searchsorted(ends, borders)
+    sizes = np.diff(ends, prepend=-1)
+    _refuse(sizes > _MAX_CHARACTERS, first, "holds a number beyond 32 bits")
 
-    first = np.concatenate([[0], np.cumsum(is_last)])[borders]
-    counts = _undo_differences(_numbers(digits, starts, ends, sizes), first)
+    counts = _undo_differences(_numbers(digits, ends, sizes), first)
     _refuse(counts < 0, first, "holds a negative run length")
     return Runs(counts, first)
 
@@ -181,25 +180,27 @@ def _has_size(rle: Mapping[str, Any], height: int, width: int) -> bool:
 
 
 def _numbers(
-    digits: NDArray[np.int64], starts: NDArray[np.int64], ends: NDArray[np.int64], sizes: NDArray[np.int64]
+    digits: NDArray[np.uint8], ends: NDArray[np.int64], sizes: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """The signed numbers that start and end at these characters, least significant five bits first."""
-    if len(starts) == 0:
-        return np.zeros(0, np.int64)
-    place = np.arange(len(digits)) - np.repeat(starts, sizes)
-    values = np.add.reduceat((digits & 31) << (5 * place), starts)
-    return values - np.where(digits[ends] & 16, np.int64(1) << (5 * sizes), 0)
+    """The signed numbers of ``sizes`` characters that end at ``ends``, least significant five bits first."""
+    starts = ends - sizes + 1
+    values = (digits[starts] & 31).astype(np.int64)
+    for place in range(1, int(sizes.max(initial=1))):
+        longer = np.flatnonzero(sizes > place)
+        values[longer] += (digits[starts[longer] + place] & np.int64(31)) << (5 * place)
+    is_negative = np.flatnonzero(digits[ends] & 16)
+    values[is_negative] -= np.int64(1) << (5 * sizes[is_negative])
+    return values
 
 
 def _undo_differences(values: NDArray[np.int64], first: NDArray[np.int64]) -> NDArray[np.int64]:
     """Run lengths from numbers that, from the fourth of a mask on, are differences to the one two before."""
     begin = np.repeat(first[:-1], np.diff(first))
     place = np.arange(len(values)) - begin
-    counts = values.copy()
-    for chain in (place % 2 == 1, (place % 2 == 0) & (place > 0)):
-        chosen = np.flatnonzero(chain)
-        counts[chosen] = _restarting_cumsum(values[chosen], np.searchsorted(chosen, begin[chosen]))
-    return counts
+    is_odd = place & 1 == 1
+    odd_sums = _restarting_cumsum(values * is_odd, begin)
+    even_sums = _restarting_cumsum(values * (~is_odd & (place > 0)), begin)
+    return np.where(is_odd, odd_sums, np.where(place > 0, even_sums, values))
 
 
 def _restarting_cumsum(values: NDArray[np.int64], begin: NDArray[np.int64]) -> NDArray[np.int64]:
