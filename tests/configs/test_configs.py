@@ -1,0 +1,186 @@
+"""Every config of the package builds its model, names known data sets and says only what differs."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
+
+import crispmask
+import crispmask.data
+import refinemask_d2
+from crispmask import get_config
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
+BASES = {CONFIGS / "Base-RCNN-FPN.yaml", *(CONFIGS / "recipes").glob("*.yaml")}
+LEAVES = sorted(path.relative_to(CONFIGS).as_posix() for path in set(CONFIGS.rglob("*.yaml")) - BASES)
+REFINEMASK = [leaf for leaf in LEAVES if leaf.startswith("refinemask/")]
+
+
+def build(cfg: CfgNode) -> torch.nn.Module:
+    """The model without memory for its weights."""
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        return build_model(cfg)
+
+
+def baseline_of(leaf: str) -> str:
+    _, dataset, name = leaf.split("/")
+    return f"baselines/{dataset}/mask_rcnn_{name}"
+
+
+def test_every_row_of_the_paper_has_a_config():
+    rows = [f"coco/R_{depth}_FPN_{schedule}x" for depth in (50, 101) for schedule in (1, 2)]
+    rows += ["lvis/R_50_FPN_1x", "lvis/R_101_FPN_1x", "cityscapes/R_50_FPN_1x"]
+    for row in rows:
+        assert f"refinemask/{row}.yaml" in LEAVES
+        assert baseline_of(f"refinemask/{row}.yaml") in LEAVES
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_config_builds_its_model(leaf):
+    cfg = get_config(CONFIGS / leaf)
+    model = build(cfg)
+    assert model.roi_heads.num_classes == cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    assert {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST} <= set(DatasetCatalog.list())
+    assert cfg.DATASETS.TRAIN and cfg.DATASETS.TEST
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_config_is_short(leaf):
+    assert len((CONFIGS / leaf).read_text().splitlines()) < 20
+
+
+@pytest.mark.parametrize("leaf", [leaf for leaf in REFINEMASK if baseline_of(leaf) in LEAVES])
+def test_baseline_differs_in_the_head_alone(leaf):
+    """Data, schedule, backbone and input are those of the Mask R-CNN beside it."""
+    ours, baseline = get_config(CONFIGS / leaf), get_config(CONFIGS / baseline_of(leaf))
+    for cfg in (ours, baseline):
+        cfg.MODEL.ROI_HEADS.NAME = cfg.MODEL.ROI_MASK_HEAD.NAME = ""
+        cfg.MODEL.REFINEMASK = CfgNode()
+    assert ours == baseline
+
+
+@pytest.mark.parametrize(
+    ("leaf", "count"),
+    [
+        ("coco/R_50_FPN_1x", 6_407_003),
+        ("coco/R_101_FPN_2x", 6_407_003),
+        ("lvis/R_50_FPN_1x", 6_910_869),
+        ("cityscapes/R_50_FPN_1x", 6_372_155),
+        ("coco/R_50_FPN_1x_v2", 6_317_678),
+    ],
+)
+def test_parameters_of_the_mask_head(leaf, count):
+    head = build(get_config(f"refinemask/{leaf}.yaml")).roi_heads.mask_head
+    assert sum(parameter.numel() for parameter in head.parameters()) == count
+
+
+EPOCHS = {  # epochs, the epochs after which the rate drops, and the images of one
+    "coco/R_50_FPN_1x": (12, (8, 11), 117_266),
+    "coco/R_101_FPN_1x": (12, (8, 11), 117_266),
+    "coco/R_50_FPN_2x": (24, (16, 22), 117_266),
+    "coco/R_101_FPN_2x": (24, (16, 22), 117_266),
+    "cityscapes/R_50_FPN_1x": (64, (56,), 2_975),
+}
+
+
+@pytest.mark.parametrize("leaf", EPOCHS)
+def test_schedule_is_that_of_the_release(leaf):
+    epochs, drops, images = EPOCHS[leaf]
+    solver = get_config(f"refinemask/{leaf}.yaml").SOLVER
+    iterations = images / solver.IMS_PER_BATCH
+    assert pytest.approx(epochs * iterations, rel=0.01) == solver.MAX_ITER
+    assert pytest.approx([drop * iterations for drop in drops], rel=0.01) == solver.STEPS
+
+
+def test_recipe_is_that_of_the_release():
+    """What every model of the paper shares, Detectron2's defaults included."""
+    for leaf in REFINEMASK:
+        cfg = get_config(leaf)
+        solver, rpn, roi = cfg.SOLVER, cfg.MODEL.RPN, cfg.MODEL.ROI_HEADS
+        assert (solver.MOMENTUM, solver.WEIGHT_DECAY, solver.GAMMA) == (0.9, 1e-4, 0.1)
+        assert pytest.approx(0.001) == solver.WARMUP_FACTOR
+        assert (solver.WARMUP_METHOD, solver.WARMUP_ITERS) == ("linear", 500)
+        clip = solver.CLIP_GRADIENTS
+        assert (clip.ENABLED, clip.CLIP_TYPE, clip.CLIP_VALUE, clip.NORM_TYPE) == (True, "full_model", 35, 2)
+        assert (rpn.BATCH_SIZE_PER_IMAGE, rpn.POSITIVE_FRACTION, rpn.NMS_THRESH) == (256, 0.5, 0.7)
+        assert rpn.IOU_THRESHOLDS == [0.3, 0.7] and rpn.SMOOTH_L1_BETA == 0
+        assert rpn.PRE_NMS_TOPK_TRAIN == 2000 and rpn.PRE_NMS_TOPK_TEST == rpn.POST_NMS_TOPK_TEST == 1000
+        assert (roi.BATCH_SIZE_PER_IMAGE, roi.POSITIVE_FRACTION, roi.IOU_THRESHOLDS) == (512, 0.25, [0.5])
+        assert roi.NMS_THRESH_TEST == 0.5
+        assert (1e-4 if "lvis" in leaf else 0.05) == roi.SCORE_THRESH_TEST
+        assert (300 if "lvis" in leaf else 100) == cfg.TEST.DETECTIONS_PER_IMAGE
+        assert (1.0 if "cityscapes" in leaf else 0.0) == cfg.MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA
+        assert cfg.INPUT.RANDOM_FLIP == "horizontal" and cfg.INPUT.FORMAT == "RGB"
+        assert not cfg.MODEL.RESNETS.STRIDE_IN_1X1 and cfg.MODEL.BACKBONE.FREEZE_AT == 2
+        if "cascade" not in leaf:
+            assert rpn.POST_NMS_TOPK_TRAIN == 1000 and cfg.MODEL.REFINEMASK.BOX_LOSS_WEIGHT == 2
+    cityscapes = get_config("refinemask/cityscapes/R_50_FPN_1x.yaml").INPUT
+    assert (cityscapes.MIN_SIZE_TRAIN, cityscapes.MIN_SIZE_TRAIN_SAMPLING) == ((800, 1024), "range")
+    assert (cityscapes.MAX_SIZE_TRAIN, cityscapes.MIN_SIZE_TEST, cityscapes.MAX_SIZE_TEST) == (
+        2048,
+        1024,
+        2048,
+    )
+
+
+def flat(node: CfgNode, prefix: str = "") -> dict[str, object]:
+    keys: dict[str, object] = {}
+    for key, value in node.items():
+        keys |= flat(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value}
+    return keys
+
+
+SOURCES = {
+    "refinemask_d2/config.py": refinemask_d2.add_refinemask_config,
+    "crispmask/config.py": crispmask.add_crispmask_config,
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_key_has_a_comment(source):
+    """A comment stands above the key or above the run of keys that it belongs to."""
+    lines = (ROOT / source).read_text().splitlines()
+    for assignment in (n for n in ast.walk(ast.parse("\n".join(lines))) if isinstance(n, ast.Assign)):
+        target = assignment.targets[0]
+        is_key = isinstance(target, ast.Attribute) and target.attr.isupper()
+        if not is_key or isinstance(assignment.value, ast.Call):
+            continue
+        above = target.lineno - 2
+        while above >= 0 and lines[above].strip() and not lines[above].strip().startswith("#"):
+            above -= 1
+        assert lines[above].strip().startswith("#"), f"{source}: {ast.unparse(target)} has no comment"
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_key_is_read(source):
+    before, cfg = flat(get_cfg()), get_cfg()
+    SOURCES[source](cfg)
+    files = [*(ROOT / "crispmask").rglob("*.py"), *(ROOT / "refinemask_d2").rglob("*.py")]
+    attributes = {
+        node.attr
+        for path in [*files, ROOT / "train_net.py"]
+        if path.name != "config.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
+    unread = {key for key in flat(cfg).keys() - before.keys() if key.split(".")[-1] not in attributes}
+    assert not unread
+
+
+def test_every_key_of_a_config_differs_from_its_base():
+    """A leaf states only what differs."""
+    for leaf in LEAVES:
+        content = yaml.safe_load((CONFIGS / leaf).read_text())
+        base = (CONFIGS / leaf).parent / content.pop("_BASE_")
+        before, after = flat(get_config(base)), flat(get_config(CONFIGS / leaf))
+        repeated = [key for key in flat(CfgNode(content)) if before[key] == after[key]]
+        assert not repeated, f"{leaf} repeats {repeated}"

@@ -1,0 +1,116 @@
+"""A RefineMask model small enough for tests, and images with ground truth as real files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper
+from detectron2.modeling import build_model
+from detectron2.structures import BoxMode
+from PIL import Image
+from torch import Tensor, nn
+
+import crispmask
+
+NUM_CLASSES = 3
+TINY = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.WEIGHTS": "",
+    "MODEL.RESNETS.DEPTH": 18,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+    "MODEL.FPN.OUT_CHANNELS": 32,
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[16], [32], [48], [64], [96]],
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 16,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 30,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 20,
+    "MODEL.ROI_HEADS.NUM_CLASSES": NUM_CLASSES,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 8,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 32,
+    "MODEL.REFINEMASK.CONV_DIM": 32,
+    "TEST.DETECTIONS_PER_IMAGE": 6,
+    "INPUT.MIN_SIZE_TRAIN": (96,),
+    "INPUT.MIN_SIZE_TEST": 96,
+    "INPUT.RANDOM_FLIP": "none",
+}
+
+
+def tiny_config(config: str = "refinemask/coco/R_50_FPN_1x.yaml", **keys: object) -> CfgNode:
+    """A config of the package shrunk to ``TINY``; ``keys`` override, with ``__`` for the dot."""
+    merged = {**TINY, **{key.replace("__", "."): value for key, value in keys.items()}}
+    return crispmask.get_config(config, [part for pair in merged.items() for part in pair])
+
+
+def tiny_model(cfg: CfgNode, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return build_model(cfg)
+
+
+def star(centre: tuple[float, float], radius: float, points: int = 24, lobes: int = 5) -> list[float]:
+    """Flat polygon x0, y0, x1, y1, ... of a shape with ``lobes`` bumps."""
+    t = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    r = radius * (0.75 + 0.25 * np.sin(lobes * t))
+    return np.stack([centre[0] + r * np.cos(t), centre[1] + r * np.sin(t)], 1).reshape(-1).tolist()
+
+
+def bounding_box(parts: list[list[float]]) -> list[float]:
+    points = np.concatenate([np.reshape(part, (-1, 2)) for part in parts])
+    return [*points.min(0).tolist(), *points.max(0).tolist()]
+
+
+def bitmask(parts: list[list[float]], height: int, width: int) -> np.ndarray:
+    """(height, width) bool union of polygons, one decoded after the other."""
+    mask = np.zeros((height, width), dtype=bool)
+    for part in parts:
+        mask |= mask_util.decode(mask_util.frPyObjects([part], height, width)[0]).astype(bool)
+    return mask
+
+
+def write_image(
+    folder: Path, name: str, size: tuple[int, int], objects: list[list[list[float]]], as_bitmask: bool = False
+) -> dict[str, object]:
+    """A PNG of (height, width) ``size``, one bright object a polygon set, and its Detectron2 dataset dict."""
+    height, width = size
+    pixels = np.random.default_rng(len(name)).integers(0, 60, (height, width, 3), dtype=np.uint8)
+    annotations = []
+    for category, parts in enumerate(objects):
+        mask = bitmask(parts, height, width)
+        pixels[mask] += np.uint8(120)
+        rle = mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))
+        annotations.append(
+            {
+                "bbox": bounding_box(parts),
+                "bbox_mode": BoxMode.XYXY_ABS,
+                "category_id": category % NUM_CLASSES,
+                "segmentation": rle if as_bitmask else parts,
+                "iscrowd": 0,
+            }
+        )
+    path = folder / f"{name}.png"
+    Image.fromarray(pixels).save(path)
+    return {
+        "file_name": str(path),
+        "image_id": name,
+        "height": height,
+        "width": width,
+        "annotations": annotations,
+    }
+
+
+def mapped(cfg: CfgNode, records: list[dict[str, object]], is_train: bool) -> list[dict[str, object]]:
+    """Dataset dicts through Detectron2's own mapper."""
+    mapper = DatasetMapper(cfg, is_train=is_train)
+    return [mapper(record) for record in records]
+
+
+def random_features(cfg: CfgNode, size: tuple[int, int], images: int = 1, seed: int = 0) -> dict[str, Tensor]:
+    """FPN maps p2 .. p6 of ``images`` images of (height, width) ``size``."""
+    generator = torch.Generator().manual_seed(seed)
+    channels = cfg.MODEL.FPN.OUT_CHANNELS
+    return {
+        f"p{level}": torch.randn(images, channels, size[0] >> level, size[1] >> level, generator=generator)
+        for level in (2, 3, 4, 5, 6)
+    }
