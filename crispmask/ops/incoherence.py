@@ -1,0 +1,129 @@
+"""Where a mask loses information when it is made smaller: Mask Transfiner's incoherent regions.
+
+Shapes: leading dimensions are free, H rows, W columns, L levels, coarsest first.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from crispmask.ops.checks import check_int, check_masks
+from crispmask.ops.dispatch import triton_kernels
+
+
+def incoherence(masks: Tensor, num_levels: int) -> list[Tensor]:
+    """Incoherent cells per level, each inside an incoherent parent.
+
+    Mask Transfiner (Ke et al., CVPR 2022), equation 1: a cell is incoherent when nearest-neighbour down- and
+    upsampling by 2 changes any of its 2 x 2 finer pixels, that is when they are not all the same. The mask
+    of the next level is the nearest-neighbour downsampled one (its top left pixels). A cell that is
+    incoherent by itself but lies in a coherent parent is dropped, as the quadtree never reaches it.
+
+    Args:
+        masks: (..., H, W) bool or uint8 (nonzero is foreground); H and W are multiples of 2 ** num_levels.
+            RoI masks at 224 with 3 levels give the maps at 28, 56 and 112.
+        num_levels: L, at least 1.
+
+    Returns:
+        L bool tensors, coarsest first: (..., H / 2^L, W / 2^L), ..., (..., H / 2, W / 2).
+
+    Raises:
+        TypeError: ``masks`` is neither bool nor uint8, or ``num_levels`` is no int.
+        ValueError: ``num_levels`` < 1, or H or W is no multiple of 2 ** num_levels.
+    """
+    masks = check_masks(masks)
+    check_int(num_levels, "num_levels", 1)
+    height, width = masks.shape[-2:]
+    if height % 2**num_levels or width % 2**num_levels:
+        raise ValueError(
+            f"masks must have sides that are multiples of {2**num_levels} for {num_levels} levels, got "
+            f"{height} x {width}; resize them or ask for fewer levels"
+        )
+    return torch.ops.crispmask.incoherence(masks, num_levels)
+
+
+def incoherence_residual(masks: Tensor, signed: bool = False, threshold: float = 0.01) -> Tensor:
+    """What bilinear down- and upsampling by 2 leaves out of a mask: the target of the released detector.
+
+    With ``a`` the mask bilinearly halved and ``r`` the mask minus ``a`` bilinearly restored, the result is
+    ``|r|`` bilinearly halved, and values from ``threshold`` on become 1. The released weights for COCO were
+    trained with the signed ``r`` (before August 2022), the last release uses the absolute one.
+
+    Args:
+        masks: (..., H, W) bool or uint8 (nonzero is foreground), on the pixel grid of the image, H and W at
+            least 2.
+        signed: keep the sign of ``r``, so that its two sides cancel: a thinner band.
+        threshold: values of at least this become 1, smaller ones stay as they are.
+
+    Returns:
+        (..., H // 2, W // 2) float32 in [-1, 1], in [0, 1] unless ``signed``.
+
+    Raises:
+        TypeError: ``masks`` is neither bool nor uint8.
+        ValueError: H or W is below 2.
+    """
+    masks = check_masks(masks)
+    if min(masks.shape[-2:]) < 2:
+        raise ValueError(f"masks must be at least 2 x 2, got {tuple(masks.shape)}")
+    return torch.ops.crispmask.incoherence_residual(masks, signed, threshold)
+
+
+def _incoherence_reference(masks: Tensor, num_levels: int) -> list[Tensor]:
+    levels: list[Tensor] = []
+    for _ in range(num_levels):
+        corner = masks[..., ::2, ::2]
+        others = (masks[..., ::2, 1::2], masks[..., 1::2, ::2], masks[..., 1::2, 1::2])
+        levels.append((corner ^ others[0]) | (corner ^ others[1]) | (corner ^ others[2]))
+        masks = corner
+    levels.reverse()
+    levels[0] = levels[0].contiguous()
+    for i in range(1, num_levels):
+        parents = levels[i - 1].repeat_interleave(2, -2).repeat_interleave(2, -1)
+        levels[i] = (levels[i] & parents).contiguous()
+    return levels
+
+
+_incoherence = torch.library.custom_op(
+    "crispmask::incoherence",
+    _incoherence_reference,
+    mutates_args=(),
+    schema="(Tensor masks, int num_levels) -> Tensor[]",
+)
+
+
+@_incoherence.register_fake
+def _(masks: Tensor, num_levels: int) -> list[Tensor]:
+    *lead, height, width = masks.shape
+    return [masks.new_empty((*lead, height >> i, width >> i)) for i in range(num_levels, 0, -1)]
+
+
+@_incoherence.register_kernel("cuda")
+def _(masks: Tensor, num_levels: int) -> list[Tensor]:
+    kernels = triton_kernels()
+    return kernels.incoherence(masks, num_levels) if kernels else _incoherence_reference(masks, num_levels)
+
+
+@torch.library.custom_op(
+    "crispmask::incoherence_residual",
+    mutates_args=(),
+    schema="(Tensor masks, bool signed, float threshold) -> Tensor",
+)
+def _incoherence_residual(masks: Tensor, signed: bool, threshold: float) -> Tensor:
+    height, width = masks.shape[-2:]
+    half = (height // 2, width // 2)
+    if masks.numel() == 0:
+        return masks.new_zeros((*masks.shape[:-2], *half), dtype=torch.float32)
+    flat = masks.reshape(-1, 1, height, width).float()
+    residue = flat - _resize(_resize(flat, half), (height, width))
+    residue = _resize(residue if signed else residue.abs(), half)
+    return residue.masked_fill(residue >= threshold, 1.0).reshape(*masks.shape[:-2], *half).contiguous()
+
+
+@_incoherence_residual.register_fake
+def _(masks: Tensor, signed: bool, threshold: float) -> Tensor:
+    *lead, height, width = masks.shape
+    return masks.new_empty((*lead, height // 2, width // 2), dtype=torch.float32)
+
+
+def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
