@@ -107,14 +107,18 @@ def from_repository() -> None:
     check_repository()
     # Not from pip's cache: a wheel built there belongs to the torch that it was built with
     build = (f"git+{REPOSITORY}@{COMMIT}", "--no-build-isolation", "--no-cache-dir")
-    slow_line = {"GIT_HTTP_LOW_SPEED_LIMIT": "1000", "GIT_HTTP_LOW_SPEED_TIME": "30"}
+    env = {
+        # Where pip put ninja, without which the files are compiled one after the other
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        # A stalled download ends after half a minute
+        "GIT_HTTP_LOW_SPEED_LIMIT": "1000",
+        "GIT_HTTP_LOW_SPEED_TIME": "30",
+    }
     print(f"Building Detectron2 {COMMIT[:7]} from {REPOSITORY} (two to five minutes)", flush=True)
-    result = replace(*build, **slow_line)
+    result = replace(*build, **env)
     if result.returncode != 0 and has_cuda_toolkit():
-        print(
-            "The build with CUDA ops failed; building with CPU ops, which CrispMask can do with", flush=True
-        )
-        result = replace(*build, CUDA_HOME=os.devnull, FORCE_CUDA="0", **slow_line)
+        print("The build with CUDA ops failed: building with CPU ops, which are enough here", flush=True)
+        result = replace(*build, CUDA_HOME=os.devnull, FORCE_CUDA="0", **env)
     if result.returncode != 0:
         log = Path(sys.prefix) / "detectron2-build.log"
         log.write_text(result.stdout + result.stderr)
