@@ -1,0 +1,25 @@
+"""Training and evaluation: Detectron2's trainer and hooks, and what they lack."""
+
+from crispmask.engine.arguments import argument_parser, load_config, resolve_config_file
+from crispmask.engine.checkpointer import AtomicCheckpointer
+from crispmask.engine.checks import check_run
+from crispmask.engine.errors import NonFiniteError, UserError, exit_on_user_error
+from crispmask.engine.launch import launch
+from crispmask.engine.setup import setup_run
+from crispmask.engine.steps import TrainSteps
+from crispmask.engine.trainer import Trainer
+
+__all__ = [
+    "AtomicCheckpointer",
+    "NonFiniteError",
+    "TrainSteps",
+    "Trainer",
+    "UserError",
+    "argument_parser",
+    "check_run",
+    "exit_on_user_error",
+    "launch",
+    "load_config",
+    "resolve_config_file",
+    "setup_run",
+]

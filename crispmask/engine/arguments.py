@@ -1,0 +1,141 @@
+"""From the command line to a config: flags as Detectron2's, and a sentence for every key that is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser
+
+from crispmask.config import find_config, get_config
+from crispmask.engine.errors import UserError
+
+EPILOG = """
+examples:
+  train_net.py --config-file configs/refinemask/coco/R_50_FPN_1x.yaml --num-gpus 8
+  train_net.py --config-file FILE --num-gpus 2 SOLVER.BASE_LR 0.005 SOLVER.IMS_PER_BATCH 4
+  train_net.py --config-file FILE --eval-only MODEL.WEIGHTS output/model_final.pth
+  train_net.py --config-file FILE --resume
+  torchrun --nproc-per-node 8 train_net.py --config-file FILE
+
+without a GPU, --num-gpus counts processes on the CPU
+"""
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's flags; ``--dist-url`` finds a free port by itself on one machine."""
+    parser = default_argument_parser(epilog=EPILOG)
+    # A fixed port would let two runs of one user on one machine collide
+    parser.set_defaults(dist_url="auto")
+    return parser
+
+
+def load_config(path: str, opts: Sequence[str]) -> CfgNode:
+    """The frozen config of a run.
+
+    Args:
+        path: config file or the name of one that comes with CrispMask; empty: the defaults.
+        opts: ``KEY, VALUE, KEY, VALUE, ...``.
+
+    Raises:
+        UserError: no such file, not a config, an unknown key, a value of the wrong type, or a GPU
+            asked for on the command line where there is none.
+    """
+    check_pairs(opts)
+    try:
+        cfg = get_config(path or None, opts)
+    except OSError as error:
+        raise UserError(_explain_file(path, error)) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"Config file '{path}' is not valid YAML: {' '.join(str(error).split())}.") from error
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise UserError(_explain_key(error, opts)) from error
+    cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE, asked_for="MODEL.DEVICE" in opts[::2])
+    cfg.freeze()
+    return cfg
+
+
+def check_pairs(opts: Sequence[str]) -> None:
+    """Stop on overrides that are not pairs, and on flags that argparse took for overrides.
+
+    Raises:
+        UserError: naming the word that is in the wrong place.
+    """
+    for word in opts[::2]:
+        if word.startswith("--"):
+            raise UserError(f"'{word}' comes after the KEY VALUE pairs: put every flag before the first key.")
+    for word in opts:
+        key, equals, value = word.partition("=")
+        if equals and re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+", key):
+            raise UserError(f"'{word}' has an equals sign: write config overrides as {key} {value}.")
+    if len(opts) % 2:
+        raise UserError(f"Config overrides are KEY VALUE pairs, but '{opts[-1]}' has no value: give one.")
+
+
+def choose_device(device: str, *, asked_for: bool) -> str:
+    """The device to run on: the CPU where a config says CUDA and torch sees none.
+
+    Args:
+        device: value of ``MODEL.DEVICE``.
+        asked_for: whether the command line said so; then there is no silent change.
+
+    Raises:
+        UserError: a GPU is asked for and torch sees none.
+    """
+    if not device.startswith("cuda") or torch.cuda.is_available():
+        return device
+    if asked_for:
+        raise UserError(
+            f"MODEL.DEVICE {device} was asked for, but torch sees no GPU: give MODEL.DEVICE cpu instead."
+        )
+    return "cpu"
+
+
+def resolve_config_file(path: str) -> str:
+    """Where the config file of ``--config-file`` is, for the log; empty stays empty."""
+    return str(find_config(path)) if path else ""
+
+
+def _explain_file(path: str, error: OSError) -> str:
+    missing = error.filename
+    if missing is None:  # from find_config, whose sentence already names the file
+        return f"{error} Give --config-file a path that exists."
+    return f"Config file '{path}' needs '{missing}', which cannot be read: correct its _BASE_ line."
+
+
+def _explain_key(error: Exception, opts: Sequence[str]) -> str:
+    """A sentence for what yacs raises; its own text is the only thing that carries the key."""
+    text = str(error.args[0]) if error.args else str(error)
+    if found := re.search(r"Non-existent (?:config )?key: (\S+)", text):
+        return _explain_unknown_key(found[1])
+    if found := re.search(r"Type mismatch \(<class '(.+?)'> vs. .*for config key: (\S+)", text, re.DOTALL):
+        return f"Config key {found[2]} takes a value of type {found[1]}: correct the value given."
+    for key in opts[::2]:  # yacs descends into a number without a word about the key
+        if key not in set(_keys(get_config())):
+            return _explain_unknown_key(key)
+    return f"The config cannot be used: {text}"
+
+
+def _explain_unknown_key(key: str) -> str:
+    keys = list(_keys(get_config()))
+    # Most slips are in the last part or in the section, so the last part alone is tried as well
+    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.75)
+    tails = {name.rsplit(".", 1)[-1]: name for name in reversed(keys)}
+    close = close or [tails[tail] for tail in difflib.get_close_matches(key.rsplit(".", 1)[-1], tails, n=1)]
+    hint = (
+        f"did you mean {close[0]}?" if close else "all keys are in crispmask/config.py and Detectron2's docs."
+    )
+    return f"There is no config key {key}: {hint}"
+
+
+def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    """Full names of all keys of a config, sections among them."""
+    for name, value in node.items():
+        yield prefix + name
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{name}.")

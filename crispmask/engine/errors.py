@@ -1,0 +1,28 @@
+"""The two ways a run stops early: a wish that cannot be met, and numbers that are no numbers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class UserError(Exception):
+    """Something in the command, config or files cannot work; the message says what and the way out."""
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or a gradient became NaN or infinite; the message names it and the images of the batch."""
+
+
+@contextmanager
+def exit_on_user_error() -> Iterator[None]:
+    """Turn a :class:`UserError` into its sentence on stderr and exit code 2, without a traceback."""
+    try:
+        yield
+    except UserError as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # under torchrun all processes of a machine fail alike
+            print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None

@@ -1,0 +1,127 @@
+"""The trainer: Detectron2's hooks, evaluation and checkpoints around :class:`TrainSteps`."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, hooks
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.solver import build_optimizer
+from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from crispmask.engine.checkpointer import AtomicCheckpointer
+from crispmask.engine.steps import TrainSteps
+from crispmask.engine.writers import build_writers
+
+AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+FULL_MODEL = "full_model"
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer(DefaultTrainer):
+    """Train and evaluate what a config describes, on one process or many, on GPUs or CPUs.
+
+    ``SOLVER.MAX_ITER`` counts optimizer steps, each of ``CRISPMASK.ACCUMULATION_STEPS`` batches of
+    ``SOLVER.IMS_PER_BATCH`` images (over all processes).
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        # Past DefaultTrainer's constructor, which wraps the model for GPUs only
+        super(DefaultTrainer, self).__init__()
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg = cfg
+        data_loader = self.build_train_loader(cfg)
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        model = distribute(model)
+        clip = cfg.SOLVER.CLIP_GRADIENTS
+        self._trainer = TrainSteps(
+            model,
+            data_loader,
+            optimizer,
+            accumulation_steps=cfg.CRISPMASK.ACCUMULATION_STEPS,
+            amp_dtype=AMP_DTYPES[cfg.CRISPMASK.AMP_DTYPE] if cfg.SOLVER.AMP.ENABLED else None,
+            clip_norm=clip.CLIP_VALUE if clips_full_model(cfg) else None,
+            clip_norm_type=clip.NORM_TYPE,
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.register_hooks(self.build_hooks())
+
+    def build_hooks(self) -> list[hooks.HookBase]:
+        """Detectron2's hooks, and evaluation with test-time augmentation at the end if it is on."""
+        built = super().build_hooks()
+        if self.cfg.TEST.AUG.ENABLED:
+            # Before the writers, which Detectron2 puts last on the main process
+            place = len(built) - comm.is_main_process()
+            built.insert(place, hooks.EvalHook(0, lambda: self.test_with_tta(self.cfg, self.model)))
+        return built
+
+    def build_writers(self) -> list[EventWriter]:
+        """See :func:`crispmask.engine.writers.build_writers`."""
+        return build_writers(self.cfg)
+
+    def train(self) -> Any:
+        """Train up to ``SOLVER.MAX_ITER``, evaluate, and return the results if any are expected."""
+        if self.start_iter >= self.max_iter:
+            logger.info("Nothing left to train: the checkpoint is at SOLVER.MAX_ITER %d.", self.max_iter)
+        return super().train()
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """Detectron2's optimizer; clipping of the whole gradient is done in the step instead."""
+        if clips_full_model(cfg):
+            cfg = CfgNode(cfg)  # a copy, not frozen
+            cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_evaluator(
+        cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
+    ) -> DatasetEvaluator:
+        """Mask AP and, with ``TEST.BOUNDARY.ENABLED``, Boundary AP, into ``OUTPUT_DIR/inference``."""
+        from crispmask.evaluation import build_evaluator
+
+        folder = output_folder or str(Path(cfg.OUTPUT_DIR) / "inference")
+        return build_evaluator(cfg, dataset_name, folder)
+
+    @classmethod
+    def test_with_tta(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+        """Evaluate with test-time augmentation; the names of the results end in ``_TTA``."""
+        folder = str(Path(cfg.OUTPUT_DIR) / "inference_TTA")
+        evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
+        results = cls.test(cfg, GeneralizedRCNNWithTTA(cfg, model), evaluators)
+        return {f"{name}_TTA": value for name, value in results.items()}
+
+
+def distribute(model: nn.Module) -> nn.Module:
+    """Wrap a model so that its gradients are averaged over the ranks; with one process, leave it alone."""
+    if comm.get_world_size() == 1:
+        return model
+    on_gpu = next(model.parameters()).is_cuda
+    # Newer torch has the first name for it and warns about the second
+    names = ("forward_sync_buffers", "broadcast_buffers")
+    known = signature(DistributedDataParallel).parameters
+    no_buffer_sync = {next(name for name in names if name in known): False}
+    return DistributedDataParallel(
+        model, device_ids=[comm.get_local_rank()] if on_gpu else None, **no_buffer_sync
+    )
+
+
+def clips_full_model(cfg: CfgNode) -> bool:
+    """Whether gradients are clipped by their norm over all parameters together."""
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    return clip.ENABLED and clip.CLIP_TYPE == FULL_MODEL

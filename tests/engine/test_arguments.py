@@ -1,0 +1,82 @@
+"""Wrong configs get a sentence that names the key or the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from crispmask.engine import UserError, arguments, load_config
+
+TINY = str(Path(__file__).with_name("tiny.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("opts", "words"),
+    [
+        (["SOLVER.MAX_ITERS", "5"], ["SOLVER.MAX_ITERS", "did you mean SOLVER.MAX_ITER?"]),
+        (["SOLVR.BASE_LR", "1.0"], ["SOLVR.BASE_LR", "did you mean SOLVER.BASE_LR?"]),
+        (["MODEL.NUM_CLASSES", "5"], ["MODEL.NUM_CLASSES", "NUM_CLASSES?"]),
+        (["SOLVER.MAX_ITER.MORE", "5"], ["no config key SOLVER.MAX_ITER.MORE"]),
+        (["QQQQQ", "5"], ["no config key QQQQQ", "crispmask/config.py"]),
+        (["SOLVER.MAX_ITER", "many"], ["SOLVER.MAX_ITER", "type int"]),
+        (["SOLVER.MAX_ITER"], ["'SOLVER.MAX_ITER' has no value"]),
+        (["SOLVER.MAX_ITER=5"], ["SOLVER.MAX_ITER 5"]),
+        (["SOLVER.MAX_ITER", "5", "--eval-only"], ["'--eval-only'", "before the first key"]),
+    ],
+)
+def test_wrong_overrides(opts: list[str], words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(TINY, opts)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "MODEL:\n  ROI_HEADS:\n    NUM_CLASES: 3\n",
+            ["NUM_CLASES:", "MODEL.ROI_HEADS.NUM_CLASSES?"],
+        ),
+        ("SOLVER:\n  MAX_ITER: soon\n", ["SOLVER.MAX_ITER", "type int"]),
+        ("_BASE_: nowhere.yaml\n", ["wrong.yaml", "nowhere.yaml", "_BASE_"]),
+        ("SOLVER: [1, 2\n", ["wrong.yaml", "not valid YAML"]),
+    ],
+)
+def test_wrong_files(tmp_path: Path, text: str, words: list[str]) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_config(str(path), [])
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file() -> None:
+    with pytest.raises(UserError, match=r"nowhere\.yaml.*--config-file"):
+        load_config("nowhere.yaml", [])
+
+
+def test_a_config_of_the_package_is_found_by_its_name() -> None:
+    assert Path(arguments.resolve_config_file("Base-RCNN-FPN.yaml")).is_file()
+    assert load_config("Base-RCNN-FPN.yaml", []).MODEL.FPN.IN_FEATURES == ["res2", "res3", "res4", "res5"]
+
+
+def test_overrides_win_and_the_config_is_frozen() -> None:
+    cfg = load_config(TINY, ["SOLVER.MAX_ITER", "7", "CRISPMASK.AMP_DTYPE", "float16"])
+    assert (cfg.SOLVER.MAX_ITER, cfg.CRISPMASK.AMP_DTYPE, cfg.MODEL.FPN.OUT_CHANNELS) == (7, "float16", 32)
+    assert cfg.is_frozen()
+
+
+def test_cuda_gives_way_to_the_cpu_unless_the_user_asked_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert load_config("Base-RCNN-FPN.yaml", []).MODEL.DEVICE == "cpu"
+    with pytest.raises(UserError, match=r"MODEL\.DEVICE cuda .*MODEL\.DEVICE cpu"):
+        load_config("Base-RCNN-FPN.yaml", ["MODEL.DEVICE", "cuda"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert load_config("Base-RCNN-FPN.yaml", []).MODEL.DEVICE == "cuda"

@@ -1,0 +1,156 @@
+"""What cannot work is refused before anything starts: exit code 2 and one sentence on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+import train_net
+from crispmask.engine import UserError, argument_parser, check_run, checks, load_config
+
+TINY = str(Path(__file__).with_name("tiny.yaml"))
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+
+pytestmark = pytest.mark.usefixtures("shapes_root")
+
+
+def check(*words: str, folder: Path) -> tuple[CfgNode, list[str]]:
+    """The config of a command line and the notes of its checks."""
+    args = argument_parser().parse_args(["--config-file", TINY, *words, "OUTPUT_DIR", str(folder)])
+    cfg = load_config(args.config_file, args.opts)
+    return cfg, check_run(cfg, args)
+
+
+@pytest.mark.parametrize(
+    ("flags", "opts", "expected"),
+    [
+        ("--num-gpus 1000", "", ["--num-gpus 1000", "or fewer"]),
+        ("--num-gpus -1", "", ["--num-gpus -1", "1 or more"]),
+        ("--num-machines 2", "", ["--dist-url", "tcp://"]),
+        ("--machine-rank 1", "", ["--machine-rank 1", "--num-machines 1"]),
+        ("--eval-only --resume", "", ["no checkpoint", "OUTPUT_DIR"]),
+        ("", "SOLVER.MAX_ITERS 3", ["SOLVER.MAX_ITERS", "SOLVER.MAX_ITER?"]),
+        ("", "SOLVER.IMS_PER_BATCH 3 --num-gpus 2", ["'--num-gpus'", "before the first key"]),
+        ("--num-gpus 2", "SOLVER.IMS_PER_BATCH 3", ["SOLVER.IMS_PER_BATCH 3", "multiple of 2"]),
+        ("", "DATASETS.TRAIN ('shape_train',)", ["'shape_train'", "shapes_train"]),
+        ("", "DATASETS.TRAIN ()", ["DATASETS.TRAIN is empty"]),
+        ("--eval-only", "DATASETS.TEST ()", ["DATASETS.TEST is empty"]),
+        ("", "DATASETS.TEST ('coco_2017_val',)", ["'coco_2017_val'", "instances_val2017.json"]),
+        ("", "MODEL.ROI_HEADS.NUM_CLASSES 80", ["'shapes_train' has 8 classes", "NUM_CLASSES 8"]),
+        ("", "MODEL.WEIGHTS nowhere/model.pth", ["'nowhere/model.pth'", "correct the path"]),
+        ("", "MODEL.WEIGHTS catalog://no/such/model", ["catalog://no/such/model", "download it"]),
+        ("", "CRISPMASK.AMP_DTYPE half", ["CRISPMASK.AMP_DTYPE 'half'", "bfloat16 or float16"]),
+        ("", "CRISPMASK.ACCUMULATION_STEPS 0", ["ACCUMULATION_STEPS 0"]),
+    ],
+)
+def test_refused(
+    flags: str, opts: str, expected: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    with pytest.raises(SystemExit) as exit_:
+        train_net.run(["--config-file", TINY, *flags.split(), "OUTPUT_DIR", str(folder), *opts.split()])
+    assert exit_.value.code == 2
+    sentence = capsys.readouterr().err
+    assert sentence.count("\n") == 1 and "Traceback" not in sentence
+    for word in expected:
+        assert word in sentence
+    assert not folder.exists()  # nothing was started
+
+
+def test_gpus_are_counted_when_they_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert checks.check_devices("cuda", 2, "--num-gpus 2") == []
+    with pytest.raises(UserError, match=r"--num-gpus 8 .* 2 GPU.*give 2 or fewer"):
+        checks.check_devices("cuda", 8, "--num-gpus 8")
+
+
+def test_a_few_more_processes_than_cores_are_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    assert checks.check_devices("cpu", 1, "--num-gpus 1") == []
+    assert "--num-gpus 2" in checks.check_devices("cpu", 2, "--num-gpus 2")[0]
+
+
+def test_under_torchrun_its_numbers_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in {**TORCHRUN, "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="divided among 4 processes"):
+        check(folder=tmp_path)
+    check("SOLVER.IMS_PER_BATCH", "8", folder=tmp_path)
+
+
+def test_an_evaluator_that_does_not_exist_is_said_before_training(tmp_path: Path) -> None:
+    name = "panoptic_toy"
+    DatasetCatalog.register(name, list)
+    MetadataCatalog.get(name).set(thing_classes=list("abcdefgh"), evaluator_type="coco_panoptic_seg")
+    try:
+        with pytest.raises(UserError, match=r"'panoptic_toy'.*coco_panoptic_seg"):
+            check("DATASETS.TEST", f"('{name}',)", folder=tmp_path)
+        check("DATASETS.TRAIN", f"('{name}',)", folder=tmp_path)
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_class_names_that_come_with_the_file_are_read(tmp_path: Path, shapes_root: Path) -> None:
+    from detectron2.data.datasets import register_coco_instances
+
+    name = "my_shapes"
+    annotations = shapes_root / "shapes" / "annotations" / "instances_val.json"
+    register_coco_instances(name, {}, str(annotations), str(shapes_root / "shapes" / "val"))
+    try:
+        with pytest.raises(UserError, match="'my_shapes' has 8 classes"):
+            check(
+                "--eval-only",
+                "DATASETS.TEST",
+                f"('{name}',)",
+                "MODEL.ROI_HEADS.NUM_CLASSES",
+                "9",
+                folder=tmp_path,
+            )
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_resuming_with_no_checkpoint_starts_anew_with_a_note(tmp_path: Path) -> None:
+    notes = check("--resume", folder=tmp_path / "new")[1]
+    assert len(notes) == 1 and str(tmp_path / "new") in notes[0]
+
+
+def test_resuming_does_not_need_the_first_weights_any_more(tmp_path: Path) -> None:
+    (tmp_path / "model_0000009.pth").touch()
+    (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
+    assert check("--resume", "MODEL.WEIGHTS", "gone.pth", folder=tmp_path)[1] == []
+
+
+def test_last_checkpoint_that_names_nothing(tmp_path: Path) -> None:
+    (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
+    with pytest.raises(UserError, match=r"last_checkpoint' names 'model_0000009\.pth'"):
+        check("--resume", folder=tmp_path)
+
+
+def test_evaluating_random_weights_is_a_note(tmp_path: Path) -> None:
+    assert "random weights" in check("--eval-only", folder=tmp_path)[1][0]
+
+
+def test_wandb_must_be_installed_to_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install wandb"):
+        check("CRISPMASK.WANDB_PROJECT", "outlines", folder=tmp_path)
+
+
+def test_under_torchrun_only_one_process_a_machine_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train_net.py"])
+    for rank, expected in (("0", "train_net.py: No config file"), ("1", "")):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        with pytest.raises(SystemExit):
+            train_net.run(["--config-file", "nowhere.yaml"])
+        assert capsys.readouterr().err.startswith(expected) and bool(expected) == (rank == "0")

@@ -1,0 +1,78 @@
+#!/usr/bin/env python
+"""Train or evaluate a model: ``train_net.py --config-file FILE [--eval-only] [KEY VALUE ...]``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+import crispmask.data  # noqa: F401  registers the data sets, in every process
+import refinemask_d2  # noqa: F401  registers its heads, likewise
+from crispmask.engine import (
+    AtomicCheckpointer,
+    Trainer,
+    argument_parser,
+    check_run,
+    exit_on_user_error,
+    launch,
+    load_config,
+    resolve_config_file,
+    setup_run,
+)
+
+
+def setup(args: argparse.Namespace) -> tuple[CfgNode, list[str]]:
+    """The config of the run and notes about it; what cannot work raises UserError here, in one process."""
+    cfg = load_config(args.config_file, args.opts)
+    args.config_file = resolve_config_file(args.config_file)
+    return cfg, check_run(cfg, args)
+
+
+def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
+    """Results of ``MODEL.WEIGHTS``, or with ``resume`` of the last checkpoint, on ``DATASETS.TEST``."""
+    model = Trainer.build_model(cfg)
+    AtomicCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    results = Trainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        results.update(Trainer.test_with_tta(cfg, model))
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+def train(cfg: CfgNode, *, resume: bool) -> dict[str, Any] | None:
+    """Train from ``MODEL.WEIGHTS``, or with ``resume`` from the last checkpoint if there is one."""
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    return trainer.train()
+
+
+def main(cfg: CfgNode, args: argparse.Namespace, notes: Sequence[str]) -> dict[str, Any] | None:
+    """One process of the run."""
+    setup_run(cfg, args, notes)
+    return (evaluate if args.eval_only else train)(cfg, resume=args.resume)
+
+
+def run(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
+    """The whole command."""
+    args = argument_parser().parse_args(argv)
+    with exit_on_user_error():
+        cfg, notes = setup(args)
+        return launch(
+            main,
+            (cfg, args, notes),
+            num_processes=args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            device=cfg.MODEL.DEVICE,
+        )
+
+
+if __name__ == "__main__":
+    run()
