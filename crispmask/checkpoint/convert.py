@@ -22,7 +22,8 @@ def convert_state_dict(state_dict: Mapping[str, Value], source: str) -> dict[str
     Args:
         state_dict: names and values; a part of a checkpoint is converted to a part of a model. A leading
             ``module.`` is removed and ``num_batches_tracked`` counters are left out.
-        source: ``"refinemask"``, the release of RefineMask (an MMDetection fork).
+        source: ``"refinemask"``, the release of RefineMask (an MMDetection fork), or ``"transfiner"``, that
+            of Mask Transfiner (a Detectron2 fork).
 
     Returns:
         The values under the names of the Detectron2 model, in the same order.
@@ -64,6 +65,7 @@ _WB = r"\.(?P<wb>weight|bias)"
 _BN = r"\.(?P<wb>weight|bias|running_mean|running_var)"
 _BLOCK = r"layer(?P<l>\d)\.(?P<i>\d+)\."
 _STAGE = r"stages\.(?P<k>[012])\."
+_LAYER = "quadtree.refiner.body.layers.{i}."
 
 _MMDET_RESNET_FPN = [
     *_rules(
@@ -127,4 +129,39 @@ _REFINEMASK_HEAD = _rules(
     },
 )
 
-_RULES: dict[str, list[Rule]] = {"refinemask": [*_REFINEMASK_HEAD, *_MMDET_RESNET_FPN]}
+# Mask Transfiner's release is a fork of Detectron2: all but the mask branch keeps its name.
+_TRANSFINER = _rules(
+    "",
+    "",
+    {
+        r"(?P<name>(?:backbone|proposal_generator|roi_heads\.box_\w+)\..+)": "{name}",
+        r"roi_heads\.mask_pooler\.conv_norm_relus_semantic\.(?P<i>[0246])"
+        + _WB: "roi_heads.mask_head.detail_convs.{i}.{wb}",
+    },
+) + _rules(
+    "roi_heads.mask_head.",
+    "roi_heads.mask_head.",
+    {
+        r"(?P<layer>mask_fcn[1-4]|deconv|predictor)" + _WB: "coarse.{layer}.{wb}",
+        r"deconv_bo" + _WB: "boundary_head.deconv.{wb}",
+        r"predictor_bo" + _WB: "boundary_head.classifier.{wb}",
+        r"predictor_semantic_s" + _WB: "semantic_classifier.{wb}",
+        **{
+            rf"mask_fcn_uncertain{k}" + _WB: f"quadtree.detector.convs.{2 * k - 2}." + "{wb}"
+            for k in (1, 2, 3, 4)
+        },
+        r"deconv_uncertain" + _WB: "quadtree.detector.deconv.{wb}",
+        r"predictor_uncertain" + _WB: "quadtree.detector.classifier.{wb}",
+        r"encoder\.conv_fuse" + _WB: "quadtree.refiner.fuse.{wb}",
+        r"encoder\.conv_r1\.(?P<i>[02])" + _WB: "quadtree.refiner.decoder.{i}.{wb}",
+        r"encoder\.layers\.(?P<i>\d)\.self_attn\.in_proj_(?P<wb>weight|bias)": _LAYER
+        + "attention.in_proj.{wb}",
+        r"encoder\.layers\.(?P<i>\d)\.self_attn\.out_proj" + _WB: _LAYER + "attention.out_proj.{wb}",
+        r"encoder\.layers\.(?P<i>\d)\.(?P<layer>linear[12]|norm[12])" + _WB: _LAYER + "{layer}.{wb}",
+    },
+)
+
+_RULES: dict[str, list[Rule]] = {
+    "refinemask": [*_REFINEMASK_HEAD, *_MMDET_RESNET_FPN],
+    "transfiner": _TRANSFINER,
+}

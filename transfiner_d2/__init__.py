@@ -1,0 +1,12 @@
+"""Mask Transfiner (Ke et al., CVPR 2022) as Detectron2 ROI heads."""
+
+from .config import add_transfiner_config
+from .mask_head import TransfinerMaskHead
+from .roi_heads import CascadeTransfinerROIHeads, TransfinerROIHeads
+
+__all__ = [
+    "CascadeTransfinerROIHeads",
+    "TransfinerMaskHead",
+    "TransfinerROIHeads",
+    "add_transfiner_config",
+]

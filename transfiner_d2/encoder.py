@@ -1,0 +1,209 @@
+"""The refinement network: node encoder, sequence encoder and pixel decoder.
+
+Shapes: N tokens of all sequences, packed one sequence after the other; C channels of features, D of a token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .layers import Pointwise, conv_stack
+from .sequences import Sequences
+
+
+class SinePositions(nn.Module):
+    """Fixed 2-D sine codes of the cells of square grids, read from one table."""
+
+    def __init__(self, dim: int, sizes: Sequence[int]) -> None:
+        """
+        Args:
+            dim: D, a multiple of 4; the first half codes y, the second x.
+            sizes: sides of the grids that a level index stands for.
+        """
+        super().__init__()
+        starts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
+        self.register_buffer("table", torch.cat([_sine_codes(size, dim // 2) for size in sizes]), False)
+        self.register_buffer("starts", starts, False)
+
+    def forward(self, levels: Tensor, y: Tensor, x: Tensor) -> Tensor:
+        """(N,) int64 grid index, row and column to (N, D) float32 codes."""
+        start = self.starts[levels]
+        return torch.cat([self.table[start + y], self.table[start + x]], dim=1)
+
+
+def _sine_codes(size: int, channels: int) -> Tensor:
+    """(size, channels) codes of one axis, sine and cosine interleaved, 2 pi over the grid."""
+    angles = 2 * math.pi * torch.arange(1, size + 1) / (size + 1e-6)
+    even = torch.arange(channels) // 2 * 2
+    phases = angles[:, None] / 10000 ** (even / channels)
+    return torch.where(torch.arange(channels) % 2 == 0, phases.sin(), phases.cos())
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention inside each sequence of a packed batch, without N x N weights in memory."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.in_proj = nn.Linear(dim, 3 * dim)
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, position: Tensor | None, sequences: Sequences) -> Tensor:
+        """(N, D) tokens to (N, D); ``position`` (N, D) joins queries and keys and leaves the values alone."""
+        if position is None:
+            query, key, value = self.in_proj(x).chunk(3, dim=1)
+        else:
+            dim = x.shape[1]
+            weight, bias = self.in_proj.weight, self.in_proj.bias
+            query, key = F.linear(x + position, weight[: 2 * dim], bias[: 2 * dim]).chunk(2, dim=1)
+            value = F.linear(x, weight[2 * dim :], bias[2 * dim :])
+        dropout = self.dropout if self.training else 0.0
+        return self.out_proj(sequences.attend(query, key, value, self.num_heads, dropout))
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention and a feed-forward network, each followed by a LayerNorm."""
+
+    def __init__(
+        self, dim: int, num_heads: int, ffn_dim: int, dropout: float, attention_dropout: float
+    ) -> None:
+        super().__init__()
+        self.attention = SelfAttention(dim, num_heads, attention_dropout)
+        self.linear1, self.linear2 = nn.Linear(dim, ffn_dim), nn.Linear(ffn_dim, dim)
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, position: Tensor | None, sequences: Sequences) -> Tensor:
+        """(N, D) tokens to (N, D)."""
+        x = self.norm1(x + self.dropout(self.attention(x, position, sequences)))
+        hidden = self.dropout(F.relu(self.linear1(x)))
+        return self.norm2(x + self.dropout(self.linear2(hidden)))
+
+
+class NonLocalLayer(nn.Module):
+    """Non-local block, embedded Gaussian, half the channels inside (Wang et al., 2018): rival of Table 7."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(dim, dim // 2) for _ in range(3))
+        self.out = nn.Linear(dim // 2, dim)
+
+    def forward(self, x: Tensor, position: Tensor | None, sequences: Sequences) -> Tensor:
+        """(N, D) tokens to (N, D)."""
+        located = x if position is None else x + position
+        # The block has no 1 / sqrt(D): softmax of the plain product
+        query = self.query(located) * math.sqrt(self.query.out_features)
+        return x + self.out(sequences.attend(query, self.key(located), self.value(x), 1, 0.0))
+
+
+class SequenceEncoder(nn.Module):
+    """Layers that look at all tokens of a sequence."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor, position: Tensor | None, sequences: Sequences) -> Tensor:
+        """(N, D) tokens to (N, D)."""
+        for layer in self.layers:
+            x = layer(x, position, sequences)
+        return x
+
+
+class PointwiseEncoder(nn.Module):
+    """An MLP on each token alone: a rival of Table 6."""
+
+    def __init__(self, dim: int, depth: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(m for _ in range(depth) for m in (nn.Linear(dim, dim), nn.ReLU())))
+
+    def forward(self, x: Tensor, position: Tensor | None, sequences: Sequences) -> Tensor:
+        """(N, D) tokens to (N, D)."""
+        return self.layers(x if position is None else x + position)
+
+
+class ConvolutionalEncoder(nn.Module):
+    """Four 3 x 3 convolutions on sequences that are whole square grids: a rival of Table 6."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.layers = conv_stack(dim, [dim] * 4)
+
+    def forward(self, x: Tensor, position: Tensor | None, sequences: Sequences) -> Tensor:
+        """(N, D) tokens of grids of one size, row by row, to (N, D)."""
+        if len(x) == 0:
+            return x + 0 * sum(parameter.sum() for parameter in self.parameters())
+        x = x if position is None else x + position
+        side = math.isqrt(len(x) // len(sequences))
+        grids = x.view(len(sequences), side, side, -1).permute(0, 3, 1, 2)
+        return self.layers(grids).permute(0, 2, 3, 1).flatten(0, 2)
+
+
+class Refiner(nn.Module):
+    """From what is known of each node to its refined probability (section 3.3)."""
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        dim: int,
+        sizes: Sequence[int],
+        body: nn.Module,
+        cues: Sequence[str],
+        position_in_layers: bool,
+        width: int,
+    ) -> None:
+        """
+        Args:
+            channels: C of the features.
+            dim: D.
+            sizes: sides of the reference grid and of the quadtree's levels.
+            body: encodes (N, D) tokens.
+            cues: any of ``coarse``, ``position``, ``context``, beside ``fine``, which there always is.
+            position_in_layers: codes join the queries and keys of every layer instead of the token.
+            width: numbers that a token takes at most in the body, to foresee its memory.
+        """
+        super().__init__()
+        inputs = channels + ("coarse" in cues) + dim * ("context" in cues)
+        self.cues = tuple(cues)
+        self.channels = channels
+        self.width = width
+        self.position_in_layers = position_in_layers
+        self.context = nn.Conv2d(channels, dim, 3, padding=1) if "context" in cues else None
+        self.fuse = Pointwise(inputs, dim)
+        self.positions = SinePositions(dim, sizes) if "position" in cues else None
+        self.body = body
+        self.decoder = nn.Sequential(Pointwise(dim, dim), nn.ReLU(), Pointwise(dim, 1))
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    def compress(self, around: Tensor) -> Tensor:
+        """(N, 9, C) features of nodes and their neighbours, row by row, to (N, D) context."""
+        weight = self.context.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.relu(F.linear(around.flatten(1), weight, self.context.bias))
+
+    def compress_grid(self, grid: Tensor) -> Tensor:
+        """(R, C, S, S) features to the (R, D, S, S) context of all cells."""
+        return F.relu(self.context(grid))
+
+    def forward(self, cues: list[Tensor], cells: Tensor, sequences: Sequences) -> Tensor:
+        """
+        Args:
+            cues: (N, C) fine features, then (N, D) context and (N, 1) coarse probability where they are cues.
+            cells: (3, N) int64 grid (0 for references), row and column of each token.
+            sequences: how the N tokens form sequences.
+
+        Returns:
+            (N,) float32 logits of the mask.
+        """
+        x = self.fuse(torch.cat([cue.to(cues[0].dtype) for cue in cues], dim=1))
+        position = None if self.positions is None else self.positions(*cells).to(x.dtype)
+        if position is not None and not self.position_in_layers:
+            x, position = x + position, None
+        return self.decoder(self.body(x, position, sequences))[:, 0].float()

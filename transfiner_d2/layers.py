@@ -1,0 +1,89 @@
+"""Small layers that several parts of the head share.
+
+Shapes: R RoIs, N nodes of all RoIs, C channels, S side of a RoI grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
+from fvcore.nn import weight_init
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Pointwise(nn.Conv2d):
+    """1 x 1 convolution on packed nodes, (N, C) to (N, C').
+
+    A convolution and no linear layer, so that the weights of released checkpoints keep their shape.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.flatten(1), self.bias)
+
+
+class CoarseMaskHead(MaskRCNNConvUpsampleHead):
+    """Mask R-CNN's mask head in two steps: its features are used once more, by the incoherence detector."""
+
+    def mask_features(self, x: Tensor) -> Tensor:
+        """(R, C, S, S) RoI features to (R, C', S, S), before they are upsampled."""
+        for layer in self.conv_norm_relus:
+            x = layer(x)
+        return x
+
+    def logits(self, x: Tensor, classes: Tensor) -> Tensor:
+        """Mask logits of one class.
+
+        Args:
+            x: (R, C', S, S) of :meth:`mask_features`.
+            classes: (R,) int64 class of each RoI; without meaning where masks are class-agnostic.
+
+        Returns:
+            (R, 2 S, 2 S) float32.
+        """
+        logits = self.predictor(F.relu(self.deconv(x)))
+        if logits.shape[1] == 1:
+            return logits[:, 0].float()
+        return logits[torch.arange(len(logits), device=classes.device), classes].float()
+
+
+class BoundaryHead(nn.Module):
+    """Boundary logits beside the coarse mask, in training only (released code)."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.deconv = nn.ConvTranspose2d(in_channels, channels, kernel_size=2, stride=2)
+        self.classifier = nn.Conv2d(channels, 1, kernel_size=1)
+        weight_init.c2_msra_fill(self.deconv)
+        nn.init.normal_(self.classifier.weight, std=0.001)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(R, C, S, S) features of the coarse head to (R, 1, 2 S, 2 S) logits."""
+        return self.classifier(F.relu(self.deconv(x)))
+
+
+def conv_stack(in_channels: int, dims: Sequence[int]) -> nn.Sequential:
+    """3 x 3 convolutions with Kaiming initialisation, each followed by a ReLU."""
+    layers: list[nn.Module] = []
+    for channels in dims:
+        convolution = nn.Conv2d(in_channels, channels, 3, padding=1)
+        weight_init.c2_msra_fill(convolution)
+        layers += [convolution, nn.ReLU()]
+        in_channels = channels
+    return nn.Sequential(*layers)
+
+
+def detail_convs(channels: int, depth: int) -> nn.Sequential:
+    """3 x 3 convolutions with a ReLU between them, which add detail to the finest map (released code)."""
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        convolution = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.xavier_uniform_(convolution.weight)
+        layers += [convolution, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])

@@ -1,0 +1,115 @@
+"""The RoI pyramid: which FPN level a RoI reads at which size, and the maps that are read.
+
+Shapes: B images, R RoIs, C channels, H and W height and width of a map, S side of a RoI grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from detectron2.modeling.poolers import assign_boxes_to_levels, convert_boxes_to_pooler_format
+from detectron2.structures import Boxes
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+
+@dataclass(frozen=True)
+class RoIs:
+    """Boxes of all images with the FPN map that each one belongs to.
+
+    Attributes:
+        boxes: (R, 5) float32 image index, x1, y1, x2, y2 in image pixels.
+        levels: (R,) int64 index of the map P_i of FPN's rule, 0 for the finest; on the device of ``boxes``.
+        host_levels: the same on the CPU, so that grouping by level needs no synchronisation.
+    """
+
+    boxes: Tensor
+    levels: Tensor
+    host_levels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def select(self, index: Tensor) -> RoIs:
+        """The RoIs of an int64 index on the CPU."""
+        there = index.to(self.boxes.device)
+        return RoIs(self.boxes[there], self.levels[there], self.host_levels[index])
+
+
+@dataclass(frozen=True)
+class Maps:
+    """FPN maps of a batch in float32, finest first.
+
+    Attributes:
+        raw: (B, C, H, W) each, as FPN gives them.
+        fine: the same, the finest one with the detail convolutions added.
+        detail: (B, C, H, W) output of those convolutions, or None.
+    """
+
+    raw: list[Tensor]
+    fine: list[Tensor]
+    detail: Tensor | None
+
+
+class RoIPyramid:
+    """Reads RoI grids from FPN maps: finer grids from finer maps (section 3.3, "RoI Feature Pyramid")."""
+
+    def __init__(
+        self,
+        *,
+        in_features: Sequence[str],
+        strides: Sequence[int],
+        shift: int,
+    ) -> None:
+        """
+        Args:
+            in_features, strides: FPN maps, finest first, and their strides in image pixels.
+            shift: maps between the level of a RoI and the one that the coarsest nodes read.
+        """
+        self.in_features = tuple(in_features)
+        self.scales = tuple(1.0 / stride for stride in strides)
+        self.shift = shift
+
+    def maps(self, features: dict[str, Tensor], detail_convs: nn.Module | None) -> Maps:
+        """The maps that RoIs read.
+
+        Args:
+            features: FPN maps (B, C, H, W) by name.
+            detail_convs: makes what is added to the finest map (released code).
+        """
+        # In float32, since RoIAlign rounds the boxes to the type of the map: 4 pixels at x = 600 in bfloat16
+        raw = [features[name].float() for name in self.in_features]
+        if detail_convs is None:
+            return Maps(raw, raw, None)
+        detail = detail_convs(raw[0]).float()
+        return Maps(raw, [raw[0] + detail, *raw[1:]], detail)
+
+    def rois(self, boxes: list[Boxes]) -> RoIs:
+        """RoIs of the boxes of B images, with FPN's level rule (224 pixels belong to P4)."""
+        finest, coarsest = (round(-math.log2(scale)) for scale in (self.scales[0], self.scales[-1]))
+        levels = assign_boxes_to_levels(boxes, finest, coarsest, 224, 4)
+        return RoIs(convert_boxes_to_pooler_format(boxes).float(), levels, levels.cpu())
+
+    def node_maps(self, rois: RoIs, depth: int) -> Tensor:
+        """(R, depth) int64 index of the map that the nodes of each quadtree level read."""
+        steps = self.shift + torch.arange(depth, device=rois.levels.device)
+        return (rois.levels[:, None] - steps).clamp(min=0)
+
+    def pool(self, maps: Sequence[Tensor], rois: RoIs, size: int, shift: int = 0) -> Tensor:
+        """RoIAlign of all RoIs, each on the map ``shift`` steps finer than its own.
+
+        Returns:
+            (R, C, size, size) float32.
+        """
+        levels = (rois.host_levels - shift).clamp(min=0)
+        order = levels.argsort(stable=True)
+        counts = levels.bincount(minlength=len(maps)).tolist()
+        boxes = rois.boxes[order.to(rois.boxes.device)].split(counts)
+        pooled = [
+            roi_align(level, group, size, scale, 0, aligned=True)
+            for level, group, scale in zip(maps, boxes, self.scales, strict=True)
+        ]
+        return torch.cat(pooled)[order.argsort().to(rois.boxes.device)]

@@ -1,0 +1,88 @@
+"""Sequences of tokens in one packed batch, and attention inside each of them.
+
+Shapes: N tokens of Q sequences, D channels of a token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from crispmask.ops import bucket_by_length, packed_to_padded, padded_to_packed
+
+# Share of padding in a batch of attention; fewer, fuller batches on a GPU would allow more
+MAX_PADDING = 0.125
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """How N packed tokens form sequences, the longest first.
+
+    Attributes:
+        offsets: (Q + 1,) int64, where each sequence starts, on the device of the tokens.
+        host_offsets: the same as numbers.
+        groups: bounds of the groups of sequences of like length, from 0 to Q.
+    """
+
+    offsets: Tensor
+    host_offsets: list[int]
+    groups: list[int]
+
+    @classmethod
+    def from_lengths(cls, lengths: Tensor, device: torch.device) -> tuple[Sequences, Tensor]:
+        """Sequences of the given lengths.
+
+        Args:
+            lengths: int64 on the CPU, of sequences in any order; those of length 0 are left out.
+            device: of the tokens.
+
+        Returns:
+            The sequences, and on ``device`` the place of each given one among them (-1 where it is left out).
+        """
+        buckets = bucket_by_length(F.pad(lengths.cumsum(0), (1, 0)), MAX_PADDING)
+        order = torch.cat(buckets) if buckets else lengths.new_zeros(0)
+        places = torch.full_like(lengths, -1)
+        places[order] = torch.arange(len(order))
+        offsets = F.pad(lengths[order].cumsum(0), (1, 0))
+        groups = F.pad(torch.tensor([len(bucket) for bucket in buckets]).cumsum(0), (1, 0))
+        sequences = cls(offsets.to(device), offsets.tolist(), groups.long().tolist())
+        return sequences, places.to(device)
+
+    def __len__(self) -> int:
+        return len(self.host_offsets) - 1
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, num_heads: int, dropout: float) -> Tensor:
+        """Scaled dot-product attention inside each sequence.
+
+        Args:
+            query, key, value: (N, D), D a multiple of ``num_heads``.
+            dropout: of the attention weights.
+
+        Returns:
+            (N, D).
+        """
+        packed = torch.stack([query, key, value], dim=1).unflatten(2, (num_heads, -1))
+        attended = [self._attend_group(packed, *bounds, dropout) for bounds in pairwise(self.groups)]
+        return torch.cat(attended).flatten(1) if attended else value
+
+    def _attend_group(self, packed: Tensor, first: int, last: int, dropout: float) -> Tensor:
+        """(N, 3, H, D / H) tokens to (N', H, D / H) of the sequences ``first`` to ``last``, exclusive."""
+        start, end = self.host_offsets[first], self.host_offsets[last]
+        tokens, count = packed[start:end], last - first
+        longest = self.host_offsets[first + 1] - start
+        if longest * count == end - start:
+            batch = tokens.unflatten(0, (count, longest))
+            return _attention(batch, None, dropout).flatten(0, 1)
+        offsets = self.offsets[first : last + 1] - start
+        batch, present = packed_to_padded(tokens, offsets, longest)
+        return padded_to_packed(_attention(batch, present[:, None, None], dropout), offsets, end - start)
+
+
+def _attention(batch: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """(Q, T, 3, H, D / H) to (Q, T, H, D / H)."""
+    query, key, value = batch.permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(query, key, value, mask, dropout).transpose(1, 2)
