@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crispmask.ops.checks import check_int, check_masks
+from crispmask.ops.dispatch import triton_kernels
 
 # One pass over this many pixels stays in the second-level cache of the CPU.
 _CACHED_PIXELS = 1 << 18
@@ -103,10 +104,7 @@ def _and_of_window(flat: Any, window: int, stride: int) -> Any:
     return flat
 
 
-@torch.library.custom_op(
-    "crispmask::mask_boundary", mutates_args=(), schema="(Tensor masks, int width, Tensor? boxes) -> Tensor"
-)
-def _mask_boundary(masks: Tensor, width: int, boxes: Tensor | None) -> Tensor:
+def _mask_boundary_reference(masks: Tensor, width: int, boxes: Tensor | None) -> Tensor:
     masks = masks.contiguous()
     if boxes is not None:
         return _boundary_in_boxes(masks, width, boxes)
@@ -121,9 +119,27 @@ def _mask_boundary(masks: Tensor, width: int, boxes: Tensor | None) -> Tensor:
     return out
 
 
+_mask_boundary = torch.library.custom_op(
+    "crispmask::mask_boundary",
+    _mask_boundary_reference,
+    mutates_args=(),
+    schema="(Tensor masks, int width, Tensor? boxes) -> Tensor",
+)
+
+
 @_mask_boundary.register_fake
 def _(masks: Tensor, width: int, boxes: Tensor | None) -> Tensor:
     return torch.empty_like(masks, memory_format=torch.contiguous_format)
+
+
+@_mask_boundary.register_kernel("cuda")
+def _(masks: Tensor, width: int, boxes: Tensor | None) -> Tensor:
+    kernels = triton_kernels()
+    return (
+        kernels.mask_boundary(masks, width, boxes)
+        if kernels
+        else _mask_boundary_reference(masks, width, boxes)
+    )
 
 
 def _boundary_in_boxes(masks: Tensor, width: int, boxes: Tensor) -> Tensor:
@@ -155,10 +171,7 @@ def _check_boxes(boxes: Tensor, masks: Tensor) -> Tensor:
     return boxes.long()
 
 
-@torch.library.custom_op(
-    "crispmask::boundary_band", mutates_args=(), schema="(Tensor masks, int width) -> Tensor"
-)
-def _boundary_band(masks: Tensor, width: int) -> Tensor:
+def _boundary_band_reference(masks: Tensor, width: int) -> Tensor:
     window = 2 * width + 1
     area = window * window
     # 10% of an odd square is never whole, so "more than 10%" has an exact integer form.
@@ -169,9 +182,23 @@ def _boundary_band(masks: Tensor, width: int) -> Tensor:
     return torch.where(masks, count <= area - at_least, count >= at_least).contiguous()
 
 
+_boundary_band = torch.library.custom_op(
+    "crispmask::boundary_band",
+    _boundary_band_reference,
+    mutates_args=(),
+    schema="(Tensor masks, int width) -> Tensor",
+)
+
+
 @_boundary_band.register_fake
 def _(masks: Tensor, width: int) -> Tensor:
     return torch.empty_like(masks, memory_format=torch.contiguous_format)
+
+
+@_boundary_band.register_kernel("cuda")
+def _(masks: Tensor, width: int) -> Tensor:
+    kernels = triton_kernels()
+    return kernels.boundary_band(masks, width) if kernels else _boundary_band_reference(masks, width)
 
 
 def _sum_of_window(count: Tensor, width: int, axis: int) -> Tensor:
