@@ -2,8 +2,6 @@
 
 Boundary AP (Cheng et al., Boundary IoU, CVPR 2021, section 5) is COCO's AP with the smaller of mask IoU and
 Boundary IoU for objects, and the mask IoU for crowd regions. One computation of mask IoU serves both APs.
-
-Shapes: D detections and G annotations of one image and category.
 """
 
 from __future__ import annotations
@@ -12,15 +10,14 @@ import contextlib
 import io
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as mask_utils
 from pycocotools.cocoeval import COCOeval, Params
 
-from crispmask.evaluation.boundary_iou import boundary_width, min_ious
+from crispmask.evaluation.boundary_iou import boundary_width
 from crispmask.evaluation.inputs import (
     GroundTruth,
     Row,
@@ -29,27 +26,13 @@ from crispmask.evaluation.inputs import (
     with_boxes,
     with_masks,
 )
-from crispmask.evaluation.rle import parse_runs
+from crispmask.evaluation.overlaps import Overlaps, compute_overlaps, group_rows
 
 DILATION_RATIO = 0.02
+LOWEST_IOU = float(Params("segm").iouThrs.min())
 TASKS = ("bbox", "segm", "boundary")
 
 logger = logging.getLogger(__name__)
-
-
-class Overlap(NamedTuple):
-    """(D, G) float64 overlaps of an image and category, detections by falling score.
-
-    ``boundary`` is ``base`` itself, the box or mask IoU, where Boundary IoU changes no match.
-    """
-
-    base: NDArray[np.float64]
-    boundary: NDArray[np.float64]
-
-
-# image id -> category id -> overlap; none where nothing matches, which leaves COCOeval nothing to loop over
-Overlaps = dict[Any, dict[Any, Overlap]]
-Groups = dict[tuple[Any, Any], list[Row]]
 
 
 def evaluate_coco(
@@ -104,67 +87,22 @@ def evaluate_rows(
     evaluations: dict[str, InstanceEval] = {}
     if "bbox" in tasks:
         annotations, detections = with_boxes(gt.annotations, gt, "Annotation"), with_boxes(rows, gt)
-        box_overlaps = compute_overlaps(gt, annotations, detections, region="bbox", max_dets=max_dets)
-        evaluations["bbox"] = InstanceEval(
-            "bbox", gt, annotations, detections, box_overlaps, images, max_dets
-        ).run()
+        boxes = compute_overlaps(gt, annotations, detections, region="bbox", max_dets=max_dets)
+        evaluation = InstanceEval("bbox", gt, annotations, detections, boxes, images, max_dets)
+        evaluations["bbox"] = evaluation.run()
     if {"segm", "boundary"} & set(tasks):
         annotations, detections = with_masks(gt.annotations, gt, "Annotation"), with_masks(rows, gt)
         if overlaps is None:
             ratio = dilation_ratio if "boundary" in tasks else None
+            lowest = LOWEST_IOU if lazy else 0.0
             overlaps = compute_overlaps(
-                gt, annotations, detections, dilation_ratio=ratio, lazy=lazy, max_dets=max_dets
+                gt, annotations, detections, dilation_ratio=ratio, lowest_iou=lowest, max_dets=max_dets
             )
         for task in ("segm", "boundary"):
             if task in tasks:
                 evaluation = InstanceEval(task, gt, annotations, detections, overlaps, images, max_dets)
                 evaluations[task] = evaluation.run(evaluations.get("segm"))
     return {task: evaluations[task] for task in TASKS if task in evaluations}
-
-
-def compute_overlaps(
-    gt: GroundTruth,
-    annotations: Iterable[Row],
-    detections: Iterable[Row],
-    *,
-    region: str = "segmentation",
-    dilation_ratio: float | None = None,
-    lazy: bool = True,
-    max_dets: int = 100,
-) -> Overlaps:
-    """Overlaps of all detections with the annotations of their image and category.
-
-    The crops of one image at a time are in memory.
-
-    Args:
-        gt: the data set, for the sizes of its images.
-        annotations: its annotations, of the images that matter.
-        detections: results with ``segmentation`` (see ``with_masks``) or ``bbox``.
-        region: ``segmentation`` or ``bbox``.
-        dilation_ratio: boundary width as a share of the image diagonal; None leaves Boundary IoU out.
-        lazy: as in :func:`evaluate_coco`.
-        max_dets: detections of one image and category that count.
-    """
-    # What stays below the lowest threshold is no match, and the minimum with Boundary IoU only lowers it.
-    threshold = min(Params("segm").iouThrs.min(), 1 - 1e-10) if lazy else np.finfo(np.float64).tiny
-    grouped_annotations = _group(annotations)
-    overlaps: Overlaps = {}
-    by_image: dict[Any, dict[Any, tuple[list[Row], list[Row]]]] = defaultdict(dict)
-    for (image_id, category_id), group in _group(detections).items():
-        truths = grouped_annotations.get((image_id, category_id))
-        if truths:
-            by_score = np.argsort([-d["score"] for d in group], kind="mergesort")[:max_dets]
-            by_image[image_id][category_id] = [group[i] for i in by_score], truths
-    for image_id, groups in by_image.items():
-        bases = {category_id: _base_ious(*group, region) for category_id, group in groups.items()}
-        bases = {category_id: base for category_id, base in bases.items() if base.max() >= threshold}
-        boundaries = bases
-        if dilation_ratio is not None:
-            size = gt.size(image_id)
-            width = boundary_width(*size, dilation_ratio)
-            boundaries = {**bases, **_boundary_ious(groups, bases, size, width, threshold)}
-        overlaps[image_id] = {key: Overlap(base, boundaries[key]) for key, base in bases.items()}
-    return overlaps
 
 
 class InstanceEval(COCOeval):
@@ -198,10 +136,10 @@ class InstanceEval(COCOeval):
         self.class_names = list(gt.class_names.values())
         self.params.imgIds = sorted(image_ids)
         self.params.catIds = list(gt.class_names)
-        self.params.maxDets = [1, 10, max_dets]
+        self.params.maxDets = [1, min(10, max_dets), max_dets]
         wanted = set(image_ids)
-        self._truths = _group(a for a in annotations if a["image_id"] in wanted)
-        self._detections = _group(d for d in detections if d["image_id"] in wanted)
+        self._truths = group_rows(a for a in annotations if a["image_id"] in wanted)
+        self._detections = group_rows(d for d in detections if d["image_id"] in wanted)
         self._overlaps = overlaps
         self._matches: dict[tuple[Any, ...], dict[str, Any]] = {}
 
@@ -270,53 +208,6 @@ def average_precisions(evaluation: InstanceEval, separator: str = "/") -> dict[s
     figures = dict(zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), evaluation.stats, strict=False))
     figures |= {f"AP{separator}{name}": value for name, value in evaluation.class_precisions().items()}
     return {name: float(value) * 100 if value >= 0 else float("nan") for name, value in figures.items()}
-
-
-def _group(rows: Iterable[Row]) -> Groups:
-    groups: Groups = defaultdict(list)
-    for row in rows:
-        groups[row["image_id"], row["category_id"]].append(row)
-    return dict(groups)
-
-
-def _base_ious(detections: Sequence[Row], annotations: Sequence[Row], region: str) -> NDArray[np.float64]:
-    crowd = [a["iscrowd"] for a in annotations]
-    return mask_utils.iou([d[region] for d in detections], [a[region] for a in annotations], crowd)
-
-
-def _boundary_ious(
-    groups: Mapping[Any, tuple[list[Row], list[Row]]],
-    mask_ious: Mapping[Any, NDArray[np.float64]],
-    size: tuple[int, int],
-    width: int,
-    threshold: float,
-) -> dict[Any, NDArray[np.float64]]:
-    """(D, G) overlaps of the categories of an image in which Boundary IoU lowers any."""
-    strings: list[str | bytes] = []
-    slots: dict[int, int] = {}
-
-    def slot(row: Row) -> int:
-        if id(row) not in slots:
-            slots[id(row)] = len(strings)
-            strings.append(row["segmentation"]["counts"])
-        return slots[id(row)]
-
-    pairs, places = [], []
-    for category_id, ious in mask_ious.items():
-        detections, truths = groups[category_id]
-        is_object = np.array([not a["iscrowd"] for a in truths])
-        for d, g in np.argwhere((ious >= threshold) & is_object).tolist():
-            pairs.append((slot(detections[d]), slot(truths[g])))
-            places.append((category_id, d, g))
-    if not pairs:
-        return {}
-    before = np.array([mask_ious[category_id][d, g] for category_id, d, g in places])
-    after = min_ious(parse_runs(strings), size, np.array(pairs), before, width)
-    lowered: dict[Any, NDArray[np.float64]] = {}
-    for k in np.flatnonzero(after < before).tolist():
-        category_id, d, g = places[k]
-        lowered.setdefault(category_id, mask_ious[category_id].copy())[d, g] = after[k]
-    return lowered
 
 
 def _mean_of_valid(values: NDArray[np.float64]) -> float:

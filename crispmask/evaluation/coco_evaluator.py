@@ -17,12 +17,11 @@ from tabulate import tabulate
 
 from crispmask.evaluation.coco import (
     DILATION_RATIO,
-    Overlaps,
     average_precisions,
-    compute_overlaps,
     evaluate_rows,
 )
 from crispmask.evaluation.inputs import Row, read_ground_truth, read_predictions, with_masks
+from crispmask.evaluation.overlaps import Overlaps, compute_overlaps
 
 
 class COCOBoundaryEvaluator(COCOEvaluator):

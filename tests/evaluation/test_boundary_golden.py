@@ -1,6 +1,8 @@
 """The numbers of the official Boundary IoU tool, to the last bit."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,3 +57,15 @@ def test_ratio_decides_how_strict_the_boundary_is():
     assert strict < evaluate(GT, RESULTS)["AP"] < loose
     # Every object of these images lies within half the diagonal of its own outline.
     assert loose == evaluate(GT, RESULTS, iou_type="segm")["AP"]
+
+
+def test_detectron2_is_not_needed(expected):
+    code = (
+        "import sys; sys.modules['detectron2'] = None\n"
+        "from crispmask.evaluation import evaluate\n"
+        "print(evaluate(*sys.argv[1:], iou_type='segm')['AP'])"
+    )
+    command = [sys.executable, "-c", code, str(GT), str(RESULTS)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=GOLDEN.parents[2], check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(expected["mask_stats"][0] * 100)

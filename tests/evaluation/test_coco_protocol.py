@@ -89,6 +89,23 @@ def test_without_laziness_every_overlap_is_stored():
         assert np.array_equal(ours.ious[key], ious)
 
 
+@pytest.mark.parametrize("limit", [3, 20])
+def test_only_the_best_detections_of_an_image_and_class_count(limit):
+    gt, results = make_set(SMALL._replace(images=2, detections=60, categories=1), 8)
+    expected = pycocotools_eval(gt, results)
+    expected.params.maxDets = [1, min(10, limit), limit]
+    silently(expected.evaluate)
+    silently(expected.accumulate)
+    ours = evaluate_coco(gt, results, max_dets=limit)
+    assert np.array_equal(ours["segm"].eval["precision"], expected.eval["precision"])
+    plain = pycocotools_eval(gt, results, cls=NaiveBoundaryEval)
+    plain.params.maxDets = expected.params.maxDets
+    silently(plain.evaluate)
+    silently(plain.accumulate)
+    assert np.array_equal(ours["boundary"].eval["precision"], plain.eval["precision"])
+    assert ours["segm"].stats[0] != evaluate_coco(gt, results, ("segm",))["segm"].stats[0]
+
+
 def test_boxes_are_pycocotools_boxes():
     gt, results = make_set(SMALL, 5)
     for row in results:
