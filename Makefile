@@ -5,12 +5,14 @@
 #
 # VENV=path    the environment to use; the active one: make setup VENV="$VIRTUAL_ENV"
 # PYTHON=...   the interpreter that a new environment is made with (3.10 or newer)
+# PYTEST_ARGS= instead of two workers, e.g. PYTEST_ARGS="-x tests/ops"
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.crispmask-setup
-PYTEST_ARGS ?=
+# A file stays with one worker, so that what its tests share is made once
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 # The heads are named because an editable install must be renewed when one is added
 SETUP_INPUTS = pyproject.toml setup.py tools/setup.py tools/install_detectron2.py $(wildcard *_d2/__init__.py)

@@ -91,7 +91,8 @@ def install_packages(python, folder):
     step(f"Installing PyTorch and the other requirements ({names or 'some minutes: about 3 GB to download'})")
     constraints = folder / "crispmask-constraints.txt"
     constraints.write_text("".join(f"{name}=={number}\n" for name, number in kept.items()))
-    pip = [python, "-m", "pip", "--quiet", "install", "-c", constraints]
+    # Python compiles what it imports: compiling the ten thousand files of torch ahead takes most of a minute
+    pip = [python, "-m", "pip", "--quiet", "install", "--no-compile", "-c", constraints]
     advice = (
         "the reason is above; check the network, or pip's index settings, and run the same command again."
     )
