@@ -17,10 +17,11 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from crispmask.groundtruth import crop_masks
+
 from . import losses
 from .boundary_refinement import merge_stages, upsample
 from .stages import ClassLogits, RefinementStage, SemanticHead, SemanticPooler, conv_stack
-from .targets import instance_targets
 
 NUM_STAGES = 3
 SEMANTIC_TARGET = "semantic_target"
@@ -189,7 +190,7 @@ class RefineMaskHead(nn.Module):
         )
         per_stage = losses.stage_losses(
             stage_logits,
-            [instance_targets(instances, size, classes.device) for size in self.mask_sizes],
+            [crop_masks(instances, size, classes.device) for size in self.mask_sizes],
             start_stage=self.start_stage,
             train_width=self.train_boundary_width,
             test_width=self.test_boundary_width,

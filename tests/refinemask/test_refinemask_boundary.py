@@ -81,17 +81,17 @@ def test_regions_hold_both_boundaries(align_corners):
 
 
 @GEOMETRIES
-@pytest.mark.parametrize("seed", range(4))
-def test_losses_of_the_stages(seed, align_corners):
+@pytest.mark.parametrize(("seed", "start"), [(0, 1), (1, 1), (2, 1), (3, 0), (4, 2), (5, 3)])
+def test_losses_of_the_stages(seed, start, align_corners):
     stages, targets = pyramid(2, seed), [stage >= 0 for stage in pyramid(2, seed + 50, noise=0.3)]
     result = stage_losses(
         tensors(stages),
         [torch.from_numpy(target) for target in targets],
-        start_stage=1,
+        start_stage=start,
         align_corners=align_corners,
         **WIDTHS,
     )
-    expected = naive.stage_losses(stages, targets, align_corners)
+    expected = naive.stage_losses(stages, targets, align_corners, start)
     np.testing.assert_allclose([loss.item() for loss in result], expected, rtol=1e-5)
 
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_refinemask import bitmask, star
 
-from refinemask_d2.targets import instance_targets, semantic_target
+from crispmask.groundtruth import crop_masks
+from refinemask_d2.targets import semantic_target
 
 CPU = torch.device("cpu")
 SIZES = (14, 28, 56, 112)
@@ -30,7 +31,7 @@ def proposals(boxes: list[list[float]], masks: object, size: tuple[int, int] = (
 @given(st.lists(st.tuples(st.lists(part, max_size=3), box), min_size=1, max_size=4), st.sampled_from(SIZES))
 def test_polygon_targets_are_detectron2s(objects, size):
     masks, boxes = PolygonMasks([parts for parts, _ in objects]), [box for _, box in objects]
-    result = instance_targets([proposals(boxes, masks)], size, CPU)
+    result = crop_masks([proposals(boxes, masks)], size, CPU)
     expected = masks.crop_and_resize(torch.tensor(boxes, dtype=torch.float32), size)
     assert result.dtype == torch.bool and torch.equal(result, expected)
 
@@ -40,7 +41,7 @@ def test_polygon_targets_are_detectron2s(objects, size):
 def test_bitmask_targets_are_detectron2s(objects, size):
     masks = BitMasks(np.stack([bitmask([outline], 64, 80) for outline, _ in objects]))
     boxes = torch.tensor([box for _, box in objects], dtype=torch.float32)
-    result = instance_targets([proposals(boxes.tolist(), masks)], size, CPU)
+    result = crop_masks([proposals(boxes.tolist(), masks)], size, CPU)
     assert torch.equal(result, masks.crop_and_resize(boxes, size))
 
 
@@ -48,10 +49,10 @@ def test_targets_follow_the_order_of_the_batch():
     first = proposals([[0, 0, 40, 40], [10, 10, 30, 30]], PolygonMasks([[star((20, 20), 15)]] * 2))
     second = proposals([[20, 10, 60, 50]], PolygonMasks([[star((40, 30), 18, lobes=3)]]))
     nobody = Instances((64, 80), proposal_boxes=Boxes(torch.zeros(0, 4)))
-    together = instance_targets([first, nobody, second], 28, CPU)
-    alone = [instance_targets([per_image], 28, CPU) for per_image in (first, second)]
+    together = crop_masks([first, nobody, second], 28, CPU)
+    alone = [crop_masks([per_image], 28, CPU) for per_image in (first, second)]
     assert torch.equal(together, torch.cat(alone)) and together.any(dim=(1, 2)).all()
-    assert instance_targets([nobody, nobody], 28, CPU).shape == (0, 28, 28)
+    assert crop_masks([nobody, nobody], 28, CPU).shape == (0, 28, 28)
 
 
 IMAGES = {  # (height, width) and the polygon sets of its objects
