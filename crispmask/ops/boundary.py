@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crispmask.ops.checks import check_int, check_masks
-from crispmask.ops.dispatch import triton_kernels
+from crispmask.ops.dispatch import is_plain_cpu, triton_kernels
 
 # One pass over this many pixels stays in the second-level cache of the CPU.
 _CACHED_PIXELS = 1 << 18
@@ -40,6 +40,8 @@ def mask_boundary(masks: Tensor, width: int, boxes: Tensor | None = None) -> Ten
     check_int(width, "width", 1)
     if boxes is not None:
         boxes = _check_boxes(boxes, masks)
+    if is_plain_cpu(masks):
+        return _mask_boundary_reference(masks, width, boxes)
     return torch.ops.crispmask.mask_boundary(masks, width, boxes)
 
 
@@ -80,17 +82,21 @@ def erosion_residue(masks: Any, width: int, out: Any) -> Any:
         ``out``, 1 on the boundary and 0 elsewhere.
     """
     height, columns = masks.shape[-2:]
-    if min(height, columns) <= 2 * width or len(masks) == 0:
+    if height <= 2 * width or columns <= 2 * width or not masks.shape[0]:
         return out
-    flat = masks.reshape(-1)
     # Pixels in one line: a window that runs over the end of a row or a mask reads the next one. That only
     # spoils centres closer than `width` to the border, which are restored below: they are boundary anyway.
-    eroded = _and_of_window(_and_of_window(flat, 2 * width + 1, columns), 2 * width + 1, 1)
+    eroded = masks.reshape(-1)
+    for stride in (columns, 1):
+        eroded = _and_of_window(eroded, 2 * width + 1, stride)
     margin = width * (columns + 1)
-    out.reshape(-1)[margin : len(flat) - margin] ^= eroded
-    for border in (slice(None, width), slice(-width, None)):
-        out[..., border] = masks[..., border]
-        out[..., border, :] = masks[..., border, :]
+    interior = out.reshape(-1)[margin:-margin]
+    interior ^= eroded
+    out[..., :width] = masks[..., :width]
+    out[..., columns - width :] = masks[..., columns - width :]
+    if masks.ndim > 2:
+        out[..., :width, :] = masks[..., :width, :]
+        out[..., height - width :, :] = masks[..., height - width :, :]
     return out
 
 
@@ -98,9 +104,9 @@ def _and_of_window(flat: Any, window: int, stride: int) -> Any:
     """AND of ``window`` values ``stride`` apart, from each element on, in log2(window) shifted passes."""
     covered = 1
     while covered < window:
-        shift = min(covered, window - covered)
-        flat = flat[: -shift * stride] & flat[shift * stride :]
-        covered += shift
+        shift = min(covered, window - covered) * stride
+        flat = flat[:-shift] & flat[shift:]
+        covered *= 2
     return flat
 
 

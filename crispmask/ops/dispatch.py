@@ -6,6 +6,9 @@ import warnings
 from importlib import import_module
 from types import ModuleType
 
+import torch
+from torch import Tensor
+
 
 @functools.cache
 def triton_kernels() -> ModuleType | None:
@@ -17,3 +20,17 @@ def triton_kernels() -> ModuleType | None:
             f"Triton is not available ({error}): CUDA ops run their slower torch reference", stacklevel=2
         )
         return None
+
+
+def is_plain_cpu(tensor: Tensor) -> bool:
+    """True for an ordinary CPU tensor that nobody compiles or traces.
+
+    Its reference can then be called outright: for a small crop the dispatcher costs as much as the work.
+    """
+    return (
+        type(tensor) is Tensor
+        and tensor.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and torch._C._len_torch_dispatch_stack() == 0
+    )

@@ -4,9 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import roi_align
 
 from crispmask.ops import Nodes, build_quadtree, gather_nodes
+from crispmask.ops.gather import _gather_reference
 
 SCALES = (1 / 4, 1 / 8, 1 / 16)
 
@@ -145,6 +147,35 @@ def test_deterministic_mode_gives_the_same_gradient_bits():
         torch.use_deterministic_algorithms(False)
     for run in runs[1:]:
         assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most elements that any operation returned."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = [
+            r for r in (result if isinstance(result, (tuple, list)) else (result,)) if torch.is_tensor(r)
+        ]
+        self.elements = max([self.elements, *(t.numel() for t in tensors)])
+        return result
+
+
+def test_memory_grows_with_the_nodes_and_not_with_the_grid():
+    features, scales = make_features(channels=8), list(SCALES)
+    boxes = torch.tensor([[0.0, 10, 10, 90, 80]]).repeat(300, 1)
+    rois = torch.arange(300)
+    largest = []
+    for side in (4, 112):
+        cells = torch.stack([rois, rois % 3, torch.full_like(rois, side), rois % 4, rois % 4])
+        with LargestTensor() as mode:
+            _gather_reference(features, scales, boxes, cells)
+        largest.append(mode.elements)
+    stacked = sum(f.numel() for f in features)
+    # 300 dense grids would hold 30 million values; nothing is larger than the maps themselves.
+    assert largest[1] <= largest[0] <= stacked
 
 
 def test_bad_arguments_are_named():

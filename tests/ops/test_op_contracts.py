@@ -5,6 +5,8 @@ import sys
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from crispmask.ops import (
     boundary_band,
@@ -118,6 +120,15 @@ def test_quadtree_to_refined_masks_compiles_in_one_graph():
             results.append((refined, *torch.autograd.grad(refined.square().sum(), maps)))
     for eager, ours in zip(*results, strict=True):
         torch.testing.assert_close(ours, eager)
+
+
+def test_tracing_sees_the_op_and_not_its_reference():
+    with FakeTensorMode() as mode:
+        assert mask_boundary(mode.from_tensor(sample_masks()), 3).shape == (3, 24, 32)
+    graph = make_fx(lambda masks: mask_boundary(masks, 3))(sample_masks())
+    assert "crispmask.mask_boundary" in graph.code
+    other = ~sample_masks()
+    assert torch.equal(graph(other), mask_boundary(other, 3))
 
 
 def test_importing_the_ops_imports_neither_triton_nor_detectron2():
