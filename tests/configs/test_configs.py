@@ -145,7 +145,7 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", [*SOURCES, "transfiner_d2/config.py"])
 def test_every_key_has_a_comment(source):
     """A comment stands above the key or above the run of keys that it belongs to."""
     lines = (ROOT / source).read_text().splitlines()
@@ -164,7 +164,7 @@ def test_every_key_has_a_comment(source):
 def test_every_key_is_read(source):
     before, cfg = flat(get_cfg()), get_cfg()
     SOURCES[source](cfg)
-    files = [*(ROOT / "crispmask").rglob("*.py"), *(ROOT / "refinemask_d2").rglob("*.py")]
+    files = [path for package in ("crispmask", "refinemask_d2") for path in (ROOT / package).rglob("*.py")]
     attributes = {
         node.attr
         for path in [*files, ROOT / "train_net.py"]
