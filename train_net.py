@@ -13,6 +13,7 @@ from detectron2.utils import comm
 
 import crispmask.data  # noqa: F401  registers the data sets, in every process
 import refinemask_d2  # noqa: F401  registers its heads, likewise
+import transfiner_d2  # noqa: F401
 from crispmask.engine import (
     AtomicCheckpointer,
     Trainer,

@@ -70,7 +70,8 @@ def test_two_processes_train_and_write_one_checkpoint(trained: Path) -> None:
 
 
 def test_eval_only_in_one_process_finds_what_two_found(trained: Path, tmp_path: Path) -> None:
-    log = run("--eval-only", "OUTPUT_DIR", tmp_path, "MODEL.WEIGHTS", trained / "model_final.pth")
+    weights = trained / "model_final.pth"
+    log = run("--eval-only", "OUTPUT_DIR", tmp_path, "MODEL.WEIGHTS", weights)
     for task in ("bbox", "segm", "boundary"):
         assert f"Evaluation results for {task}" in log
     one, two = detections(tmp_path), detections(trained)
@@ -95,7 +96,7 @@ def test_torchrun(tmp_path: Path) -> None:
 def test_killed_run_resumes_from_its_last_checkpoint(tmp_path: Path) -> None:
     words = ("OUTPUT_DIR", tmp_path, *NO_TEST, "SOLVER.CHECKPOINT_PERIOD", 3, "SOLVER.MAX_ITER", 30)
     process = start(*words, output=subprocess.DEVNULL)  # nobody reads it while the files are watched
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (tmp_path / "last_checkpoint").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)

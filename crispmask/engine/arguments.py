@@ -53,8 +53,8 @@ def load_config(path: str, opts: Sequence[str]) -> CfgNode:
         raise UserError(_explain_file(path, error)) from error
     except yaml.YAMLError as error:
         raise UserError(f"Config file '{path}' is not valid YAML: {' '.join(str(error).split())}.") from error
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise UserError(_explain_key(error, opts)) from error
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(_explain_key(path, error, opts)) from error
     cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE, asked_for="MODEL.DEVICE" in opts[::2])
     cfg.freeze()
     return cfg
@@ -108,17 +108,19 @@ def _explain_file(path: str, error: OSError) -> str:
     return f"Config file '{path}' needs '{missing}', which cannot be read: correct its _BASE_ line."
 
 
-def _explain_key(error: Exception, opts: Sequence[str]) -> str:
+def _explain_key(path: str, error: Exception, opts: Sequence[str]) -> str:
     """A sentence for what yacs raises; its own text is the only thing that carries the key."""
-    text = str(error.args[0]) if error.args else str(error)
+    # str of a KeyError is quoted; a section is printed on many lines
+    text = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
     if found := re.search(r"Non-existent (?:config )?key: (\S+)", text):
         return _explain_unknown_key(found[1])
-    if found := re.search(r"Type mismatch \(<class '(.+?)'> vs. .*for config key: (\S+)", text, re.DOTALL):
-        return f"Config key {found[2]} takes a value of type {found[1]}: correct the value given."
+    if found := re.search(r"Type mismatch \(<class '(.+?)'> vs. .*for config key: (\S+)", text):
+        kind = found[1].rsplit(".", 1)[-1].replace("CfgNode", "section")
+        return f"Config key {found[2]} takes a value of type {kind}: correct the value given."
     for key in opts[::2]:  # yacs descends into a number without a word about the key
         if key not in set(_keys(get_config())):
             return _explain_unknown_key(key)
-    return f"The config cannot be used: {text}"
+    return f"Config file '{path}' is not one of a model: {text.rstrip('.')}."
 
 
 def _explain_unknown_key(key: str) -> str:

@@ -43,11 +43,15 @@ def test_wrong_overrides(opts: list[str], words: list[str]) -> None:
         ("SOLVER:\n  MAX_ITER: soon\n", ["SOLVER.MAX_ITER", "type int"]),
         ("_BASE_: nowhere.yaml\n", ["wrong.yaml", "nowhere.yaml", "_BASE_"]),
         ("SOLVER: [1, 2\n", ["wrong.yaml", "not valid YAML"]),
+        ("- SOLVER\n- MODEL\n", ["wrong.yaml"]),
+        ("SOLVER\n", ["wrong.yaml"]),
+        ("SOLVER: 3\n", ["SOLVER", "type section"]),
+        ("\x89PNG \udcff", ["wrong.yaml"]),
     ],
 )
 def test_wrong_files(tmp_path: Path, text: str, words: list[str]) -> None:
     path = tmp_path / "wrong.yaml"
-    path.write_text(text)
+    path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(UserError) as caught:
         load_config(str(path), [])
     for word in words:

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import Gradients, four_images, gradients, gradients_of_one_rank, tiny_model, tiny_steps
+from tiny_training import (
+    Gradients,
+    four_images,
+    gradients,
+    gradients_of_one_rank,
+    refuse,
+    tiny_model,
+    tiny_steps,
+)
 
 from crispmask.engine import launch
 
@@ -57,3 +65,11 @@ def test_a_bad_image_of_one_rank_stops_both_and_is_named(ranks: list[dict]) -> N
     bad = four_images()[2]["file_name"]
     for rank in ranks:
         assert bad in rank["error"] and "(rank 1)" in rank["error"] and "(rank 0)" not in rank["error"]
+
+
+def test_a_user_error_in_a_process_ends_the_run_with_its_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        launch(refuse, num_processes=2, device="cpu")
+    assert exit_.value.code == 2
+    printed = capfd.readouterr().err
+    assert "the toaster is not plugged in" in printed and "Traceback" not in printed

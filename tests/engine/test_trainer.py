@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +53,19 @@ def test_bfloat16_runs_the_layers_and_leaves_losses_and_gradients_in_float32() -
     losses = {name: dtype for name, dtype in seen.items() if name.startswith("loss_")}
     assert len(losses) == 5 and set(losses.values()) == {torch.float32}
     assert {value.dtype for value in gradients(model).values()} == {torch.float32}
+
+
+def test_test_time_augmentation_is_evaluated_and_written_too(tmp_path: Path) -> None:
+    trainer = Trainer(
+        tiny_config(
+            *("OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER", "1"),
+            *("TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(64, 96)"),
+        )
+    )
+    trainer.train()
+    written = json.loads((tmp_path / "metrics.json").read_text().splitlines()[-1])
+    assert {"segm/AP", "boundary/AP", "segm_TTA/AP", "boundary_TTA/AP"} <= written.keys()
+    assert (tmp_path / "inference_TTA" / "coco_instances_results.json").is_file()
 
 
 def test_full_model_clipping_is_taken_from_the_config(tmp_path: Path) -> None:

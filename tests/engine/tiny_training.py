@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
-from crispmask.engine import NonFiniteError, TrainSteps, load_config
+from crispmask.engine import NonFiniteError, TrainSteps, UserError, load_config
 from crispmask.engine.trainer import distribute
 
 TINY = str(Path(__file__).with_name("tiny.yaml"))
@@ -48,6 +48,10 @@ def gradients(model: torch.nn.Module) -> Gradients:
         for name, value in model.named_parameters()
         if value.requires_grad
     }
+
+
+def refuse() -> None:
+    raise UserError("the toaster is not plugged in: plug it in.")
 
 
 def gradients_of_one_rank(folder: str) -> None:
