@@ -78,6 +78,11 @@ class TransfinerMaskHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        if not isinstance(input_shape, dict):
+            raise ValueError(
+                f"MODEL.ROI_HEADS.NAME is {cfg.MODEL.ROI_HEADS.NAME!r}; TransfinerMaskHead needs "
+                "'TransfinerROIHeads' or 'CascadeTransfinerROIHeads'."
+            )
         values = variant_values(cfg)
         check_values(values)
         pyramid = build_pyramid(cfg, values, input_shape)

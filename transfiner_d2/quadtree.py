@@ -210,13 +210,11 @@ class Quadtree(nn.Module):
 
     def _node_logits_in_chunks(self, maps: Maps, coarse: Coarse, nodes: Nodes, counts: Tensor) -> Tensor:
         per_roi = counts.sum(dim=1)
-        total = int(per_roi.sum())
-        if total == 0:
-            return coarse.logits.new_zeros(0)
-        most = self.memory_budget // self._bytes_of_token() if self.memory_budget else total + self.size**2
         ends = [0, *per_roi.cumsum(0).tolist()]
-        parts = []
-        for first, last in chunks((per_roi + self.size**2).tolist(), most):
+        tokens = (per_roi + self.size**2).tolist()
+        most = self.memory_budget // self._bytes_of_token() if self.memory_budget else sum(tokens)
+        parts = [coarse.logits.new_zeros(0)]
+        for first, last in chunks(tokens, most):
             part = nodes_of_rois(nodes, first, last, ends[first], ends[last])
             if len(part.roi):
                 parts.append(self.logits(maps, coarse.between(first, last), part, counts[first:last]).nodes)

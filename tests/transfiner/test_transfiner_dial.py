@@ -1,0 +1,123 @@
+"""What may be changed at inference without training again: depth, thresholds, limits and memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_transfiner_robust import BOXES, SIZE, masks_of
+from tiny_transfiner import as_detections, star_proposals, tiny_config, tiny_head
+from torch.nn import functional as F
+
+from tests.refinemask.tiny_refinemask import random_features
+
+
+def turned(keys: dict[str, object]):
+    """A head with the dial set to ``keys`` and the weights of the untouched one."""
+    head = tiny_head(tiny_config(**keys))
+    head.load_state_dict(tiny_head(tiny_config(VARIANT=keys.get("VARIANT", "paper"))).state_dict())
+    return head
+
+
+@pytest.fixture
+def inputs():
+    boxes = [*BOXES, [3, 3, 30, 90], [60, 40, 127, 95], [10, 50, 100, 60]]
+    return random_features(tiny_config(), SIZE), [star_proposals(boxes, SIZE)]
+
+
+def count_tokens(head) -> list[int]:
+    """Tokens of every pass through the refiner, as they come."""
+    counts: list[int] = []
+    head.quadtree.refiner.register_forward_pre_hook(lambda _, args: counts.append(len(args[0][0])))
+    return counts
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_depth(inputs, variant):
+    """A shallower tree gives the same corrections as far as it goes; a deeper one gives larger masks."""
+    results = {}
+    for depth in range(5):
+        (results[depth],) = masks_of(turned({"VARIANT": variant, "DEPTH": depth, "JOINT": False}), *inputs)
+        assert results[depth].shape[-1] == 8 << max(depth - 1, 0)
+    if variant == "paper":
+        changed = [
+            (F.interpolate(results[d], scale_factor=2) != results[d + 1]).float().mean() for d in (1, 2, 3)
+        ]
+        assert all(0 < share < 0.9 for share in changed)
+
+
+def test_thresholds(inputs):
+    counts = []
+    for threshold in (0.2, 0.5, 0.9):
+        head = turned({"THRESHOLDS": (threshold,) * 3})
+        counts.append(count_tokens(head))
+        masks_of(head, *inputs)
+    assert sum(counts[0]) > sum(counts[1]) > sum(counts[2])
+    nothing = turned({"THRESHOLDS": (1.1,) * 3})
+    (masks,) = masks_of(nothing, *inputs)
+    (coarse,) = masks_of(turned({"DEPTH": 0}), *inputs)
+    assert torch.equal(masks, F.interpolate(coarse, scale_factor=4))
+
+
+def test_most_nodes(inputs):
+    references = 4 * 4
+    for most in (3, 50):
+        head = turned({"MAX_NODES": most})
+        tokens = count_tokens(head)
+        masks_of(head, *inputs)
+        assert sum(tokens) == 5 * (most + references)
+    (all_nodes,) = masks_of(turned({}), *inputs)
+    (limited,) = masks_of(turned({"MAX_NODES": 100_000}), *inputs)
+    assert torch.equal(all_nodes, limited)
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_best_rois_only(inputs, variant):
+    features, (proposals,) = inputs
+    detections = as_detections(proposals)
+    detections.scores = torch.tensor([0.1, 0.9, 0.3, 0.8, 0.2])
+    masks = []
+    for keys in ({"TOP_K": 2}, {"TOP_K": 0}, {"DEPTH": 0}):
+        with torch.no_grad():
+            (result,) = turned({"VARIANT": variant, **keys}).eval()(features, [detections])
+        masks.append(result.pred_masks)
+    some, everything, coarse = masks
+    torch.testing.assert_close(some[[1, 3]], everything[[1, 3]])
+    resized = F.interpolate(coarse, size=(32, 32), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(some[[0, 2, 4]], resized[[0, 2, 4]])
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_memory_budget(inputs, variant):
+    """Fewer tokens at a time, the same masks."""
+    free, bounded = (turned({"VARIANT": variant, "MEMORY_BUDGET": budget}) for budget in (0, 1))
+    at_once, in_parts = count_tokens(free), count_tokens(bounded)
+    (expected,), (masks,) = masks_of(free, *inputs), masks_of(bounded, *inputs)
+    torch.testing.assert_close(masks, expected, rtol=1e-4, atol=1e-5)
+    assert len(at_once) == 1 and len(in_parts) > 1 and sum(in_parts) == sum(at_once)
+    assert max(in_parts) <= (1 << 20) // bounded.quadtree._bytes_of_token()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("VARIANT", "fast", "VARIANT is 'fast'; it must be one of: paper, released"),
+        ("REGION", "all", "REGION is 'all'; it must be one of: incoherent, boundary, full"),
+        ("DEPTH", 5, "DEPTH is 5; it must be one of: 0, 1, 2, 3, 4"),
+        ("THRESHOLDS", (0.5, 0.5), "THRESHOLDS is .*; it must be at least DEPTH = 3 numbers"),
+        ("CUES", ("coarse",), "CUES is .*; it must be 'fine' and any of: coarse, position, context"),
+        ("SKIP_LEVELS", (1, 2, 3), "SKIP_LEVELS is .*; it must be some of the levels 1 to 3"),
+        ("ENCODER_DIM", 18, "ENCODER_DIM is 18; it must be a multiple of 4"),
+        ("NUM_HEADS", 3, "NUM_HEADS is 3; it must be a divisor of ENCODER_DIM = 16"),
+        ("TARGET", "residue", "TARGET is 'residue'; it must be 'incoherence' in a cascade"),
+        ("SEMANTIC_LOSS_WEIGHT", 1.0, "P2_CONVS is 0; it must be above 0 for a semantic loss"),
+        ("MODEL__ROI_MASK_HEAD__POOLER_SAMPLING_RATIO", 2, "nodes are read by 'ROIAlignV2' with 0"),
+    ],
+)
+def test_wrong_values_are_named(key, value, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_head(tiny_config(**{key: value}))
+
+
+def test_detector_without_cascade_needs_the_channels_of_the_fpn():
+    with pytest.raises(ValueError, match=r"CONV_DIM is 16; .* it must be the 32 channels"):
+        tiny_head(tiny_config(DETECTOR="single", MODEL__ROI_MASK_HEAD__CONV_DIM=16))

@@ -1,0 +1,91 @@
+"""A Mask Transfiner model small enough for tests."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+from torch import nn
+
+import crispmask
+from tests.refinemask.tiny_refinemask import NUM_CLASSES, star
+from tests.refinemask.tiny_refinemask import TINY as TINY_DETECTOR
+from transfiner_d2 import TransfinerMaskHead
+
+CONFIG = "transfiner/coco/R_50_FPN_1x.yaml"
+CASCADE = "transfiner/coco/cascade_R_50_FPN_1x.yaml"
+TINY = {
+    **{key: value for key, value in TINY_DETECTOR.items() if "REFINEMASK" not in key},
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": 32,
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": 1,
+    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 4,
+    "MODEL.TRANSFINER.DETECTOR_DIMS": (16, 16),
+    "MODEL.TRANSFINER.ENCODER_DIM": 16,
+    "MODEL.TRANSFINER.NUM_HEADS": 2,
+    "MODEL.TRANSFINER.NUM_LAYERS": 1,
+    "MODEL.TRANSFINER.FFN_DIM": 32,
+    "MODEL.TRANSFINER.TRAIN_NODES": 20,
+    "MODEL.TRANSFINER.MIN_TRAIN_NODES": 0,
+}
+
+
+def tiny_config(config: str = CONFIG, **keys: object) -> CfgNode:
+    """A config of the package shrunk to ``TINY``; ``keys`` override those of ``MODEL.TRANSFINER``.
+
+    Keys of other nodes are written in full, with ``__`` for the dot.
+    """
+    named = {
+        key.replace("__", ".") if "__" in key else f"MODEL.TRANSFINER.{key}": value
+        for key, value in keys.items()
+    }
+    return crispmask.get_config(config, [part for pair in {**TINY, **named}.items() for part in pair])
+
+
+def tiny_model(cfg: CfgNode, seed: int = 0) -> nn.Module:
+    """A model whose masks and incoherent cells differ from place to place, as those of a trained one."""
+    torch.manual_seed(seed)
+    model = build_model(cfg)
+    enliven(model.roi_heads.mask_head)
+    return model
+
+
+def tiny_head(cfg: CfgNode, seed: int = 0) -> TransfinerMaskHead:
+    """The mask head of such a model alone, for :func:`random_features` and :func:`star_proposals`."""
+    torch.manual_seed(seed)
+    channels = cfg.MODEL.FPN.OUT_CHANNELS
+    shapes = {f"p{level}": ShapeSpec(channels=channels, stride=1 << level) for level in (2, 3, 4, 5)}
+    head = TransfinerMaskHead(cfg, shapes)
+    enliven(head)
+    return head
+
+
+def enliven(head: TransfinerMaskHead) -> None:
+    """Draw larger logit layers: masks and incoherent cells then differ from place to place."""
+    layers = [head.coarse.predictor]
+    detector = head.quadtree.detector
+    if detector is not None:
+        layers += [detector.classifier, *([] if detector.finer is None else detector.finer[-1:])]
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.normal_(std=1.0)
+            layer.bias.zero_()
+
+
+def star_proposals(boxes: list[list[float]], size: tuple[int, int], bitmasks: bool = False) -> Instances:
+    """Foreground proposals of one image of (height, width) ``size``, a star in every box."""
+    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    centres, radii = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).amin(dim=1) / 2
+    stars = [[np.array(star(c, r))] for c, r in zip(centres.tolist(), radii.tolist(), strict=True)]
+    masks = BitMasks.from_polygon_masks(stars, *size) if bitmasks and stars else PolygonMasks(stars)
+    classes = torch.arange(len(boxes)) % NUM_CLASSES
+    return Instances(size, proposal_boxes=Boxes(boxes), gt_classes=classes, gt_masks=masks)
+
+
+def as_detections(proposals: Instances) -> Instances:
+    """The same boxes and classes as a detector would give them."""
+    return Instances(
+        proposals.image_size, pred_boxes=proposals.proposal_boxes, pred_classes=proposals.gt_classes
+    )
