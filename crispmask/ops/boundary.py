@@ -115,11 +115,17 @@ def _mask_boundary_reference(masks: Tensor, width: int, boxes: Tensor | None) ->
     if boxes is not None:
         return _boundary_in_boxes(masks, width, boxes)
     out = masks.clone()
-    if masks.device.type != "cpu" or masks.numel() == 0:
-        return erosion_residue(masks, width, out)
     height, columns = masks.shape[-2:]
+    if masks.numel() == 0 or min(height, columns) <= 2 * width:
+        return out
+    if masks.device.type != "cpu":
+        return erosion_residue(masks, width, out)
+    source, target = masks.numpy(), out.numpy()
+    if source.size <= _CACHED_PIXELS:
+        erosion_residue(source, width, target)
+        return out
+    source, target = source.reshape(-1, height, columns), target.reshape(-1, height, columns)
     step = max(1, _CACHED_PIXELS // (height * columns))
-    source, target = (x.view(torch.uint8).numpy().reshape(-1, height, columns) for x in (masks, out))
     for i in range(0, len(source), step):
         erosion_residue(source[i : i + step], width, target[i : i + step])
     return out
