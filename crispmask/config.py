@@ -19,6 +19,8 @@ def add_crispmask_config(cfg: CfgNode) -> None:
     from detectron2.config import CfgNode as CN
 
     cfg.CRISPMASK = CN()
+    # "SGD", Detectron2's, or "ADAMW"; both with SOLVER.BASE_LR, WEIGHT_DECAY and WEIGHT_DECAY_NORM
+    cfg.CRISPMASK.OPTIMIZER = "SGD"
     # Batches of SOLVER.IMS_PER_BATCH images whose gradients are averaged before one optimizer step
     cfg.CRISPMASK.ACCUMULATION_STEPS = 1
     # Autocast type when SOLVER.AMP.ENABLED: "bfloat16" or "float16" (with loss scaling)

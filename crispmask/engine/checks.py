@@ -19,6 +19,7 @@ from detectron2.utils.file_io import PathManager
 from crispmask.data import UnknownDatasetError, require_dataset
 from crispmask.engine.errors import UserError
 from crispmask.engine.launch import started_by_torchrun
+from crispmask.engine.optimizer import OPTIMIZERS
 from crispmask.engine.trainer import AMP_DTYPES
 from crispmask.evaluation.build import EVALUATORS
 
@@ -102,6 +103,10 @@ def check_training_options(cfg: CfgNode) -> None:
     if options.AMP_DTYPE not in AMP_DTYPES:
         raise UserError(
             f"CRISPMASK.AMP_DTYPE '{options.AMP_DTYPE}' is unknown: give {' or '.join(AMP_DTYPES)}."
+        )
+    if options.OPTIMIZER not in OPTIMIZERS:
+        raise UserError(
+            f"CRISPMASK.OPTIMIZER '{options.OPTIMIZER}' is unknown: give {' or '.join(OPTIMIZERS)}."
         )
     if options.ACCUMULATION_STEPS < 1:
         raise UserError(f"CRISPMASK.ACCUMULATION_STEPS {options.ACCUMULATION_STEPS} must be 1 or more.")

@@ -13,18 +13,17 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
-from detectron2.solver import build_optimizer
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from crispmask.engine.checkpointer import AtomicCheckpointer
+from crispmask.engine.optimizer import build_optimizer, clips_full_model
 from crispmask.engine.steps import TrainSteps
 from crispmask.engine.writers import build_writers
 
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-FULL_MODEL = "full_model"
 
 logger = logging.getLogger(__name__)
 
@@ -82,10 +81,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """Detectron2's optimizer; clipping of the whole gradient is done in the step instead."""
-        if clips_full_model(cfg):
-            cfg = CfgNode(cfg)  # a copy, not frozen
-            cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
+        """See :func:`crispmask.engine.optimizer.build_optimizer`."""
         return build_optimizer(cfg, model)
 
     @classmethod
@@ -119,9 +115,3 @@ def distribute(model: nn.Module) -> nn.Module:
     return DistributedDataParallel(
         model, device_ids=[comm.get_local_rank()] if on_gpu else None, **no_buffer_sync
     )
-
-
-def clips_full_model(cfg: CfgNode) -> bool:
-    """Whether gradients are clipped by their norm over all parameters together."""
-    clip = cfg.SOLVER.CLIP_GRADIENTS
-    return clip.ENABLED and clip.CLIP_TYPE == FULL_MODEL

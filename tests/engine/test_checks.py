@@ -45,6 +45,7 @@ def check(*words: str, folder: Path) -> tuple[CfgNode, list[str]]:
         ("", "MODEL.ROI_HEADS.NUM_CLASSES 80", ["'shapes_train' has 8 classes", "NUM_CLASSES 8"]),
         ("", "MODEL.WEIGHTS nowhere/model.pth", ["'nowhere/model.pth'", "correct the path"]),
         ("", "MODEL.WEIGHTS catalog://no/such/model", ["catalog://no/such/model", "download it"]),
+        ("", "CRISPMASK.OPTIMIZER adam", ["CRISPMASK.OPTIMIZER 'adam'", "SGD or ADAMW"]),
         ("", "CRISPMASK.AMP_DTYPE half", ["CRISPMASK.AMP_DTYPE 'half'", "bfloat16 or float16"]),
         ("", "CRISPMASK.ACCUMULATION_STEPS 0", ["ACCUMULATION_STEPS 0"]),
     ],
