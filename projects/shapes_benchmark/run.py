@@ -1,5 +1,6 @@
 """Train Mask R-CNN and RefineMask on generated shapes, alike, and compare them.
 
+One detector is trained first; both models start from it, so that they differ in their mask branch alone.
 Everything goes through ``train_net.py``. Writes ``table.md`` and ``report.html`` to the output folder.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+DETECTOR = "configs/shapes/faster_rcnn_R_18_FPN.yaml"
 MODELS = {
     "Mask R-CNN": "configs/shapes/mask_rcnn_R_18_FPN.yaml",
     "RefineMask": "configs/shapes/refinemask_R_18_FPN.yaml",
@@ -33,6 +35,7 @@ def main() -> int:
     args = parser.parse_args()
     os.chdir(ROOT)
     try:
+        train("Detector", DETECTOR, args)
         rows = {name: run_model(name, config, args) for name, config in MODELS.items()}
     except subprocess.CalledProcessError as error:
         print(
@@ -48,21 +51,31 @@ def main() -> int:
 
 def run_model(name: str, config: str, args: argparse.Namespace) -> dict[str, Any]:
     """Train, evaluate and measure one model; its row of the table."""
-    folder = results_folder(args.output, name)
-    print(f"== {name}: training with {config} into {folder}", flush=True)
-    start = time.perf_counter()
-    options = ["--num-gpus", args.num_gpus, "OUTPUT_DIR", folder, *args.opts]
-    subprocess.run([sys.executable, "train_net.py", "--config-file", config, *options], check=True)
-    training = time.perf_counter() - start
+    training = train(name, config, args, "MODEL.WEIGHTS", checkpoint(args.output, "Detector"))
     print(f"== {name}: measuring speed and memory", flush=True)
     script = Path(__file__).with_name("measure.py")
     measured = subprocess.run(
-        [sys.executable, script, config, folder / "model_final.pth", *args.opts],
+        [sys.executable, script, config, checkpoint(args.output, name), *args.opts],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
     )
-    return {**last_evaluation(folder), **json.loads(measured.stdout.splitlines()[-1]), "training": training}
+    metrics = last_evaluation(results_folder(args.output, name))
+    return {**metrics, **json.loads(measured.stdout.splitlines()[-1]), "training": training}
+
+
+def train(name: str, config: str, args: argparse.Namespace, *opts: str | Path) -> float:
+    """Train and evaluate one model into its folder; the seconds it took."""
+    folder = results_folder(args.output, name)
+    print(f"== {name}: training with {config} into {folder}", flush=True)
+    start = time.perf_counter()
+    command = [sys.executable, "train_net.py", "--config-file", config, "--num-gpus", args.num_gpus]
+    subprocess.run([*command, "OUTPUT_DIR", folder, *opts, *args.opts], check=True)
+    return time.perf_counter() - start
+
+
+def checkpoint(output: Path, name: str) -> Path:
+    return results_folder(output, name) / "model_final.pth"
 
 
 def results_folder(output: Path, name: str) -> Path:
