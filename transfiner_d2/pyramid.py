@@ -45,7 +45,8 @@ class Maps:
 
     Attributes:
         raw: (B, C, H, W) each, as FPN gives them.
-        fine: the same, the finest one with the detail convolutions added.
+        fine: the same, the finest one with the detail convolutions added; channels last in memory, so that
+            nodes read all channels of a cell together.
         detail: (B, C, H, W) output of those convolutions, or None.
     """
 
@@ -82,10 +83,9 @@ class RoIPyramid:
         """
         # In float32, since RoIAlign rounds the boxes to the type of the map: 4 pixels at x = 600 in bfloat16
         raw = [features[name].float() for name in self.in_features]
-        if detail_convs is None:
-            return Maps(raw, raw, None)
-        detail = detail_convs(raw[0]).float()
-        return Maps(raw, [raw[0] + detail, *raw[1:]], detail)
+        detail = None if detail_convs is None else detail_convs(raw[0]).float()
+        fine = raw if detail is None else [raw[0] + detail, *raw[1:]]
+        return Maps(raw, [level.contiguous(memory_format=torch.channels_last) for level in fine], detail)
 
     def rois(self, boxes: list[Boxes]) -> RoIs:
         """RoIs of the boxes of B images, with FPN's level rule (224 pixels belong to P4)."""

@@ -106,7 +106,8 @@ class Quadtree(nn.Module):
         """(R, 2 P, 2 P) float32 logits of incoherence on the coarsest level."""
         if self.detector.finer is None:
             return self.detector(coarse.pooled.detach() + coarse.features)
-        pooled = self.pyramid.pool(maps.fine, coarse.rois, 2 * self.size, self.pyramid.shift)
+        levels = maps.raw if maps.detail is None else maps.fine
+        pooled = self.pyramid.pool(levels, coarse.rois, 2 * self.size, self.pyramid.shift)
         mask = coarse.logits.detach().sigmoid()[:, None]
         return self.detector(torch.cat([pooled, mask.to(pooled.dtype)], dim=1))
 

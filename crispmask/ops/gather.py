@@ -174,13 +174,19 @@ def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
 def _gather_reference(features: list[Tensor], scales: list[float], boxes: Tensor, cells: Tensor) -> Tensor:
     batch, channels = features[0].shape[:2]
     dtype = _compute_dtype(features[0].dtype)
-    rows, weights, first = _bilinear_samples(batch, _sizes(features), scales, boxes.to(dtype), cells)
-    if len(rows) == 0:
-        return features[0].new_zeros((cells.shape[1], channels))
-    table = torch.cat([f.permute(0, 2, 3, 1).reshape(-1, channels).to(dtype) for f in features])
-    out = F.embedding_bag(
-        rows.flatten(), table, 4 * first[:-1], mode="sum", per_sample_weights=weights.flatten()
-    )
+    _check_cells(batch, _sizes(features), boxes, cells)
+    out = features[0].new_zeros((cells.shape[1], channels), dtype=dtype)
+    # Map by map, for then a map that no cell reads is not touched, and one with channels last is not copied.
+    for i, (feature, scale) in enumerate(zip(features, scales, strict=True)):
+        here = (cells[1] == i).nonzero().squeeze(1)
+        some = cells[:, here]
+        some[1] = 0
+        rows, weights, first = _bilinear_samples(batch, _sizes([feature]), [scale], boxes.to(dtype), some)
+        if len(rows) > 0:
+            table = feature.permute(0, 2, 3, 1).reshape(-1, channels).to(dtype)
+            out[here] = F.embedding_bag(
+                rows.flatten(), table, 4 * first[:-1], mode="sum", per_sample_weights=weights.flatten()
+            )
     return out.to(features[0].dtype)
 
 

@@ -89,7 +89,9 @@ def test_batch_gives_the_results_of_single_images(tmp_path, config):
     for alone, result in zip([two, nothing], together, strict=True):
         (expected,) = infer(model, [alone], do_postprocess=False)
         assert len(result) > 0 and torch.equal(result.pred_classes, expected.pred_classes)
-        torch.testing.assert_close(result.pred_masks, expected.pred_masks, atol=1e-4, rtol=0)
+        # The untrained backbone's features reach 500, so what convolutions round in another way in another
+        # batch is 7e-4 there and shows in the masks; a RoI of the wrong image would be off by far more
+        torch.testing.assert_close(result.pred_masks, expected.pred_masks, atol=2e-3, rtol=0)
 
 
 def test_given_boxes_give_the_masks_of_the_detector(tmp_path, config):
