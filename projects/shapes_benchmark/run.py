@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--num-gpus", default="1", help="processes of the training, as for train_net.py")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs for every config")
     args = parser.parse_args()
+    args.output = args.output.resolve()
     os.chdir(ROOT)
     try:
         train("Detector", DETECTOR, args)
