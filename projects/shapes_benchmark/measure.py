@@ -20,7 +20,7 @@ import crispmask
 import crispmask.data
 
 
-def measure(config: str, weights: str, opts: list[str], images: int = 40, warm_up: int = 5) -> dict[str, Any]:
+def measure(config: str, weights: str, opts: list[str], images: int = 30, warm_up: int = 5) -> dict[str, Any]:
     """Run a model over test images, one at a time, masks pasted into the image included.
 
     Args:

@@ -30,18 +30,14 @@ def main() -> int:
     parser.add_argument(
         "--output", type=Path, default=ROOT / "output" / "demo", help="folder for all results"
     )
-    parser.add_argument(
-        "--num-gpus",
-        type=int,
-        default=default_processes(),
-        help="processes of the training (default: %(default)s)",
-    )
+    parser.add_argument("--num-gpus", default="1", help="processes of the training, as for train_net.py")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs for every config")
     args = parser.parse_args()
     args.output = args.output.resolve()
     os.chdir(ROOT)
     try:
-        train("Detector", DETECTOR, args)
+        # Its boxes are evaluated with the masks of the models that start from it
+        train("Detector", DETECTOR, args, "DATASETS.TEST", "()")
         rows = {name: run_model(name, config, args) for name, config in MODELS.items()}
     except subprocess.CalledProcessError as error:
         print(
@@ -53,13 +49,6 @@ def main() -> int:
     print("\n" + table)
     print(f"\nPictures: {make_report(args.output, table)}")
     return 0
-
-
-def default_processes() -> int:
-    """One GPU, or without any two processes: small layers gain more from them than from threads."""
-    import torch
-
-    return 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
 
 
 def run_model(name: str, config: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -82,7 +71,7 @@ def train(name: str, config: str, args: argparse.Namespace, *opts: str | Path) -
     folder = results_folder(args.output, name)
     print(f"== {name}: training with {config} into {folder}", flush=True)
     start = time.perf_counter()
-    command = [sys.executable, "train_net.py", "--config-file", config, "--num-gpus", str(args.num_gpus)]
+    command = [sys.executable, "train_net.py", "--config-file", config, "--num-gpus", args.num_gpus]
     subprocess.run([*command, "OUTPUT_DIR", folder, *opts, *args.opts], check=True)
     return time.perf_counter() - start
 
