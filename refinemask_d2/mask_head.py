@@ -78,10 +78,10 @@ class RefineMaskHead(nn.Module):
             ValueError: a value that is none of those named.
         """
         super().__init__()
-        check_choice("VARIANT", variant, VARIANTS)
-        check_choice("ALIGN", align, ALIGNMENTS)
-        check_choice("START_STAGE", start_stage, range(NUM_STAGES + 1))
-        check_choice("EXIT_STAGE", exit_stage, range(start_stage, NUM_STAGES + 1))
+        _check_choice("VARIANT", variant, VARIANTS)
+        _check_choice("ALIGN", align, ALIGNMENTS)
+        _check_choice("START_STAGE", start_stage, range(NUM_STAGES + 1))
+        _check_choice("EXIT_STAGE", exit_stage, range(start_stage, NUM_STAGES + 1))
         v1 = variant == "v1"
         _check_stages(channels, 2 if v1 else 1, stage_loss_weights)
         self.pooler = pooler
@@ -127,6 +127,7 @@ class RefineMaskHead(nn.Module):
             )
         node, mask = cfg.MODEL.REFINEMASK, cfg.MODEL.ROI_MASK_HEAD
         in_features = cfg.MODEL.ROI_HEADS.IN_FEATURES
+        _check_choice("SEMANTIC_IN_FEATURE", node.SEMANTIC_IN_FEATURE, list(input_shape))
         num_classes = 1 if mask.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES
         return {
             "pooler": ROIPooler(
@@ -264,7 +265,7 @@ class RefineMaskHead(nn.Module):
         return self.pooler([features[name].float() for name in self.in_features], boxes)
 
 
-def check_choice(key: str, value: object, choices: Sequence[object]) -> None:
+def _check_choice(key: str, value: object, choices: Sequence[object]) -> None:
     """Raise a ValueError that names the key and the choices if ``value`` is none of them."""
     if value not in choices:
         allowed = ", ".join(map(str, choices))

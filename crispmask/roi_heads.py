@@ -1,0 +1,49 @@
+"""What every ROI heads class with one of our mask heads does: hand over feature maps, not pooled features."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_MASK_HEAD_REGISTRY, build_mask_head
+from detectron2.modeling.roi_heads import select_foreground_proposals
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+
+class MapsToMaskHead:
+    """Mixin before Detectron2's ``StandardROIHeads`` or a subclass, for mask heads that pool for themselves.
+
+    A subclass names the mask head that it carries. The head is called with the maps by name and with the
+    foreground proposals (training) or the detections (inference).
+    """
+
+    mask_head_type: ClassVar[type[nn.Module]]
+
+    @classmethod
+    def _init_mask_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        if not cfg.MODEL.MASK_ON:
+            return {}
+        head = cfg.MODEL.ROI_MASK_HEAD.NAME
+        if not issubclass(ROI_MASK_HEAD_REGISTRY.get(head), cls.mask_head_type):
+            raise ValueError(
+                f"MODEL.ROI_MASK_HEAD.NAME is {head!r}; "
+                f"{cfg.MODEL.ROI_HEADS.NAME} needs '{cls.mask_head_type.__name__}'."
+            )
+        return {
+            "mask_in_features": list(input_shape),
+            "mask_pooler": None,
+            "mask_head": build_mask_head(cfg, input_shape),
+        }
+
+    def _forward_box(self, features: dict[str, Tensor], *args: Any) -> Any:
+        # Detectron2 rounds boxes to the type of the features before pooling: 4 pixels at x = 600 in bfloat16
+        return super()._forward_box({name: level.float() for name, level in features.items()}, *args)
+
+    def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]) -> Any:
+        if not self.mask_on:
+            return {} if self.training else instances
+        if self.training:
+            instances, _ = select_foreground_proposals(instances, self.num_classes)
+        return self.mask_head(features, instances)
