@@ -34,7 +34,7 @@ from crispmask.data.outlines import OUTLINES
 
 CATEGORIES = tuple(OUTLINES)
 # Split: number of images that ensure_shapes makes
-SPLITS = {"train": 1000, "val": 200}
+SPLITS = {"train": 1000, "val": 100}
 SIZE, SEED = 256, 0
 # Of so many images one is empty, one has a crowd region
 EMPTY_EVERY, CROWD_EVERY = 32, 20
