@@ -15,7 +15,7 @@ STAMP = $(VENV)/.crispmask-setup
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
 # The heads are named because an editable install must be renewed when one is added
-SETUP_INPUTS = pyproject.toml setup.py tools/setup.py tools/install_detectron2.py $(wildcard *_d2/__init__.py)
+SETUP_INPUTS = pyproject.toml setup.py $(wildcard tools/*.py *_d2/__init__.py)
 
 .PHONY: setup lint test demo
 

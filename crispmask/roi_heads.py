@@ -32,14 +32,14 @@ class MapsToMaskHead:
                 f"{cfg.MODEL.ROI_HEADS.NAME} needs '{cls.mask_head_type.__name__}'."
             )
         return {
-            "mask_in_features": list(input_shape),
+            "mask_in_features": list(cfg.MODEL.ROI_HEADS.IN_FEATURES),
             "mask_pooler": None,
             "mask_head": build_mask_head(cfg, input_shape),
         }
 
     def _forward_box(self, features: dict[str, Tensor], *args: Any) -> Any:
         # Detectron2 rounds boxes to the type of the features before pooling: 4 pixels at x = 600 in bfloat16
-        return super()._forward_box({name: level.float() for name, level in features.items()}, *args)
+        return super()._forward_box({name: features[name].float() for name in self.box_in_features}, *args)
 
     def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]) -> Any:
         if not self.mask_on:

@@ -33,9 +33,9 @@ def add_refinemask_config(cfg: CfgNode) -> None:
     # Weight of both losses of the box head; the release trains with 2
     node.BOX_LOSS_WEIGHT = 2.0
 
-    # First stage that is trained everywhere; the finer ones learn at boundaries only (1: 28 x 28)
+    # Last stage that is trained everywhere; the finer ones learn at boundaries only (1: 28 x 28)
     node.START_STAGE = 1
-    # Stage whose mask is the result at inference: 1 (28 x 28), 2 (56 x 56) or 3 (112 x 112)
+    # Stage whose mask is the result at inference, START_STAGE or later: 1 (28 x 28), 2 (56), 3 (112)
     node.EXIT_STAGE = 3
     # Width in cells of the boundary region that is trained, and of the one that is replaced at inference
     node.TRAIN_BOUNDARY_WIDTH = 2

@@ -82,6 +82,8 @@ class RefineMaskHead(nn.Module):
         _check_choice("ALIGN", align, ALIGNMENTS)
         _check_choice("START_STAGE", start_stage, range(NUM_STAGES + 1))
         _check_choice("EXIT_STAGE", exit_stage, range(start_stage, NUM_STAGES + 1))
+        if rois_per_chunk < 1:
+            raise ValueError(f"MODEL.REFINEMASK.ROIS_PER_CHUNK is {rois_per_chunk}; it must be 1 or more.")
         v1 = variant == "v1"
         _check_stages(channels, 2 if v1 else 1, stage_loss_weights)
         self.pooler = pooler

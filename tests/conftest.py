@@ -46,6 +46,18 @@ def describe_detectron2() -> str:
     return f"{detectron2.__version__} {origin}, {ops} ({Path(detectron2.__file__).parent})"
 
 
+# Appended to a training command of the shapes configs, so that it takes seconds
+SMALL_RUN = [
+    *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"),
+    *("SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2"),
+]
+
+
+@pytest.fixture(scope="session")
+def small_run() -> list[str]:
+    return SMALL_RUN
+
+
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """``$DETECTRON2_DATASETS`` with 4 + 4 images of 96 px of the shapes data set."""

@@ -14,19 +14,13 @@ import torch
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
-# Appended to every training command, so that it takes seconds
-SMALL = [
-    *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"),
-    *("SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2"),
-]
-
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.usefixtures("shapes_root")
-def test_commands(tmp_path):
+def test_commands(tmp_path, small_run):
     for name in ("train_net.py", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
     commands = [shlex.split(line) for block in blocks("bash") for line in block.splitlines()]
@@ -34,7 +28,11 @@ def test_commands(tmp_path):
     for command in commands:
         assert command[:2] == ["python", "train_net.py"]
         done = subprocess.run(
-            [sys.executable, *command[1:], *SMALL], cwd=tmp_path, capture_output=True, text=True, timeout=600
+            [sys.executable, *command[1:], *small_run],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=600,
         )
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr[-2000:]}"
     assert (tmp_path / "output/refinemask/model_final.pth").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,12 +11,23 @@ from typing import Any, BinaryIO
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
+from crispmask.engine.errors import UserError
+
 
 class AtomicCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with atomic writes.
 
     Files are ``<save_dir>/<name>.pth`` and ``last_checkpoint``, which is written after the file it names.
     """
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        try:
+            return super()._load_file(filename)
+        except (EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+            raise UserError(
+                f"Weight file '{filename}' cannot be read: it is cut short, or no checkpoint "
+                f"({' '.join(str(error).split())[:120]})."
+            ) from error
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write model, trainer state and ``kwargs`` to ``<name>.pth`` and point ``last_checkpoint`` to it."""

@@ -21,6 +21,7 @@ from crispmask.engine.errors import UserError
 from crispmask.engine.launch import started_by_torchrun
 from crispmask.engine.optimizer import OPTIMIZERS
 from crispmask.engine.trainer import AMP_DTYPES
+from crispmask.evaluation.boundary_iou import boundary_width
 from crispmask.evaluation.build import EVALUATORS
 
 # Meta-architectures whose number of classes is MODEL.ROI_HEADS.NUM_CLASSES
@@ -45,7 +46,7 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
     notes = check_processes(cfg, args)
     check_training_options(cfg)
     for name in used_datasets(cfg, args.eval_only):
-        check_dataset(cfg, name)
+        notes += check_dataset(cfg, name, eval_only=args.eval_only)
     return notes + check_weights(cfg, resume=args.resume, eval_only=args.eval_only)
 
 
@@ -98,7 +99,7 @@ def check_devices(device: str, processes: int, asked: str) -> list[str]:
 
 
 def check_training_options(cfg: CfgNode) -> None:
-    """Values of ``CRISPMASK`` that are free text or need a package."""
+    """Values that are free text, out of range or need a package, before hours of training."""
     options = cfg.CRISPMASK
     if options.AMP_DTYPE not in AMP_DTYPES:
         raise UserError(
@@ -110,6 +111,14 @@ def check_training_options(cfg: CfgNode) -> None:
         )
     if options.ACCUMULATION_STEPS < 1:
         raise UserError(f"CRISPMASK.ACCUMULATION_STEPS {options.ACCUMULATION_STEPS} must be 1 or more.")
+    if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.MAX_ITER < 1:
+        raise UserError("SOLVER.IMS_PER_BATCH and SOLVER.MAX_ITER must be 1 or more.")
+    try:
+        boundary_width(1, 1, cfg.TEST.BOUNDARY.DILATION_RATIO)
+    except ValueError as error:
+        raise UserError(f"TEST.BOUNDARY.DILATION_RATIO is wrong: {error}.") from error
+    if Path(cfg.OUTPUT_DIR).is_file():
+        raise UserError(f"OUTPUT_DIR '{cfg.OUTPUT_DIR}' is a file: give a folder.")
     if options.WANDB_PROJECT and find_spec("wandb") is None:
         raise UserError(
             "CRISPMASK.WANDB_PROJECT is set but wandb is not installed: pip install wandb, or leave it empty."
@@ -129,19 +138,25 @@ def used_datasets(cfg: CfgNode, eval_only: bool) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def check_dataset(cfg: CfgNode, name: str) -> None:
-    """The data set is registered, its files are there, its classes fit, its evaluator exists."""
+def check_dataset(cfg: CfgNode, name: str, *, eval_only: bool) -> list[str]:
+    """The data set is registered, its files are there, its classes fit, its evaluator exists.
+
+    Training goes on without an evaluator, which then is a note.
+    """
     try:
         require_dataset(name)
     except (UnknownDatasetError, OSError, ModuleNotFoundError) as error:
         raise UserError(str(error)) from error
-    evaluator_type = MetadataCatalog.get(name).get("evaluator_type", "coco")
-    if name in cfg.DATASETS.TEST and evaluator_type not in EVALUATORS:
-        raise UserError(
-            f"Data set '{name}' of DATASETS.TEST has evaluator type '{evaluator_type}', which CrispMask "
-            f'cannot evaluate: give one of type {", ".join(EVALUATORS)}, or DATASETS.TEST "()".'
-        )
     check_classes(cfg, name)
+    evaluator_type = MetadataCatalog.get(name).get("evaluator_type", "coco")
+    if name not in cfg.DATASETS.TEST or evaluator_type in EVALUATORS:
+        return []
+    reason = f"Data set '{name}' of DATASETS.TEST has evaluator type '{evaluator_type}'"
+    if eval_only:
+        raise UserError(
+            f"{reason}, which CrispMask cannot evaluate: give one of type {', '.join(EVALUATORS)}."
+        )
+    return [f"{reason}: the model is trained, but not evaluated."]
 
 
 def check_classes(cfg: CfgNode, name: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
@@ -19,9 +20,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from crispmask.engine.checkpointer import AtomicCheckpointer
+from crispmask.engine.errors import UserError
 from crispmask.engine.optimizer import build_optimizer, clips_full_model
 from crispmask.engine.steps import TrainSteps
 from crispmask.engine.writers import build_writers
+from crispmask.evaluation.build import EVALUATORS, build_evaluator
 
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -80,6 +83,18 @@ class Trainer(DefaultTrainer):
         return super().train()
 
     @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Detectron2's model of a config.
+
+        Raises:
+            UserError: a value of the config does not fit the model.
+        """
+        try:
+            return super().build_model(cfg)
+        except (AssertionError, KeyError, ValueError) as error:
+            raise UserError(f"The model of this config cannot be built: {error}") from error
+
+    @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         """See :func:`crispmask.engine.optimizer.build_optimizer`."""
         return build_optimizer(cfg, model)
@@ -88,9 +103,13 @@ class Trainer(DefaultTrainer):
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
     ) -> DatasetEvaluator:
-        """Mask AP and, with ``TEST.BOUNDARY.ENABLED``, Boundary AP, into ``OUTPUT_DIR/inference``."""
-        from crispmask.evaluation import build_evaluator
+        """Mask AP and, with ``TEST.BOUNDARY.ENABLED``, Boundary AP, into ``OUTPUT_DIR/inference``.
 
+        Raises:
+            NotImplementedError: there is no evaluator for this data set; Detectron2 then skips it.
+        """
+        if MetadataCatalog.get(dataset_name).get("evaluator_type", "coco") not in EVALUATORS:
+            raise NotImplementedError(f"no evaluator for data set '{dataset_name}'")
         folder = output_folder or str(Path(cfg.OUTPUT_DIR) / "inference")
         return build_evaluator(cfg, dataset_name, folder)
 

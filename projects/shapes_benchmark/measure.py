@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import resource
 import statistics
@@ -31,8 +32,9 @@ def measure(config: str, weights: str, opts: list[str], images: int = 30, warm_u
         ``parameters``, median ``seconds`` per image, ``peak_mb`` of memory (2^20 bytes) above the loaded
         model: allocated on the GPU, or resident in the process on the CPU, and the ``device``.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    cfg = crispmask.get_config(config, ["MODEL.DEVICE", device, "MODEL.WEIGHTS", weights, *opts])
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    cfg = crispmask.get_config(config, ["MODEL.DEVICE", default, "MODEL.WEIGHTS", weights, *opts])
+    device = cfg.MODEL.DEVICE
     model = build_model(cfg).eval()
     DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     loader = build_detection_test_loader(cfg, cfg.DATASETS.TEST[0])
@@ -60,10 +62,8 @@ def _memory_held(device: str) -> int:
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return _memory_peak(device)
     return _memory_peak(device)
 
 

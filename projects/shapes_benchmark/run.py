@@ -47,7 +47,7 @@ def main() -> int:
     table = format_table(rows)
     (args.output / "table.md").write_text(table + "\n")
     print("\n" + table)
-    print(f"\nPictures: {make_report(args.output, table)}")
+    print(f"\nPictures: {make_report(args, table)}")
     return 0
 
 
@@ -114,23 +114,31 @@ def machine(device: str) -> str:
     import torch
 
     return (
-        f"{device} ({platform.processor() or platform.machine()}), torch {torch.__version__}, "
+        f"{device} ({processor()}), torch {torch.__version__}, "
         f"Detectron2 {detectron2.__version__}, Python {platform.python_version()}."
     )
 
 
-def make_report(output: Path, table: str) -> Path:
+def processor() -> str:
+    """Name of the CPU, as far as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def make_report(args: argparse.Namespace, table: str) -> Path:
     from detectron2.data import MetadataCatalog
     from report import compare, write_report
 
     import crispmask
     import crispmask.data
 
-    data = MetadataCatalog.get(crispmask.get_config(next(iter(MODELS.values()))).DATASETS.TEST[0])
-    results = {
-        name: results_folder(output, name) / "inference/coco_instances_results.json" for name in MODELS
-    }
-    path = output / "report.html"
+    config = crispmask.get_config(next(iter(MODELS.values())), args.opts)
+    data = MetadataCatalog.get(config.DATASETS.TEST[0])
+    predictions = "inference/coco_instances_results.json"
+    results = {name: results_folder(args.output, name) / predictions for name in MODELS}
+    path = args.output / "report.html"
     write_report(path, table, compare(Path(data.json_file), Path(data.image_root), results))
     return path
 

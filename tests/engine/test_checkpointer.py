@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from crispmask.engine import AtomicCheckpointer
+from crispmask.engine import AtomicCheckpointer, UserError
 
 
 class Counter:
@@ -69,3 +69,13 @@ def test_leftover_of_a_killed_write_is_ignored_and_replaced(saved: tuple, tmp_pa
     checkpointer.save("model_0000006")
     assert resumed(tmp_path)[1].value == 6
     assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("broken", ["garbage", "cut short"])
+def test_broken_weight_file_is_named(
+    saved: tuple[AtomicCheckpointer, Counter], tmp_path: Path, broken: str
+) -> None:
+    path = tmp_path / "model_0000005.pth"
+    path.write_bytes(b"garbage" if broken == "garbage" else path.read_bytes()[:200])
+    with pytest.raises(UserError, match=r"model_0000005\.pth' cannot be read: it is cut short"):
+        AtomicCheckpointer(nn.Linear(2, 2)).load(str(path))

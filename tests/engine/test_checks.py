@@ -11,8 +11,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+import crispmask
 import train_net
-from crispmask.engine import UserError, argument_parser, check_run, checks, load_config
+from crispmask.engine import Trainer, UserError, argument_parser, check_run, checks, load_config
 
 TINY = str(Path(__file__).with_name("tiny.yaml"))
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
@@ -48,6 +49,8 @@ def check(*words: str, folder: Path) -> tuple[CfgNode, list[str]]:
         ("", "CRISPMASK.OPTIMIZER adam", ["CRISPMASK.OPTIMIZER 'adam'", "SGD or ADAMW"]),
         ("", "CRISPMASK.AMP_DTYPE half", ["CRISPMASK.AMP_DTYPE 'half'", "bfloat16 or float16"]),
         ("", "CRISPMASK.ACCUMULATION_STEPS 0", ["ACCUMULATION_STEPS 0"]),
+        ("", "SOLVER.MAX_ITER 0", ["SOLVER.MAX_ITER", "1 or more"]),
+        ("", "TEST.BOUNDARY.DILATION_RATIO -1.0", ["TEST.BOUNDARY.DILATION_RATIO", "positive"]),
     ],
 )
 def test_refused(
@@ -91,8 +94,10 @@ def test_an_evaluator_that_does_not_exist_is_said_before_training(tmp_path: Path
     MetadataCatalog.get(name).set(thing_classes=list("abcdefgh"), evaluator_type="coco_panoptic_seg")
     try:
         with pytest.raises(UserError, match=r"'panoptic_toy'.*coco_panoptic_seg"):
-            check("DATASETS.TEST", f"('{name}',)", folder=tmp_path)
-        check("DATASETS.TRAIN", f"('{name}',)", folder=tmp_path)
+            check("--eval-only", "DATASETS.TEST", f"('{name}',)", folder=tmp_path)
+        (note,) = check("DATASETS.TEST", f"('{name}',)", folder=tmp_path)[1]
+        assert "trained, but not evaluated" in note
+        assert check("DATASETS.TRAIN", f"('{name}',)", folder=tmp_path)[1] == []
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
@@ -117,6 +122,20 @@ def test_class_names_that_come_with_the_file_are_read(tmp_path: Path, shapes_roo
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
+
+
+def test_output_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(UserError, match=r"OUTPUT_DIR .* is a file"):
+        check(folder=tmp_path / "out")
+
+
+def test_model_that_cannot_be_built_is_one_sentence() -> None:
+    cfg = crispmask.get_config(
+        "shapes/refinemask_R_18_FPN.yaml", ["MODEL.DEVICE", "cpu", "MODEL.REFINEMASK.EXIT_STAGE", 0]
+    )
+    with pytest.raises(UserError, match=r"cannot be built: MODEL\.REFINEMASK\.EXIT_STAGE is 0"):
+        Trainer.build_model(cfg)
 
 
 def test_resuming_with_no_checkpoint_starts_anew_with_a_note(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from crispmask.ops import incoherence, incoherence_residual
+from tests.golden import golden
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -71,8 +73,6 @@ def test_any_layout_gives_the_same():
 
 def test_residual_gives_the_released_loss():
     """The detector loss of the released code, from its own logits and our target, to the last digit."""
-    golden = pytest.importorskip("tests.golden.golden")
-    mask_util = pytest.importorskip("pycocotools.mask")
     released = np.load(GOLDEN / "transfiner_coco_seed0.npz")
     boxes = golden.boxes("image0", 6, 320, 320, seed=0, min_size=24.0)
     rles = [mask_util.merge(mask_util.frPyObjects([golden.polygon(box).tolist()], 320, 320)) for box in boxes]

@@ -16,15 +16,9 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "projects" / "shapes_benchmark"
 
-# Small enough for seconds; the models themselves are those of the demo
-SMALL = [
-    *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"),
-    *("SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2"),
-]
 
-
-def test_command_writes_table_and_report(shapes_root, tmp_path):
-    command = [sys.executable, FOLDER / "run.py", "--output", tmp_path, *SMALL]
+def test_command_writes_table_and_report(shapes_root, tmp_path, small_run):
+    command = [sys.executable, FOLDER / "run.py", "--output", tmp_path, *small_run]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     table = (tmp_path / "table.md").read_text()
