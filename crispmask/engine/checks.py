@@ -22,7 +22,7 @@ from crispmask.engine.launch import started_by_torchrun
 from crispmask.engine.optimizer import OPTIMIZERS
 from crispmask.engine.trainer import AMP_DTYPES
 from crispmask.evaluation.boundary_iou import boundary_width
-from crispmask.evaluation.build import EVALUATORS
+from crispmask.evaluation.build import EVALUATORS, evaluator_type
 
 # Meta-architectures whose number of classes is MODEL.ROI_HEADS.NUM_CLASSES
 ROI_META_ARCHITECTURES = ("GeneralizedRCNN", "PanopticFPN")
@@ -148,10 +148,10 @@ def check_dataset(cfg: CfgNode, name: str, *, eval_only: bool) -> list[str]:
     except (UnknownDatasetError, OSError, ModuleNotFoundError) as error:
         raise UserError(str(error)) from error
     check_classes(cfg, name)
-    evaluator_type = MetadataCatalog.get(name).get("evaluator_type", "coco")
-    if name not in cfg.DATASETS.TEST or evaluator_type in EVALUATORS:
+    kind = evaluator_type(name)
+    if name not in cfg.DATASETS.TEST or kind in EVALUATORS:
         return []
-    reason = f"Data set '{name}' of DATASETS.TEST has evaluator type '{evaluator_type}'"
+    reason = f"Data set '{name}' of DATASETS.TEST has evaluator type '{kind}'"
     if eval_only:
         raise UserError(
             f"{reason}, which CrispMask cannot evaluate: give one of type {', '.join(EVALUATORS)}."

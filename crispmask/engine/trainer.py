@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
@@ -24,7 +23,7 @@ from crispmask.engine.errors import UserError
 from crispmask.engine.optimizer import build_optimizer, clips_full_model
 from crispmask.engine.steps import TrainSteps
 from crispmask.engine.writers import build_writers
-from crispmask.evaluation.build import EVALUATORS, build_evaluator
+from crispmask.evaluation.build import EVALUATORS, build_evaluator, evaluator_type
 
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -108,7 +107,7 @@ class Trainer(DefaultTrainer):
         Raises:
             NotImplementedError: there is no evaluator for this data set; Detectron2 then skips it.
         """
-        if MetadataCatalog.get(dataset_name).get("evaluator_type", "coco") not in EVALUATORS:
+        if evaluator_type(dataset_name) not in EVALUATORS:
             raise NotImplementedError(f"no evaluator for data set '{dataset_name}'")
         folder = output_folder or str(Path(cfg.OUTPUT_DIR) / "inference")
         return build_evaluator(cfg, dataset_name, folder)

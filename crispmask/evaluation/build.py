@@ -53,16 +53,20 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     Raises:
         ValueError: there is no evaluator for this type of data set.
     """
-    from detectron2.data import MetadataCatalog
-
-    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
-    if evaluator_type not in EVALUATORS:
+    kind = evaluator_type(dataset_name)
+    if kind not in EVALUATORS:
         raise ValueError(
-            f"Data set '{dataset_name}' has evaluator type '{evaluator_type}'; "
-            f"supported: {', '.join(EVALUATORS)}."
+            f"Data set '{dataset_name}' has evaluator type '{kind}'; supported: {', '.join(EVALUATORS)}."
         )
     folder = os.path.join(cfg.OUTPUT_DIR, "inference") if output_folder is None else output_folder
-    return EVALUATORS[evaluator_type](cfg, dataset_name, folder)
+    return EVALUATORS[kind](cfg, dataset_name, folder)
+
+
+def evaluator_type(dataset_name: str) -> str:
+    """The ``evaluator_type`` in a registered data set's metadata; ``coco`` where it names none."""
+    from detectron2.data import MetadataCatalog
+
+    return MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
 
 
 def _evaluate_coco(gt: Any, predictions: Any, task: str, dilation_ratio: float | None) -> dict[str, float]:

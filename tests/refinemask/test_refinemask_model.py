@@ -9,7 +9,16 @@ from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
-from tiny_refinemask import bitmask, mapped, random_features, star, tiny_config, tiny_model, write_image
+from tiny_refinemask import (
+    assert_masks_fill_boxes,
+    bitmask,
+    mapped,
+    random_features,
+    star,
+    tiny_config,
+    tiny_model,
+    write_image,
+)
 from torch import nn
 from torch.nn import functional as F
 
@@ -122,14 +131,7 @@ def test_inference_pastes_masks_in_the_original_image(tmp_path, config):
         for layer in [*(stage.logits for stage in head.stages), head.final_logits]:
             layer.bias.fill_(20)
     batch = mapped(cfg, records(tmp_path), is_train=False)
-    for record, result in zip(batch, infer(model, batch), strict=True):
-        height, width = record["height"], record["width"]
-        assert record["image"].shape[-2:] != (height, width)
-        assert len(result) > 0 and result.pred_masks.shape[1:] == (height, width)
-        y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
-        for mask, (x1, y1, x2, y2) in zip(result.pred_masks, result.pred_boxes.tensor, strict=True):
-            inside = torch.minimum(torch.minimum(x - x1, x2 - x), torch.minimum(y - y1, y2 - y))
-            assert mask[inside > 0.5].all() and not mask[inside < -0.5].any()
+    assert_masks_fill_boxes(batch, infer(model, batch))
 
 
 @pytest.mark.parametrize("variant", ["v1", "v2"])

@@ -10,7 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.modeling import build_model
-from detectron2.structures import BoxMode
+from detectron2.structures import BoxMode, Instances
 from PIL import Image
 from torch import Tensor, nn
 
@@ -114,3 +114,15 @@ def random_features(cfg: CfgNode, size: tuple[int, int], images: int = 1, seed: 
         f"p{level}": torch.randn(images, channels, size[0] >> level, size[1] >> level, generator=generator)
         for level in (2, 3, 4, 5, 6)
     }
+
+
+def assert_masks_fill_boxes(batch: list[dict], results: list[Instances]) -> None:
+    """Masks lie in the original image, not the resized one, and cover exactly their boxes."""
+    for record, result in zip(batch, results, strict=True):
+        height, width = record["height"], record["width"]
+        assert record["image"].shape[-2:] != (height, width)
+        assert len(result) > 0 and result.pred_masks.shape[1:] == (height, width)
+        y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
+        for mask, (x1, y1, x2, y2) in zip(result.pred_masks, result.pred_boxes.tensor, strict=True):
+            inside = torch.minimum(torch.minimum(x - x1, x2 - x), torch.minimum(y - y1, y2 - y))
+            assert mask[inside > 0.5].all() and not mask[inside < -0.5].any()

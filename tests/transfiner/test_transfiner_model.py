@@ -10,7 +10,7 @@ from detectron2.utils.events import EventStorage
 from tiny_transfiner import CASCADE, CONFIG, tiny_config, tiny_model
 from torch import nn
 
-from tests.refinemask.tiny_refinemask import mapped, star, write_image
+from tests.refinemask.tiny_refinemask import assert_masks_fill_boxes, mapped, star, write_image
 
 TWO_OBJECTS = [[star((30, 40), 24), star((70, 70), 12)], [star((90, 30), 20)]]
 MODELS = {
@@ -71,14 +71,7 @@ def test_inference_pastes_masks_in_the_original_image(tmp_path, config):
             layer.weight.zero_()
             layer.bias.fill_(20)
     batch = mapped(cfg, records(tmp_path), is_train=False)
-    for record, result in zip(batch, infer(model, batch), strict=True):
-        height, width = record["height"], record["width"]
-        assert record["image"].shape[-2:] != (height, width)
-        assert len(result) > 0 and result.pred_masks.shape[1:] == (height, width)
-        y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
-        for mask, (x1, y1, x2, y2) in zip(result.pred_masks, result.pred_boxes.tensor, strict=True):
-            inside = torch.minimum(torch.minimum(x - x1, x2 - x), torch.minimum(y - y1, y2 - y))
-            assert mask[inside > 0.5].all() and not mask[inside < -0.5].any()
+    assert_masks_fill_boxes(batch, infer(model, batch))
 
 
 def test_batch_gives_the_results_of_single_images(tmp_path, config):
