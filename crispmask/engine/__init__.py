@@ -3,11 +3,11 @@
 from crispmask.engine.arguments import argument_parser, load_config, resolve_config_file
 from crispmask.engine.checkpointer import AtomicCheckpointer
 from crispmask.engine.checks import check_run
-from crispmask.engine.errors import NonFiniteError, UserError, exit_on_user_error
 from crispmask.engine.launch import launch
 from crispmask.engine.setup import setup_run
 from crispmask.engine.steps import TrainSteps
 from crispmask.engine.trainer import Trainer
+from crispmask.errors import NonFiniteError, UserError, exit_on_user_error
 
 __all__ = [
     "AtomicCheckpointer",

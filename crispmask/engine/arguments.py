@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 
 from crispmask.config import find_config, get_config
-from crispmask.engine.errors import UserError
+from crispmask.errors import UserError
 
 EPILOG = """
 examples:

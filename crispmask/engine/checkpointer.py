@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
-from crispmask.engine.errors import UserError
+from crispmask.errors import UserError
 
 
 class AtomicCheckpointer(DetectionCheckpointer):

@@ -17,10 +17,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from crispmask.data import UnknownDatasetError, require_dataset
-from crispmask.engine.errors import UserError
 from crispmask.engine.launch import started_by_torchrun
 from crispmask.engine.optimizer import OPTIMIZERS
 from crispmask.engine.trainer import AMP_DTYPES
+from crispmask.errors import UserError
 from crispmask.evaluation.boundary_iou import boundary_width
 from crispmask.evaluation.build import EVALUATORS, evaluator_type
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 
-from crispmask.engine.errors import NonFiniteError
+from crispmask.errors import NonFiniteError
 
 ADVICE = (
     "look at these images and their annotations, lower SOLVER.BASE_LR, or set SOLVER.CLIP_GRADIENTS "

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException, start_processes
 
-from crispmask.engine.errors import exit_on_user_error
+from crispmask.errors import exit_on_user_error
 
 TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 

@@ -13,8 +13,8 @@ from detectron2.utils.events import get_event_storage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from crispmask.engine.errors import NonFiniteError
 from crispmask.engine.guard import ADVICE, describe_losses, name_images, stop_together
+from crispmask.errors import NonFiniteError
 
 Losses = dict[str, torch.Tensor]
 Batch = Sequence[Mapping[str, Any]]

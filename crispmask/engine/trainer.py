@@ -19,10 +19,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from crispmask.engine.checkpointer import AtomicCheckpointer
-from crispmask.engine.errors import UserError
 from crispmask.engine.optimizer import build_optimizer, clips_full_model
 from crispmask.engine.steps import TrainSteps
 from crispmask.engine.writers import build_writers
+from crispmask.errors import UserError
 from crispmask.evaluation.build import EVALUATORS, build_evaluator, evaluator_type
 
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
