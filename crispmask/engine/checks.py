@@ -78,11 +78,19 @@ def check_devices(device: str, processes: int, asked: str) -> list[str]:
     """A GPU for each process; on the CPU, not more processes than the cores can carry.
 
     Args:
-        device: ``cpu`` or ``cuda``.
+        device: ``MODEL.DEVICE``.
         processes: processes on this machine.
         asked: how the user asked for them.
     """
-    if device != "cpu":
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise UserError(f"MODEL.DEVICE '{device}' is no device: give cuda or cpu.") from error
+    if kind not in ("cpu", "cuda"):
+        if processes > 1:
+            raise UserError(f"{asked} needs MODEL.DEVICE cuda or cpu; on '{device}' one process can run.")
+        return [f"MODEL.DEVICE '{device}' is not tested: cuda and cpu are."]
+    if kind == "cuda":
         gpus = torch.cuda.device_count()
         if processes > gpus:
             raise UserError(f"{asked} is more than the {gpus} GPU(s) of this machine: give {gpus} or fewer.")

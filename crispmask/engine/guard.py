@@ -28,12 +28,12 @@ def describe_losses(losses: Mapping[str, torch.Tensor], batch: Sequence[Mapping[
         return None
     values = {name: value.detach().float().sum().item() for name, value in losses.items()}
     wrong = [f"{name} is {value}" for name, value in values.items() if value - value != 0]
-    return f"{' and '.join(wrong)} on {name_images(batch)}"
+    return f"{' and '.join(wrong)} on images {name_images(batch)}"
 
 
 def name_images(batch: Sequence[Mapping[str, Any]]) -> str:
-    """``images a.png, b.png``, with the image id where a file name is missing."""
-    return "images " + ", ".join(
+    """``a.png, b.png``, with the image id where a file name is missing."""
+    return ", ".join(
         str(image.get("file_name") or f"id {image.get('image_id', 'unknown')}") for image in batch
     )
 

@@ -64,7 +64,7 @@ class TrainSteps(SimpleTrainer):
             NonFiniteError: on every rank, before the update, if a loss of any rank is not finite.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        records, data_time = [], 0.0
+        records, images, data_time = [], [], 0.0
         for index in range(self.accumulation_steps):
             last = index + 1 == self.accumulation_steps
             start = time.perf_counter()
@@ -77,7 +77,8 @@ class TrainSteps(SimpleTrainer):
                     stop_together(failure, iteration=self.iter, device=self.device)
                 self.scaler.scale(total_loss(losses) / self.accumulation_steps).backward()
             records.append({name: value.detach() for name, value in losses.items()})
-        self._clip()
+            images.append(name_images(batch))
+        self._clip(", ".join(images))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self._write_metrics(mean_losses(records), data_time)
@@ -94,10 +95,11 @@ class TrainSteps(SimpleTrainer):
             try:
                 losses = self.model(batch)
             except FloatingPointError as error:  # Detectron2's proposals, from weights that are NaN
-                return {}, f"{str(error).rstrip('.')} on {name_images(batch)}"
+                return {}, f"{str(error).rstrip('.')} on images {name_images(batch)}"
         return losses, describe_losses(losses, batch)
 
-    def _clip(self) -> None:
+    def _clip(self, images: str) -> None:
+        """Clip the norm of all gradients, which came from ``images``."""
         if self.clip_norm is None:
             return
         self.scaler.unscale_(self.optimizer)
@@ -106,7 +108,7 @@ class TrainSteps(SimpleTrainer):
         # With loss scaling the scaler skips such a step by itself
         if norm - norm != 0 and not self.scaler.is_enabled():
             raise NonFiniteError(
-                f"Training stopped at iteration {self.iter}: the gradient norm is {norm}: {ADVICE}."
+                f"Training stopped at iteration {self.iter}: the gradient norm is {norm} on images {images}: {ADVICE}."
             )
         get_event_storage().put_scalar("grad_norm", norm)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
@@ -81,6 +83,40 @@ class Trainer(DefaultTrainer):
             logger.info("Nothing left to train: the checkpoint is at SOLVER.MAX_ITER %d.", self.max_iter)
         return super().train()
 
+    def resume_or_load(self, resume: bool = True) -> Any:
+        """Load ``MODEL.WEIGHTS``, or with ``resume`` take up the last checkpoint if there is one.
+
+        Raises:
+            UserError: the checkpoint is of another model or optimizer, or a file cannot be read.
+        """
+        try:
+            return super().resume_or_load(resume)
+        except (KeyError, RuntimeError, ValueError) as error:
+            if not resume:
+                raise
+            raise UserError(
+                f"The run in '{self.cfg.OUTPUT_DIR}' cannot be resumed: its model or optimizer is another one "
+                f"({' '.join(str(error).split())[:120]}): use the config that it was started with, or start "
+                f"anew in another OUTPUT_DIR."
+            ) from error
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Any:
+        """Detectron2's loader of ``DATASETS.TRAIN``.
+
+        Raises:
+            UserError: the masks of a data set are not of the kind that ``INPUT.MASK_FORMAT`` names.
+        """
+        dicts = get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN,
+            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
+            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+        )
+        if cfg.MODEL.MASK_ON:
+            check_mask_format(dicts, cfg.INPUT.MASK_FORMAT)
+        return build_detection_train_loader(cfg, dataset=dicts)
+
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """Detectron2's model of a config.
@@ -119,6 +155,27 @@ class Trainer(DefaultTrainer):
         evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
         results = cls.test(cfg, GeneralizedRCNNWithTTA(cfg, model), evaluators)
         return {f"{name}_TTA": value for name, value in results.items()}
+
+
+def check_mask_format(dicts: Sequence[Mapping[str, Any]], mask_format: str) -> None:
+    """RLE masks need ``INPUT.MASK_FORMAT: bitmask``; polygons can be read as both.
+
+    Args:
+        dicts: images in Detectron2's format.
+        mask_format: ``polygon`` or ``bitmask``.
+
+    Raises:
+        UserError: naming the first image with an RLE mask where polygons are asked for.
+    """
+    if mask_format != "polygon":
+        return
+    for image in dicts:
+        masks = (a.get("segmentation") for a in image.get("annotations", ()) if not a.get("iscrowd", 0))
+        if any(isinstance(mask, Mapping) for mask in masks):
+            raise UserError(
+                f"INPUT.MASK_FORMAT is polygon, but '{image.get('file_name')}' has RLE masks: "
+                f"give INPUT.MASK_FORMAT bitmask."
+            )
 
 
 def distribute(model: nn.Module) -> nn.Module:

@@ -44,6 +44,8 @@ def check(*words: str, folder: Path) -> tuple[CfgNode, list[str]]:
         ("--eval-only", "DATASETS.TEST ()", ["DATASETS.TEST is empty"]),
         ("", "DATASETS.TEST ('coco_2017_val',)", ["'coco_2017_val'", "instances_val2017.json"]),
         ("", "MODEL.ROI_HEADS.NUM_CLASSES 80", ["'shapes_train' has 8 classes", "NUM_CLASSES 8"]),
+        ("", "MODEL.DEVICE gpu0", ["MODEL.DEVICE 'gpu0'", "give cuda or cpu"]),
+        ("--num-gpus 2", "MODEL.DEVICE mps", ["--num-gpus 2", "on 'mps' one process"]),
         ("", "MODEL.WEIGHTS nowhere/model.pth", ["'nowhere/model.pth'", "correct the path"]),
         ("", "MODEL.WEIGHTS catalog://no/such/model", ["catalog://no/such/model", "download it"]),
         ("", "CRISPMASK.OPTIMIZER adam", ["CRISPMASK.OPTIMIZER 'adam'", "SGD or ADAMW"]),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_training import four_images, gradients, tiny_config, tiny_model, tiny_steps
 
-from crispmask.engine import Trainer, argument_parser, setup_run
+from crispmask.engine import Trainer, UserError, argument_parser, setup_run
 
 NO_TEST = ("DATASETS.TEST", "()")
 
@@ -87,3 +87,18 @@ def test_clipping_of_detectron2_still_works(tmp_path: Path) -> None:
     opts = ["SOLVER.CLIP_GRADIENTS.ENABLED", "True", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value"]
     optimizer = Trainer.build_optimizer(tiny_config(*opts), torch.nn.Linear(2, 2))
     assert type(optimizer).__name__ == "SGDWithGradientClip"
+
+
+def test_resuming_with_another_model_is_one_sentence(tmp_path: Path) -> None:
+    folder = ("OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER", "1")
+    Trainer(tiny_config(*NO_TEST, *folder)).train()
+    other = Trainer(tiny_config(*NO_TEST, *folder, "MODEL.MASK_ON", "False"))
+    with pytest.raises(UserError, match="cannot be resumed: its model or optimizer is another one") as caught:
+        other.resume_or_load(resume=True)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_rle_masks_read_as_polygons_are_refused_before_training(tmp_path: Path) -> None:
+    cfg = tiny_config(*NO_TEST, "OUTPUT_DIR", str(tmp_path), "INPUT.MASK_FORMAT", "polygon")
+    with pytest.raises(UserError, match=r"\.png' has RLE masks: give INPUT.MASK_FORMAT bitmask"):
+        Trainer(cfg)
