@@ -1,0 +1,114 @@
+"""Which prediction stands for which object, and how well its mask and its outline fit.
+
+Shapes: D detections and G annotations of one image and category, P pairs. All of it is COCO-format and read
+by :mod:`crispmask.evaluation.inputs`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as mask_utils
+
+from crispmask.evaluation.boundary_iou import boundary_width
+from crispmask.evaluation.inputs import GroundTruth, Row
+from crispmask.evaluation.overlaps import group_rows
+from crispmask.evaluation.rle import parse_runs
+from crispmask.ops import erosion_residue
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An object, the prediction that stands for it, and their overlap.
+
+    Attributes:
+        annotation, prediction: rows with checked masks.
+        mask_iou, boundary_iou: in [0, 1]; 0 where both are empty.
+    """
+
+    annotation: Row
+    prediction: Row
+    mask_iou: float
+    boundary_iou: float
+
+
+def overlaps_by_group(
+    annotations: Sequence[Row], predictions: Sequence[Row], region: str
+) -> Iterator[tuple[list[Row], list[Row], NDArray[np.float64]]]:
+    """The IoU of what could be paired: objects (no crowd regions) and predictions of an image and class.
+
+    Args:
+        annotations, predictions: rows with ``region``.
+        region: ``segmentation`` or ``bbox``.
+
+    Yields:
+        G annotations, D predictions and (D, G) IoU, of every group that has both.
+    """
+    objects = group_rows(a for a in annotations if not a["iscrowd"])
+    for key, found in group_rows(predictions).items():
+        if truths := objects.get(key):
+            ious = mask_utils.iou([d[region] for d in found], [a[region] for a in truths], [0] * len(truths))
+            yield truths, found, ious
+
+
+def one_to_one(overlaps: NDArray[np.float64], lowest: float) -> list[tuple[int, int]]:
+    """Pairs by falling overlap, each row and column at most once.
+
+    Args:
+        overlaps: (D, G).
+        lowest: smallest overlap of a pair.
+
+    Returns:
+        Indices (d, g). Of equal overlaps, the first row and then the first column is taken.
+    """
+    pairs: list[tuple[int, int]] = []
+    free = np.where(overlaps >= lowest, overlaps, -1.0)
+    while free.size and free.max() >= 0:
+        d, g = divmod(int(free.argmax()), free.shape[1])
+        pairs.append((d, g))
+        free[d, :] = free[:, g] = -1.0
+    return pairs
+
+
+def measure_pairs(gt: GroundTruth, pairs: Sequence[tuple[Row, Row]], dilation_ratio: float) -> Iterator[Pair]:
+    """Mask IoU and Boundary IoU (Boundary IoU, CVPR 2021, section 4) of annotations and predictions.
+
+    Args:
+        gt: the data set, for the sizes of its images.
+        pairs: P annotations and predictions, of one image each, with checked masks.
+        dilation_ratio: boundary width as a share of the image diagonal.
+
+    Yields:
+        P pairs, image by image.
+    """
+    by_image: dict[Any, list[tuple[Row, Row]]] = defaultdict(list)
+    for annotation, prediction in pairs:
+        by_image[annotation["image_id"]].append((annotation, prediction))
+    for image_id, group in by_image.items():
+        size = gt.size(image_id)
+        width = boundary_width(*size, dilation_ratio)
+        for pair, crops in zip(group, crop_pairs(group, size[0]), strict=True):
+            boundaries = [erosion_residue(crop, width, crop.copy()) for crop in crops]
+            yield Pair(*pair, _iou(*crops), _iou(*boundaries))
+
+
+def crop_pairs(pairs: Sequence[tuple[Row, Row]], height: int) -> Iterator[list[NDArray[np.uint8]]]:
+    """Both masks of each pair of an image ``height`` rows high, transposed, in the box around both."""
+    runs = parse_runs([row["segmentation"]["counts"] for pair in pairs for row in pair])
+    boxes = runs.boxes(height)
+    for first in range(0, 2 * len(pairs), 2):
+        both = boxes[first : first + 2]
+        # A box of zeros stands for an empty mask
+        both = both[both[:, 2] > 0] if both.any() else both
+        around = np.concatenate([both[:, :2].min(axis=0), both[:, 2:].max(axis=0)])
+        yield [runs.crop(index, around, height) for index in (first, first + 1)]
+
+
+def _iou(mask: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    union = np.count_nonzero(mask | other)
+    return np.count_nonzero(mask & other) / union if union else 0.0

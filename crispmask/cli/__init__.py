@@ -1,0 +1,84 @@
+"""The command ``crispmask``: a table of verbs, each a small module that is imported when it is used.
+
+A verb's module has a docstring, which is its help text, and two functions: ``add_arguments(parser) -> None``
+and ``run(args) -> None``. Bad input raises :class:`crispmask.errors.UserError`. Heavy imports stand inside of
+functions, so that help and mistyped flags are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from inspect import getdoc
+from typing import Any, NoReturn
+
+from crispmask import __version__
+from crispmask.errors import UserError
+
+# Verb: the module, or a table of more verbs, and one line about it
+VERBS: dict[str, tuple[str | dict[str, tuple[str, str]], str]] = {
+    "evaluate": ("crispmask.cli.evaluate", "AP and Boundary AP of a results file of any model"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: words after ``crispmask``; None: those of this process.
+
+    Returns:
+        The exit code: 0, or 2 after one sentence on stderr. A verb that did only a part of its work ends by
+        ``SystemExit(1)``, ``--help`` by ``SystemExit(0)``.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parser(words).parse_args(words)
+        args.run(args)
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"crispmask: {error}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Python flushes stdout once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + getattr(signal, "SIGPIPE", 13)
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, as every other error of the command."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message.rstrip('.')}; {self.prog} --help tells more.")
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of these words: only the verb that they name is imported."""
+    parser = _Parser(prog="crispmask", description="High-quality instance masks on Detectron2.")
+    parser.add_argument("--version", action="version", version=f"crispmask {__version__}")
+    _add_verbs(parser, VERBS, words)
+    return parser
+
+
+def _add_verbs(parser: argparse.ArgumentParser, verbs: dict[str, Any], words: Sequence[str]) -> None:
+    children: Any = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for name, (target, summary) in verbs.items():
+        child = children.add_parser(
+            name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter, description=summary
+        )
+        if words[:1] != [name]:
+            continue
+        if isinstance(target, str):
+            module = import_module(target)
+            child.description = getdoc(module)
+            child.set_defaults(run=module.run)
+            module.add_arguments(child)
+        else:
+            _add_verbs(child, target, words[1:])

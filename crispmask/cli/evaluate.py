@@ -1,0 +1,129 @@
+"""Mask AP and Boundary AP of a results file of any model; Detectron2 is not needed.
+
+GT is COCO-format ground truth and PREDICTIONS a list of COCO-format results (image_id, category_id, score,
+segmentation). For cityscapes, GT is the gtFine folder of the split, and a row of PREDICTIONS has image,
+label_id, score and segmentation.
+
+--gt-boxes takes the detector out and leaves the masks: every object that is no crowd region is paired with at
+most one prediction of its class, by falling box IoU and from a box IoU of 0.5 on. Predictions without a pair
+are dropped, and so are objects without one, whose number is printed; the others are ranked by the overlap of
+their own mask. AP is then the share of these objects whose mask is good enough, averaged over the IoU
+thresholds: no false alarm, no wrong class, no missed object and no score enters it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from crispmask.cli.output import check_output_file, print_table, write_csv, write_json
+from crispmask.errors import UserError
+
+TASKS = {"mask": "segm", "boundary": "boundary", "bbox": "bbox"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of ``crispmask evaluate``."""
+    parser.add_argument("ground_truth", metavar="GT", help="COCO-format JSON, or the gtFine folder")
+    parser.add_argument("predictions", metavar="PREDICTIONS", help="results JSON")
+    parser.add_argument(
+        "--iou-type",
+        nargs="+",
+        choices=list(TASKS),
+        default=["mask", "boundary"],
+        help="default: mask boundary",
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=["coco", "lvis", "cityscapes", "bdd100k"],
+        default="coco",
+        help="rules of matching and averaging (default: coco)",
+    )
+    parser.add_argument(
+        "--dilation-ratio",
+        type=float,
+        help="width of the boundary as a share of the image diagonal (default: the protocol's; COCO 0.02)",
+    )
+    parser.add_argument("--gt-boxes", action="store_true", help="quality of the masks alone, see above")
+    parser.add_argument("--per-class", action="store_true", help="print the AP of every class, too")
+    parser.add_argument("--json", metavar="FILE", help="write all figures, those of the classes among them")
+    parser.add_argument("--csv", metavar="FILE", help="the same as a table: iou_type, metric, value")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate, print the tables and write the files.
+
+    Raises:
+        UserError: unreadable or wrong input; the message names the row.
+    """
+    json_file, csv_file = check_output_file(args.json), check_output_file(args.csv)
+    if args.gt_boxes and (args.protocol == "cityscapes" or "bbox" in args.iou_type):
+        raise UserError("--gt-boxes is for masks and COCO-format files: leave bbox and cityscapes out.")
+    try:
+        report = _report(args)
+    except (OSError, ValueError) as error:
+        raise UserError(str(error)) from error
+    _print(report, per_class=args.per_class)
+    if json_file:
+        write_json(json_file, report)
+    if csv_file:
+        results = report["results"].items()
+        rows = [(kind, name, value) for kind, figures in results for name, value in figures.items()]
+        write_csv(csv_file, ("iou_type", "metric", "value"), rows)
+
+
+def _report(args: argparse.Namespace) -> dict[str, Any]:
+    """What was asked for, and the figures of every IoU type."""
+    protocol = args.protocol
+    ratio = _default_ratio(protocol) if args.dilation_ratio is None else args.dilation_ratio
+    kinds = list(dict.fromkeys(args.iou_type))
+    report = {
+        "ground_truth": args.ground_truth,
+        "predictions": args.predictions,
+        "protocol": protocol,
+        "dilation_ratio": ratio,
+    }
+    if not args.gt_boxes:
+        return report | {"results": _figures(args.ground_truth, args.predictions, protocol, kinds, ratio)}
+    from crispmask.analysis.given_boxes import given_boxes
+
+    kept = given_boxes(args.ground_truth, args.predictions, ratio)
+    report["gt_boxes"] = {"paired_objects": len(kept.gt["annotations"]), "objects": kept.num_objects}
+    results = {}
+    for kind in kinds:
+        results |= _figures(kept.gt, kept.predictions[TASKS[kind]], protocol, [kind], ratio)
+    return report | {"results": results}
+
+
+def _figures(
+    gt: Any, predictions: Any, protocol: str, kinds: Sequence[str], ratio: float
+) -> dict[str, dict[str, float]]:
+    """Figures by IoU type; COCO's protocol computes mask IoU once for all."""
+    from crispmask.evaluation import evaluate
+    from crispmask.evaluation.coco import average_precisions, evaluate_coco
+
+    if protocol != "coco":
+        return {kind: evaluate(gt, predictions, protocol, kind, ratio) for kind in kinds}
+    evaluations = evaluate_coco(gt, predictions, [TASKS[kind] for kind in kinds], dilation_ratio=ratio)
+    return {kind: average_precisions(evaluations[TASKS[kind]]) for kind in kinds}
+
+
+def _default_ratio(protocol: str) -> float:
+    return 0.02
+
+
+def _print(report: dict[str, Any], *, per_class: bool) -> None:
+    results = report["results"]
+    print(f"ground truth  {report['ground_truth']}")
+    print(f"predictions   {report['predictions']}")
+    print(f"protocol      {report['protocol']}, boundary {100 * report['dilation_ratio']:g}% of the diagonal")
+    if counts := report.get("gt_boxes"):
+        print(f"gt boxes      {counts['paired_objects']} of {counts['objects']} objects have a prediction")
+    metrics = [name for name in next(iter(results.values())) if not name.startswith("AP/")]
+    rows = [[kind, *map(figures.get, metrics)] for kind, figures in results.items()]
+    print_table(["", *metrics], rows)
+    if per_class:
+        classes = [name for name in next(iter(results.values())) if name.startswith("AP/")]
+        rows = [[name.removeprefix("AP/"), *(results[kind][name] for kind in results)] for name in classes]
+        print_table(["class", *(f"{kind} AP" for kind in results)], rows)

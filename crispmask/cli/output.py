@@ -1,0 +1,88 @@
+"""How verbs hand over figures: tables for people, JSON and CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from crispmask.errors import UserError
+
+# Columns of a table that is piped into a file, where nobody says how wide a line may be
+PIPED_WIDTH = 200
+
+
+def check_output_file(path: str | Path | None) -> Path | None:
+    """Make the folder of a file that is written later, so that a wrong path fails before the work.
+
+    Raises:
+        UserError: the path is a folder, or its folder cannot be made.
+    """
+    if path is None:
+        return None
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"'{path}' is a folder: give the name of a file.")
+    check_output_folder(path.parent)
+    return path
+
+
+def check_output_folder(path: str | Path) -> Path:
+    """Make a folder that is written to later.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The folder '{path}' cannot be made: {error.strerror}.") from error
+    return Path(path)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write data with NaN as null, for JSON has no NaN."""
+    path.write_text(json.dumps(_without_nan(data), indent=1, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows below their column names, NaN as an empty cell."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows([_without_nan(cell) for cell in row] for row in rows)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
+    """Print a table: floats with one digit, NaN as a dash, text to the left and numbers to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = [list(row) for row in rows]
+    table = Table(title=title or None, title_justify="left", title_style="")
+    for index, column in enumerate(columns):
+        is_text = any(isinstance(row[index], str) for row in rows)
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text)
+    for row in rows:
+        table.add_row(*map(_cell, row))
+    console = Console(markup=False)
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def _without_nan(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _without_nan(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_without_nan(value) for value in data]
+    return None if isinstance(data, float) and math.isnan(data) else data

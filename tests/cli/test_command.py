@@ -1,0 +1,79 @@
+"""The command itself: help without heavy imports, one sentence for errors, quiet ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crispmask.cli import VERBS, main
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "boundary_coco"
+EVALUATE = ["evaluate", str(GOLDEN / "gt.json"), str(GOLDEN / "dt.json")]
+HEAVY = ("torch", "detectron2", "numpy", "pycocotools", "rich", "PIL")
+
+
+def verbs(table: dict = VERBS) -> list[list[str]]:
+    """Words of every verb, those of verbs with verbs of their own among them."""
+    found = []
+    for name, (target, _) in table.items():
+        found += [[name]] if isinstance(target, str) else [[name], *([name, *v] for v in verbs(target))]
+    return found
+
+
+@pytest.mark.parametrize("words", verbs(), ids=" ".join)
+def test_help_of_every_verb_comes_without_heavy_imports(words: list[str]) -> None:
+    code = (
+        f"import sys; from crispmask.cli import main\ntry:\n    main({[*words, '--help']})\n"
+        f"except SystemExit as end:\n    assert end.code == 0\n"
+        f"assert not (loaded := set({HEAVY}) & set(sys.modules)), loaded"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: crispmask {' '.join(words)} ")
+
+
+def test_command_and_module_say_the_version() -> None:
+    installed = Path(sys.executable).with_name("crispmask")
+    commands = [[sys.executable, "-m", "crispmask"], *([[str(installed)]] if installed.exists() else [])]
+    for command in commands:
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout[:10]) == (0, "crispmask ")
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ([], "VERB"),
+        (["evaluat"], "'evaluat'"),
+        (["evaluate", "gt.json"], "PREDICTIONS"),
+        (["evaluate", "gt.json", "dt.json", "--iou-type", "polygon"], "'polygon'"),
+        (["evaluate", "gt.json", "dt.json", "--dilation-ratio", "wide"], "'wide'"),
+    ],
+)
+def test_mistyped_words_are_one_sentence(
+    words: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert err.startswith("crispmask: ") and named in err and "--help" in err
+
+
+def test_interrupt_and_closed_pipe_end_quietly() -> None:
+    code = (
+        "import sys; from crispmask.cli import evaluate, main\ndef run(args):\n    {}\nevaluate.run = run\n"
+    )
+    code += f"sys.exit(main({EVALUATE}))"
+    interrupted = code.format("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    done = subprocess.run([sys.executable, "-c", interrupted], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+    printing = code.format("print('x' * 1000000)")
+    process = subprocess.Popen(
+        [sys.executable, "-c", printing], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait(60) == 141
