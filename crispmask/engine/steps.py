@@ -108,7 +108,8 @@ class TrainSteps(SimpleTrainer):
         # With loss scaling the scaler skips such a step by itself
         if norm - norm != 0 and not self.scaler.is_enabled():
             raise NonFiniteError(
-                f"Training stopped at iteration {self.iter}: the gradient norm is {norm} on images {images}: {ADVICE}."
+                f"Training stopped at iteration {self.iter}: the gradient norm is {norm} on images {images}: "
+                f"{ADVICE}."
             )
         get_event_storage().put_scalar("grad_norm", norm)
 

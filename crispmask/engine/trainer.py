@@ -95,8 +95,8 @@ class Trainer(DefaultTrainer):
             if not resume:
                 raise
             raise UserError(
-                f"The run in '{self.cfg.OUTPUT_DIR}' cannot be resumed: its model or optimizer is another one "
-                f"({' '.join(str(error).split())[:120]}): use the config that it was started with, or start "
+                f"The run in '{self.cfg.OUTPUT_DIR}' cannot be resumed: its model or optimizer is another "
+                f"one ({' '.join(str(error).split())[:120]}): use the config that it was started with, or start "
                 f"anew in another OUTPUT_DIR."
             ) from error
 
