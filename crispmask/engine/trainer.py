@@ -96,8 +96,8 @@ class Trainer(DefaultTrainer):
                 raise
             raise UserError(
                 f"The run in '{self.cfg.OUTPUT_DIR}' cannot be resumed: its model or optimizer is another "
-                f"one ({' '.join(str(error).split())[:120]}): use the config that it was started with, or start "
-                f"anew in another OUTPUT_DIR."
+                f"one ({' '.join(str(error).split())[:120]}): use the config that it was started with, or "
+                f"start anew in another OUTPUT_DIR."
             ) from error
 
     @classmethod
