@@ -1,0 +1,164 @@
+"""``crispmask evaluate`` on files: what it prints and writes, bad input, and masks without the detector."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools import mask as mask_utils
+
+from crispmask.cli import main
+from crispmask.evaluation import evaluate
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "boundary_coco"
+GT, RESULTS = str(GOLDEN / "gt.json"), str(GOLDEN / "dt.json")
+SIDE = 100
+
+
+def rle(y0: int, x0: int, y1: int, x1: int) -> dict:
+    mask = np.zeros((SIDE, SIDE), np.uint8, order="F")
+    mask[y0:y1, x0:x1] = 1
+    encoded = mask_utils.encode(mask)
+    return {"size": encoded["size"], "counts": encoded["counts"].decode()}
+
+
+def row(category: int, box: tuple[int, int, int, int], image: int = 1, **more: object) -> dict:
+    """A row with a rectangle of rows ``box[0]`` to ``box[2]`` and columns ``box[1]`` to ``box[3]``."""
+    y0, x0, y1, x1 = box
+    bbox = [x0, y0, x1 - x0, y1 - y0]
+    area = {} if "score" in more else {"area": bbox[2] * bbox[3], "iscrowd": 0}
+    mask = {"segmentation": rle(*box), "bbox": bbox}
+    return {"image_id": image, "category_id": category, **mask, **area, **more}
+
+
+@pytest.fixture
+def files(tmp_path: Path):
+    """Write a ground truth of two classes and predictions; give their paths."""
+
+    def write(annotations: list[dict], predictions: list[dict]) -> list[str]:
+        gt = {
+            "images": [{"id": i, "height": SIDE, "width": SIDE, "file_name": f"{i}.png"} for i in (1, 2)],
+            "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+            "annotations": [{**a, "id": number} for number, a in enumerate(annotations, 1)],
+        }
+        paths = tmp_path / "gt.json", tmp_path / "dt.json"
+        for path, data in zip(paths, (gt, predictions), strict=True):
+            path.write_text(json.dumps(data))
+        return list(map(str, paths))
+
+    return write
+
+
+def test_figures_are_those_of_the_function(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "figures.json", tmp_path / "new" / "figures.csv"
+    words = ["evaluate", GT, RESULTS, "--dilation-ratio", "0.01", "--json", str(out[0]), "--csv", str(out[1])]
+    assert main([*words, "--per-class"]) == 0
+    printed = capsys.readouterr().out
+    report = json.loads(out[0].read_text())
+    cells = {(r["iou_type"], r["metric"]): r["value"] for r in csv.DictReader(out[1].open())}
+    assert report["dilation_ratio"] == 0.01 and GT in printed and RESULTS in printed and "c6" in printed
+    for kind in ("mask", "boundary"):
+        expected = evaluate(GT, RESULTS, iou_type=kind, dilation_ratio=0.01)
+        assert report["results"][kind] == expected
+        assert {name: float(cells[kind, name]) for name in expected} == expected
+        assert f"{expected['AP']:.1f}" in printed
+
+
+def test_real_command_needs_no_detectron2(tmp_path: Path) -> None:
+    (tmp_path / "detectron2.py").write_text("raise ImportError('Detectron2 was imported')")
+    done = subprocess.run(
+        [sys.executable, "-m", "crispmask", "evaluate", GT, RESULTS],
+        env={"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "boundary" in done.stdout and "57.0" in done.stdout
+
+
+def test_nothing_to_find_is_a_dash_and_null(files, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    paths = files([row(1, (10, 10, 30, 30))], [row(1, (10, 10, 30, 30), score=0.9)])
+    out = tmp_path / "out.json"
+    assert main(["evaluate", *paths, "--json", str(out)]) == 0
+    results = json.loads(out.read_text())["results"]["mask"]
+    assert results["AP"] == pytest.approx(100) and results["APl"] is None
+    assert "–" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["nowhere.json", RESULTS], "'nowhere.json'"),
+        ([GT, "nowhere.json"], "'nowhere.json'"),
+        ([GT, GT], "predictions"),
+        ([GT, RESULTS, "--dilation-ratio", "-1"], "dilation_ratio"),
+        ([GT, RESULTS, "--json", "/"], "'/'"),
+        ([GT, RESULTS, "--json", f"{GT}/out.json"], "gt.json"),
+        ([GT, RESULTS, "--gt-boxes", "--iou-type", "bbox"], "bbox"),
+    ],
+)
+def test_bad_input_is_one_sentence(words: list[str], named: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(["evaluate", *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and named in err
+
+
+def gt_boxes(paths: list[str], tmp_path: Path) -> dict:
+    assert main(["evaluate", *paths, "--gt-boxes", "--json", str(tmp_path / "out.json")]) == 0
+    return json.loads((tmp_path / "out.json").read_text())
+
+
+def test_gt_boxes_leaves_only_the_masks(files, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Right masks beside all that a detector does wrong: AP 100 for the two objects that it found."""
+    objects = [row(1, (10, 10, 40, 40)), row(2, (50, 50, 90, 90)), row(1, (5, 60, 25, 80), image=2)]
+    found = [
+        row(1, (10, 10, 40, 40), score=0.1),
+        row(1, (12, 12, 40, 40), score=0.9),  # a duplicate, scored higher
+        row(1, (60, 5, 80, 25), score=0.8),  # a false alarm
+        row(2, (50, 50, 90, 90), score=0.2),
+        row(2, (5, 60, 25, 80), image=2, score=0.7),  # a wrong class: the third object is not paired
+    ]
+    paths = files(objects, found)
+    report = gt_boxes(paths, tmp_path)
+    assert report["gt_boxes"] == {"paired_objects": 2, "objects": 3}
+    assert "2 of 3 objects" in capsys.readouterr().out
+    for kind in ("mask", "boundary"):
+        assert report["results"][kind]["AP"] == pytest.approx(100)
+        assert evaluate(*paths, iou_type=kind)["AP"] < 60
+
+
+def test_gt_boxes_is_the_share_of_good_masks_whatever_the_scores(files, tmp_path: Path) -> None:
+    """One mask of two is right, the other covers 60% of its box and object: it passes 0.5, 0.55 and 0.6."""
+    objects = [row(1, (0, 0, 20, 20)), row(1, (50, 50, 70, 70))]
+    half = {**row(1, (50, 50, 70, 70), score=0.9), "segmentation": rle(50, 50, 62, 70)}
+    results = []
+    for score in (0.1, 0.95):
+        paths = files(objects, [row(1, (0, 0, 20, 20), score=score), half])
+        results.append(gt_boxes(paths, tmp_path)["results"]["mask"]["AP"])
+    # COCO reads recall at 101 points, 51 of which lie in [0, 0.5]
+    assert results[0] == results[1] == pytest.approx(100 * (3 + 7 * 51 / 101) / 10)
+
+
+def test_gt_boxes_of_no_pair_at_all(files, tmp_path: Path) -> None:
+    report = gt_boxes(files([row(1, (0, 0, 20, 20))], [row(1, (60, 60, 80, 80), score=1.0)]), tmp_path)
+    assert report["gt_boxes"] == {"paired_objects": 0, "objects": 1}
+    assert report["results"]["mask"]["AP"] is None
+
+
+def test_gt_boxes_pairs_by_box_and_ignores_crowds(files, tmp_path: Path) -> None:
+    """Two predictions of one object: the one with the better box stands for it, though its mask is worse."""
+    objects = [row(1, (0, 0, 40, 40)), row(1, (0, 0, 99, 99), iscrowd=1)]
+    better_box = {**row(1, (0, 0, 40, 40), score=0.5), "segmentation": rle(0, 0, 40, 22)}
+    better_mask = {**row(1, (0, 0, 39, 39), score=0.5)}
+    report = gt_boxes(files(objects, [better_mask, better_box]), tmp_path)
+    assert report["gt_boxes"] == {"paired_objects": 1, "objects": 1}
+    figures = report["results"]["mask"]
+    assert figures["AP50"] == pytest.approx(100) and figures["AP75"] == 0
+    assert math.isclose(figures["AP"], 20)  # IoU 0.55 passes 0.5 and 0.55
