@@ -128,8 +128,9 @@ def calibrate(head: nn.Module, features: dict[str, Tensor], boxes: Tensor) -> No
     detector.finer[-1].weight.normal_()
     for _ in range(4 if len(tree.sizes) > 1 else 0):
         # Fewer nodes of one level are fewer candidates of the next, so the share settles in steps
-        logits = tree.detect(maps, coarse.rois, tree.root_logits(maps, coarse), thresholds).logits
-        detector.finer[-1].bias -= torch.cat(logits).quantile(1 - SPLIT)
+        found = tree.detect(maps, coarse.rois, tree.root_logits(maps, coarse), thresholds)
+        children = (found.cells.level > 0) & found.incoherent[found.cells.parent]
+        detector.finer[-1].bias -= found.scores[children].logit().quantile(1 - SPLIT)
 
 
 def describe(device: str) -> str:

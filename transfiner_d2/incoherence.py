@@ -1,6 +1,6 @@
 """The incoherence detector: which cells of a RoI lose detail when the mask is made coarse, level by level.
 
-Shapes: R RoIs, N cells of all RoIs, C channels, S side of a level's grid in cells.
+Shapes: R RoIs, N cells of all RoIs on one level, T on all levels, C channels, S side of a grid in cells.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import torch
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 
-from crispmask.ops import Nodes
+from crispmask.ops import build_quadtree
 
 from .layers import Pointwise, conv_stack
-from .nodes import cells_of_level, enlarge, split_cells
+from .nodes import Cells, enlarge, quadrants, read_cells
 
-# (N,) logits of N cells of a finer level and the (N,) probabilities of their parents
-Classify = Callable[[Nodes, Tensor], Tensor]
+# Logits (N,) of cells of a finer level, from the cells and the (N,) probabilities of their parents
+Classify = Callable[[Cells, Tensor], Tensor]
 
 
 class IncoherenceDetector(nn.Module):
@@ -91,42 +91,56 @@ def _fine_classifier(in_channels: int, channels: int) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Detection:
-    """Scores of all levels, and what the losses of the finer ones need.
+    """Cells that the detector looked at, and what the losses of the finer levels need.
 
     Attributes:
-        scores: (R, S, S) of each level, in [0, 1]; 0 where a cell was not looked at.
-        logits, truth: (N,) of the cells that a finer level looked at, one pair a finer level.
+        cells: T cells, among them all incoherent ones.
+        scores: (T,) in [0, 1].
+        incoherent: (T,) bool, they and all their ancestors reach the threshold of their level.
+        logits, truth: (N,) of the cells that a finer level looked at, one pair a finer level; ``truth`` in
+            training only.
     """
 
-    scores: list[Tensor]
+    cells: Cells
+    scores: Tensor
+    incoherent: Tensor
     logits: list[Tensor]
     truth: list[Tensor]
 
 
-def single_scores(
-    logits: Tensor, depth: int, truth: Sequence[Tensor] | None = None, tree: str = "detected"
+def dense_detection(maps: Sequence[Tensor], thresholds: Sequence[float]) -> Detection:
+    """From scores (R, S, S) of all cells of all levels. One host synchronisation."""
+    nodes = build_quadtree(maps, thresholds)
+    return Detection(Cells(*nodes[:5]), read_cells(maps, nodes), nodes.roi >= 0, [], [])
+
+
+def single_detection(
+    logits: Tensor, thresholds: Sequence[float], truth: Sequence[Tensor] | None = None, tree: str = "detected"
 ) -> Detection:
-    """Scores of all levels from the coarsest one alone, copied to the quadrants.
+    """From the coarsest level alone, whose scores are copied to the quadrants. One host synchronisation.
 
     Args:
         logits: (R, S, S) of the coarsest level.
-        depth: number of levels.
-        truth, tree: as for :func:`cascade_scores`; only the first level of ``truth`` is used.
+        thresholds, truth, tree: as for :func:`cascade_detection`; only the first level of ``truth`` is used.
     """
-    scores = [merge(logits.detach().sigmoid(), truth, 0, tree)]
-    for _ in range(depth - 1):
+    scores = [merge(logits.detach().sigmoid(), truth and truth[0], tree)]
+    for _ in thresholds[1:]:
         scores.append(enlarge(scores[-1]))
-    return Detection(scores, [], [])
+    return dense_detection(scores, thresholds)
 
 
-def cascade_scores(
+def cascade_detection(
     logits: Tensor,
     classify: Classify,
     thresholds: Sequence[float],
     truth: Sequence[Tensor] | None = None,
     tree: str = "detected",
 ) -> Detection:
-    """Scores level by level; a finer level looks at the children of incoherent cells only.
+    """Level by level; a finer level looks at the children of incoherent cells only.
+
+    Without ``truth`` there is one host synchronisation, for the roots. Which children are incoherent is not
+    waited for: their own children are listed in any case, and the classifier is asked about row -1, where
+    nothing is read, for those that do not count.
 
     Args:
         logits: (R, S, S) of the coarsest level.
@@ -135,24 +149,41 @@ def cascade_scores(
         truth: (R, S, S) bool of each level, in training.
         tree: which cells count as incoherent: ``"detected"``, ``"truth"`` or ``"both"``.
     """
-    probability = logits.detach().sigmoid()
-    detection = Detection([merge(probability, truth, 0, tree)], [], [])
-    for level in range(1, len(thresholds)):
-        roi, y, x = split_cells(detection.scores[-1] >= thresholds[level - 1])
-        found = classify(cells_of_level(level, roi, y, x, len(logits)), probability[roi, y // 2, x // 2])
-        side = 2 * probability.shape[-1]
-        probability = probability.new_zeros(len(logits), side, side)
-        probability[roi, y, x] = found.detach().sigmoid()
-        detection.scores.append(merge(probability, truth, level, tree))
-        detection.logits.append(found)
+    dense = logits.detach().sigmoid()
+    levels = [dense_detection([merge(dense, truth and truth[0], tree)], thresholds[:1])]
+    roots = levels[0].cells
+    probability = dense[roots.roi, roots.y, roots.x]
+    start = 0
+    for level, threshold in enumerate(thresholds[1:], 1):
+        above = levels[-1]
+        split = torch.arange(len(above.scores), device=dense.device)
         if truth is not None:
-            detection.truth.append(truth[level][roi, y, x])
-    return detection
+            split = split[above.incoherent]
+        cells, inside = quadrants(above.cells, split, start), above.incoherent[split].repeat_interleave(4)
+        asked = cells._replace(y=torch.where(inside, cells.y, -1))
+        found = classify(asked, probability[split].repeat_interleave(4))
+        known = None if truth is None else truth[level][cells.roi, cells.y, cells.x]
+        probability = found.detach().sigmoid()
+        scores = merge(probability, known, tree)
+        incoherent = inside & (scores >= threshold)
+        levels.append(Detection(cells, scores, incoherent, [found], [] if known is None else [known]))
+        start += len(above.scores)
+    return _join(levels)
 
 
-def merge(probability: Tensor, truth: Sequence[Tensor] | None, level: int, tree: str) -> Tensor:
-    """Scores of a level (R, S, S) from what was detected and what is true."""
+def _join(levels: Sequence[Detection]) -> Detection:
+    return Detection(
+        Cells(*(torch.cat(field) for field in zip(*(level.cells for level in levels), strict=True))),
+        torch.cat([level.scores for level in levels]),
+        torch.cat([level.incoherent for level in levels]),
+        [logits for level in levels for logits in level.logits],
+        [truth for level in levels for truth in level.truth],
+    )
+
+
+def merge(probability: Tensor, truth: Tensor | None, tree: str) -> Tensor:
+    """Scores from what was detected and what is true, of one shape."""
     if truth is None or tree == "detected":
         return probability
-    known = truth[level].to(probability.dtype)
+    known = truth.to(probability.dtype)
     return known if tree == "truth" else torch.maximum(probability, known)

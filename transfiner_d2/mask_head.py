@@ -16,7 +16,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from crispmask.groundtruth import crop_masks
-from crispmask.ops import Nodes, incoherence
+from crispmask.ops import incoherence
 
 from . import losses, targets
 from .build import (
@@ -27,8 +27,9 @@ from .build import (
     build_semantic_classifier,
 )
 from .config import variant_values
+from .incoherence import Detection
 from .layers import BoundaryHead, CoarseMaskHead, detail_convs
-from .nodes import count_nodes, read_cells, resize, sample_nodes
+from .nodes import read_cells, resize, sample_nodes
 from .pyramid import Maps, RoIPyramid
 from .quadtree import Coarse, Quadtree
 from .selection import best_of_each_image, images_by_turns, select_rois
@@ -143,7 +144,7 @@ class TransfinerMaskHead(nn.Module):
         maps = self.pyramid.maps(features, self.detail_convs)
         classes = torch.cat([per_image.pred_classes for per_image in instances])
         coarse = self._coarse(maps, [per_image.pred_boxes for per_image in instances], classes)
-        masks = self._masks(maps, coarse, best_of_each_image(instances, self.top_k))
+        masks = self._masks(maps, coarse, best_of_each_image(instances, self.top_k, classes.device))
         counts = [len(per_image) for per_image in instances]
         for per_image, probabilities in zip(instances, masks[:, None].split(counts), strict=True):
             per_image.pred_masks = probabilities
@@ -162,13 +163,13 @@ class TransfinerMaskHead(nn.Module):
         if len(chosen) == len(coarse):
             return self.quadtree(maps, coarse)
         masks = resize(coarse.logits.sigmoid(), self.mask_size).clone()
-        masks[chosen.to(masks.device)] = self.quadtree(maps, coarse.select(chosen))
+        masks[chosen] = self.quadtree(maps, coarse[chosen])
         return masks
 
     def _refinement_losses(self, maps: Maps, coarse: Coarse, instances: list[Instances]) -> dict[str, Tensor]:
         """Losses of the detector and of the refinement."""
         chosen = images_by_turns([len(per_image) for per_image in instances], self.train_settings.rois)
-        some, some_instances = coarse.select(chosen), select_rois(instances, chosen)
+        some, some_instances = coarse[chosen.to(coarse.logits.device)], select_rois(instances, chosen)
         result: dict[str, Tensor] = {}
         root_logits = truth = None
         if self.quadtree.detector is not None:
@@ -184,8 +185,7 @@ class TransfinerMaskHead(nn.Module):
         detection = self.quadtree.detect(maps, some.rois, root_logits, train.thresholds, truth, train.tree)
         for logits, target in zip(detection.logits, detection.truth, strict=True):
             result["loss_mask_uncertain"] += train.incoherence_weight * losses.mask_loss(logits, target)
-        nodes = self.quadtree.nodes(detection.scores, train.thresholds)
-        result["loss_mask_refine"] = self._refine_loss(maps, some, some_instances, nodes)
+        result["loss_mask_refine"] = self._refine_loss(maps, some, some_instances, detection)
         return result
 
     def _root_loss(self, logits: Tensor, truth: Tensor) -> Tensor:
@@ -196,10 +196,18 @@ class TransfinerMaskHead(nn.Module):
             loss = loss + losses.idle(self.quadtree.detector.finer)
         return self.train_settings.incoherence_weight * loss
 
-    def _refine_loss(self, maps: Maps, coarse: Coarse, instances: list[Instances], nodes: Nodes) -> Tensor:
+    def _refine_loss(
+        self, maps: Maps, coarse: Coarse, instances: list[Instances], detection: Detection
+    ) -> Tensor:
         train, device = self.train_settings, coarse.logits.device
-        nodes = sample_nodes(nodes, self.quadtree.levels, train.nodes, train.min_nodes, train.repeat_nodes)
-        found = self.quadtree.logits(maps, coarse, nodes, count_nodes(nodes, self.depth))
+        nodes, counts = sample_nodes(
+            *self.quadtree.nodes(detection, len(coarse)),
+            levels=self.quadtree.levels,
+            per_level=train.nodes,
+            at_least=train.min_nodes,
+            repeat=train.repeat_nodes,
+        )
+        found = self.quadtree.logits(maps, coarse, nodes, counts)
         labels = read_cells([crop_masks(instances, size, device) for size in self.quadtree.sizes], nodes)
         if not train.references or found.references.numel() == 0:
             loss = losses.refine_loss(found.nodes, labels) + 0 * found.references.sum()

@@ -1,11 +1,13 @@
 """Which nodes of the quadtree are refined.
 
-Shapes: R RoIs, N nodes of all RoIs, L levels of the quadtree, S side of a level's grid in cells.
+Shapes: R RoIs, N nodes of all RoIs, T cells of all RoIs in any order, L levels of the quadtree, S side of a
+level's grid in cells.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,77 +16,113 @@ from torch.nn import functional as F
 from crispmask.ops import Nodes
 
 
-def split_cells(parents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The four quadrants of every marked cell.
+class Cells(NamedTuple):
+    """T cells that may become nodes, in any order. All int64, on one device.
+
+    Attributes:
+        roi: (T,) RoI of the cell.
+        level: (T,) 0 for the roots.
+        y: (T,) row on the grid of the level.
+        x: (T,) column on the grid of the level.
+        parent: (T,) position of the parent in this list, -1 for the roots.
+    """
+
+    roi: Tensor
+    level: Tensor
+    y: Tensor
+    x: Tensor
+    parent: Tensor
+
+
+def quadrants(cells: Cells, parents: Tensor, start: int) -> Cells:
+    """The four quadrants of some cells of one level, those of a cell together.
 
     Args:
-        parents: (R, S, S) bool.
+        cells: T cells of one level.
+        parents: (T',) int64 index of those that are split.
+        start: position of the first of ``cells`` in the whole list.
 
     Returns:
-        RoI, row and column on the grid of 2 S, (N,) int64 each.
+        4 T' cells of the next level.
     """
-    roi, y, x = (index.repeat_interleave(4) for index in parents.nonzero(as_tuple=True))
-    quadrant = torch.arange(4, device=parents.device).repeat(len(roi) // 4)
-    return roi, 2 * y + quadrant // 2, 2 * x + quadrant % 2
+    roi, level, y, x = (field[parents].repeat_interleave(4) for field in cells[:4])
+    quadrant = torch.arange(4, device=parents.device).repeat(len(parents))
+    above = (start + parents).repeat_interleave(4)
+    return Cells(roi, level + 1, 2 * y + quadrant // 2, 2 * x + quadrant % 2, above)
 
 
-def pick(nodes: Nodes, index: Tensor) -> Nodes:
-    """The nodes of an int64 index or a bool mask (N,), in its order; ``parent`` is -1 where it is gone.
+def pack(cells: Cells, keep: Tensor, num_rois: int, sizes: Sequence[int]) -> tuple[Nodes, Tensor, Tensor]:
+    """Nodes from the cells that are kept: one host synchronisation, to learn how many they are.
 
-    The index may repeat nodes, but must keep those of a RoI together and the RoIs in order.
+    Args:
+        cells: T cells.
+        keep: (T,) bool.
+        num_rois: R.
+        sizes: S of each level.
+
+    Returns:
+        N nodes in the order of :class:`Nodes` (a parent that is not kept is -1), the (N,) int64 position of
+        each in ``cells``, and (R, L) int64 nodes of each RoI and level on the CPU.
     """
-    if index.dtype == torch.bool:
-        index = index.nonzero().squeeze(1)
-    place = torch.full((len(nodes.roi) + 1,), -1, dtype=torch.int64, device=index.device)
+    group = cells.roi * len(sizes) + cells.level
+    counts = group.new_zeros(num_rois * len(sizes)).index_add_(0, group, keep.long())
+    counts = counts.view(num_rois, len(sizes)).cpu()
+    key = (group * sizes[-1] + cells.y) * sizes[-1] + cells.x
+    last = num_rois * len(sizes) * sizes[-1] ** 2
+    index = torch.where(keep, key, last).argsort()[: int(counts.sum())]
+    return pick(cells, index, num_rois), index, counts
+
+
+def pick(cells: Cells | Nodes, index: Tensor, num_rois: int) -> Nodes:
+    """The cells of an int64 index (N,), in its order; ``parent`` is -1 where it is gone.
+
+    The index may repeat cells, but must keep those of a RoI together and the RoIs in order.
+    """
+    place = torch.full((len(cells.roi) + 1,), -1, dtype=torch.int64, device=index.device)
     place[index] = torch.arange(len(index), device=index.device)
-    roi = nodes.roi[index]
-    counts = roi.bincount(minlength=len(nodes.offsets) - 1)
-    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return Nodes(roi, nodes.level[index], nodes.y[index], nodes.x[index], place[nodes.parent[index]], offsets)
+    roi, level, y, x, parent = (field[index] for field in cells[:5])
+    return Nodes(roi, level, y, x, place[parent], offsets_of(roi, num_rois))
 
 
-def without_levels(nodes: Nodes, levels: Sequence[int]) -> Nodes:
-    """The nodes that lie on none of ``levels``, counted from 0."""
-    if not levels:
-        return nodes
-    return pick(nodes, ~torch.isin(nodes.level, nodes.level.new_tensor(levels)))
+def offsets_of(roi: Tensor, num_rois: int) -> Tensor:
+    """(R + 1,) int64, where the nodes of each RoI start, of the ascending (N,) RoIs of nodes."""
+    return torch.searchsorted(roi, torch.arange(num_rois + 1, device=roi.device))
 
 
-def limit_nodes(nodes: Nodes, scores: Sequence[Tensor], most: int) -> Nodes:
+def limit_nodes(nodes: Nodes, counts: Tensor, scores: Tensor, most: int) -> tuple[Nodes, Tensor]:
     """At most ``most`` nodes a RoI: coarse levels first, in a level the highest scores, so parents stay.
 
     Args:
         nodes: N nodes.
-        scores: (R, S, S) of each level.
+        counts: (R, L) int64 of :func:`pack`.
+        scores: (N,).
         most: 0 keeps all.
+
+    Returns:
+        The nodes that stay and their counts.
     """
     if most == 0:
-        return nodes
-    score = read_cells(scores, nodes)
-    order = score.argsort(descending=True, stable=True)
-    order = order[(nodes.roi * len(scores) + nodes.level)[order].argsort(stable=True)]
+        return nodes, counts
+    order = scores.argsort(descending=True, stable=True)
+    order = order[(nodes.roi * counts.shape[1] + nodes.level)[order].argsort(stable=True)]
     rank = torch.arange(len(order), device=order.device) - nodes.offsets[nodes.roi]
-    return pick(nodes, order[rank < most].sort().values)
+    counts = F.pad(counts.cumsum(dim=1).clamp(max=most), (1, 0)).diff(dim=1)
+    # The number is known, so there is no need to wait for a search
+    first = (rank >= most).byte().argsort(stable=True)[: int(counts.sum())]
+    return pick(nodes, order[first].sort().values, len(counts)), counts
 
 
-def read_cells(maps: Sequence[Tensor], nodes: Nodes) -> Tensor:
-    """(N,) value of every node on the map (R, S, S) of its level."""
-    sides = torch.tensor([level.shape[-1] for level in maps], device=nodes.level.device)
-    sizes = torch.tensor([level.numel() for level in maps], device=nodes.level.device)
-    start = (sizes.cumsum(0) - sizes)[nodes.level]
-    side = sides[nodes.level]
+def read_cells(maps: Sequence[Tensor], nodes: Cells | Nodes) -> Tensor:
+    """(N,) value of every node on the map (R, S, S) of its level, S doubling from level to level."""
+    side = maps[0].shape[-1] << nodes.level
+    start = maps[0].numel() * ((4**nodes.level - 1) // 3)
     cells = start + (nodes.roi * side + nodes.y) * side + nodes.x
     return torch.cat([level.flatten() for level in maps])[cells]
 
 
-def count_nodes(nodes: Nodes, num_levels: int) -> Tensor:
-    """(R, L) int64 nodes of each RoI and level, on the CPU: one host synchronisation."""
-    num_rois = len(nodes.offsets) - 1
-    counts = (nodes.roi * num_levels + nodes.level).bincount(minlength=num_rois * num_levels)
-    return counts.view(num_rois, num_levels).cpu()
-
-
-def sample_nodes(nodes: Nodes, levels: Sequence[int], per_level: int, at_least: int, repeat: bool) -> Nodes:
+def sample_nodes(
+    nodes: Nodes, counts: Tensor, levels: Sequence[int], per_level: int, at_least: int, repeat: bool
+) -> tuple[Nodes, Tensor]:
     """A random part of the nodes, for training.
 
     Random orders are drawn on the CPU, RoI by RoI and level by level, so a seed gives the same nodes on every
@@ -92,36 +130,38 @@ def sample_nodes(nodes: Nodes, levels: Sequence[int], per_level: int, at_least: 
 
     Args:
         nodes: N nodes.
+        counts: (R, L) int64 of :func:`pack`.
         levels: ascending, those that nodes are on.
         per_level: most nodes of a level and RoI; 0: all of them.
         at_least: a RoI with fewer nodes on any level loses all of them.
         repeat: repeat nodes until a level has ``per_level``.
+
+    Returns:
+        The drawn nodes and their counts.
     """
     if per_level == 0 and at_least == 0:
-        return nodes
-    counts = count_nodes(nodes, levels[-1] + 1)
-    enough = (counts[:, levels] >= at_least).all(dim=1, keepdim=True).expand_as(counts)
-    picked = [torch.zeros(0, dtype=torch.int64)]
-    start = 0
-    for count, taken in zip(counts.flatten().tolist(), enough.flatten().tolist(), strict=True):
-        if taken and count:
-            picked.append(start + _random_part(count, per_level, repeat))
-        start += count
-    return pick(nodes, torch.cat(picked).to(nodes.roi.device))
+        return nodes, counts
+    enough = (counts[:, levels] >= at_least).all(dim=1, keepdim=True)
+    ends = counts.flatten().cumsum(0).tolist()
+    parts = [
+        end - count + _random_part(count, per_level, repeat)
+        for count, end in zip((counts * enough).flatten().tolist(), ends, strict=True)
+    ]
+    picked = torch.cat([torch.zeros(0, dtype=torch.int64), *parts]).to(nodes.roi.device)
+    drawn = torch.tensor([len(part) for part in parts], dtype=torch.int64).view_as(counts)
+    return pick(nodes, picked, len(counts)), drawn
 
 
 def _random_part(count: int, most: int, repeat: bool) -> Tensor:
     order = torch.randperm(count)
-    if repeat and count < most:
+    if repeat and 0 < count < most:
         order = order.repeat(-(-most // count))
     return order[: most or None]
 
 
-def cells_of_level(level: int, roi: Tensor, y: Tensor, x: Tensor, num_rois: int) -> Nodes:
-    """Cells of one level as nodes without parents; ``roi`` must be ascending."""
-    counts = roi.bincount(minlength=num_rois)
-    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return Nodes(roi, torch.full_like(roi, level), y, x, torch.full_like(roi, -1), offsets)
+def as_nodes(cells: Cells, num_rois: int) -> Nodes:
+    """Cells whose RoIs ascend, as nodes without parents."""
+    return Nodes(*cells[:4], torch.full_like(cells.parent, -1), offsets_of(cells.roi, num_rois))
 
 
 def nodes_of_rois(nodes: Nodes, first: int, last: int, start: int, end: int) -> Nodes:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from detectron2.modeling.poolers import assign_boxes_to_levels, convert_boxes_to_pooler_format
+from detectron2.modeling.poolers import assign_boxes_to_levels
 from detectron2.structures import Boxes
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 
@@ -22,21 +23,18 @@ class RoIs:
 
     Attributes:
         boxes: (R, 5) float32 image index, x1, y1, x2, y2 in image pixels.
-        levels: (R,) int64 index of the map P_i of FPN's rule, 0 for the finest; on the device of ``boxes``.
-        host_levels: the same on the CPU, so that grouping by level needs no synchronisation.
+        levels: (R,) int64 index of the map P_i of FPN's rule, 0 for the finest.
     """
 
     boxes: Tensor
     levels: Tensor
-    host_levels: Tensor
 
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def select(self, index: Tensor) -> RoIs:
-        """The RoIs of an int64 index on the CPU."""
-        there = index.to(self.boxes.device)
-        return RoIs(self.boxes[there], self.levels[there], self.host_levels[index])
+    def __getitem__(self, index: Tensor | slice) -> RoIs:
+        """The RoIs of an int64 index on their device, or of a slice."""
+        return RoIs(self.boxes[index], self.levels[index])
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,11 @@ class RoIPyramid:
         """RoIs of the boxes of B images, with FPN's level rule (224 pixels belong to P4)."""
         finest, coarsest = (round(-math.log2(scale)) for scale in (self.scales[0], self.scales[-1]))
         levels = assign_boxes_to_levels(boxes, finest, coarsest, 224, 4)
-        return RoIs(convert_boxes_to_pooler_format(boxes).float(), levels, levels.cpu())
+        # Detectron2's own conversion waits for the device
+        indexed = [
+            F.pad(of_image.tensor.float(), (1, 0), value=image) for image, of_image in enumerate(boxes)
+        ]
+        return RoIs(torch.cat(indexed), levels)
 
     def node_maps(self, rois: RoIs, depth: int) -> Tensor:
         """(R, depth) int64 index of the map that the nodes of each quadtree level read."""
@@ -104,12 +106,11 @@ class RoIPyramid:
         Returns:
             (R, C, size, size) float32.
         """
-        levels = (rois.host_levels - shift).clamp(min=0)
-        order = levels.argsort(stable=True)
-        counts = levels.bincount(minlength=len(maps)).tolist()
-        boxes = rois.boxes[order.to(rois.boxes.device)].split(counts)
-        pooled = [
-            roi_align(level, group, size, scale, 0, aligned=True)
-            for level, group, scale in zip(maps, boxes, self.scales, strict=True)
-        ]
-        return torch.cat(pooled)[order.argsort().to(rois.boxes.device)]
+        levels = (rois.levels - shift).clamp(min=0)
+        image, corners = rois.boxes.split([1, 4], dim=1)
+        pooled = []
+        for index, (level, scale) in enumerate(zip(maps, self.scales, strict=True)):
+            # Boxes without area have no samples and give zeros: cheaper than to wait for the RoIs of each map
+            mine = torch.where((levels == index)[:, None], corners, 0.0)
+            pooled.append(roi_align(level, torch.cat([image, mine], dim=1), size, scale, 0, aligned=True))
+        return sum(pooled[1:], pooled[0])

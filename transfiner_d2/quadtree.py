@@ -11,12 +11,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from crispmask.ops import Nodes, build_quadtree, gather_nodes, propagate, scatter_nodes
+from crispmask.ops import Nodes, gather_nodes, propagate, scatter_nodes
 
 from .encoder import Refiner
-from .incoherence import Detection, IncoherenceDetector, cascade_scores, single_scores
-from .nodes import count_nodes, limit_nodes, nodes_of_rois, read_cells, resize, without_levels
+from .incoherence import (
+    Detection,
+    IncoherenceDetector,
+    cascade_detection,
+    dense_detection,
+    single_detection,
+)
+from .nodes import Cells, as_nodes, limit_nodes, nodes_of_rois, pack, read_cells, resize
 from .pyramid import Maps, RoIPyramid, RoIs
 from .selection import chunks
 from .sequences import Sequences
@@ -42,17 +49,9 @@ class Coarse:
     def __len__(self) -> int:
         return len(self.rois)
 
-    def select(self, index: Tensor) -> Coarse:
-        """The RoIs of an int64 index on the CPU."""
-        there = index.to(self.logits.device)
-        parts = (part[there] for part in (self.pooled, self.features, self.logits))
-        return Coarse(self.rois.select(index), *parts)
-
-    def between(self, first: int, last: int) -> Coarse:
-        """The RoIs from ``first`` to ``last``, exclusive."""
-        if (first, last) == (0, len(self)):
-            return self
-        return self.select(torch.arange(first, last))
+    def __getitem__(self, index: Tensor | slice) -> Coarse:
+        """The RoIs of an int64 index on their device, or of a slice."""
+        return Coarse(self.rois[index], self.pooled[index], self.features[index], self.logits[index])
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ class Quadtree(nn.Module):
         truth: Sequence[Tensor] | None = None,
         tree: str = "detected",
     ) -> Detection:
-        """Scores of all levels.
+        """The cells that may become nodes. One host synchronisation at inference.
 
         Args:
             maps: FPN maps.
@@ -128,22 +127,34 @@ class Quadtree(nn.Module):
             root_logits: (R, 2 P, 2 P) of :meth:`root_logits`, None without a detector.
             thresholds: of each level.
             truth: (R, S, S) bool of each level, in training.
-            tree: see :func:`cascade_scores`.
+            tree: see :func:`cascade_detection`.
         """
         if self.detector is None:
             scores = [torch.ones(len(rois), size, size, device=rois.boxes.device) for size in self.sizes]
-            return Detection(scores, [], [])
+            return dense_detection(scores, thresholds)
         if self.detector.finer is None:
-            return single_scores(root_logits, len(self.sizes), truth, tree)
+            return single_detection(root_logits, thresholds, truth, tree)
 
-        def classify(nodes: Nodes, parents: Tensor) -> Tensor:
-            return self._classify(maps, rois, nodes, parents)
+        def classify(cells: Cells, parents: Tensor) -> Tensor:
+            return self._classify(maps, rois, as_nodes(cells, len(rois)), parents)
 
-        return cascade_scores(root_logits, classify, thresholds, truth, tree)
+        return cascade_detection(root_logits, classify, thresholds, truth, tree)
 
-    def nodes(self, scores: Sequence[Tensor], thresholds: Sequence[float]) -> Nodes:
-        """The nodes of all levels that are refined."""
-        return without_levels(build_quadtree(scores, thresholds), self.settings.skip_levels)
+    def nodes(self, detection: Detection, num_rois: int, most: int = 0) -> tuple[Nodes, Tensor]:
+        """The nodes that are refined, and (R, L) int64 how many each RoI and level has, on the CPU.
+
+        One host synchronisation.
+
+        Args:
+            detection: of R RoIs.
+            num_rois: R.
+            most: nodes of a RoI; 0: all.
+        """
+        keep = detection.incoherent
+        for level in self.settings.skip_levels:
+            keep = keep & (detection.cells.level != level)
+        nodes, index, counts = pack(detection.cells, keep, num_rois, self.sizes)
+        return limit_nodes(nodes, counts, detection.scores[index], most)
 
     def logits(self, maps: Maps, coarse: Coarse, nodes: Nodes, counts: Tensor) -> NodeLogits:
         """Mask logits of the nodes of all RoIs, in one packed batch.
@@ -164,7 +175,7 @@ class Quadtree(nn.Module):
         cells = self.size**2 if self.settings.references else 0
         sequences, places = Sequences.from_lengths((groups.flatten() + cells) * used, device)
         with_references = used.nonzero().squeeze(1) if cells else torch.zeros(0, dtype=torch.int64)
-        with_references = with_references.to(device)
+        with_references = with_references.to(device, non_blocking=True)
         reference_rois = with_references // per_roi
         of_nodes = nodes.roi * per_roi + (0 if self.settings.joint else nodes.level)
         order = places[torch.cat([with_references.repeat_interleave(cells), of_nodes])].argsort(stable=True)
@@ -183,7 +194,7 @@ class Quadtree(nn.Module):
         return NodeLogits(of_nodes, references.view(len(reference_rois), side, side), reference_rois)
 
     def forward(self, maps: Maps, coarse: Coarse) -> Tensor:
-        """Refined masks of R RoIs.
+        """Refined masks of R RoIs. Two host synchronisations, unless the memory budget asks for parts.
 
         Args:
             maps: FPN maps.
@@ -193,21 +204,27 @@ class Quadtree(nn.Module):
             (R, S, S) float32 probabilities, S of the last level.
         """
         budget = self.memory_budget // self._bytes_of_roi() if self.memory_budget else len(coarse)
-        parts = [self._refine(maps, coarse.between(*part)) for part in chunks([1] * len(coarse), budget)]
+        parts = [self._refine(maps, coarse[slice(*part)]) for part in chunks([1] * len(coarse), budget)]
         return torch.cat(parts) if parts else coarse.logits.new_zeros(0, self.sizes[-1], self.sizes[-1])
 
     def _refine(self, maps: Maps, coarse: Coarse) -> Tensor:
-        thresholds = self.settings.thresholds
+        settings = self.settings
         root_logits = None if self.detector is None else self.root_logits(maps, coarse)
-        scores = self.detect(maps, coarse.rois, root_logits, thresholds).scores
-        nodes = limit_nodes(self.nodes(scores, thresholds), scores, self.settings.max_nodes)
-        counts = count_nodes(nodes, len(thresholds))
+        detection = self.detect(maps, coarse.rois, root_logits, settings.thresholds)
+        nodes, counts = self.nodes(detection, len(coarse), settings.max_nodes)
         values = self._node_logits_in_chunks(maps, coarse, nodes, counts).sigmoid()
-        mask = coarse.logits.sigmoid()
-        if self.settings.propagation == "none":
-            return scatter_nodes(resize(mask, self.sizes[-1]), nodes, values, len(self.sizes) - 1)
-        mode = self.settings.propagation
-        return propagate(mask, nodes, values, len(self.sizes), mode, skip_empty_levels=mode == "bilinear")
+        return self._carry(coarse.logits.sigmoid(), nodes, values, counts)
+
+    def _carry(self, mask: Tensor, nodes: Nodes, values: Tensor, counts: Tensor) -> Tensor:
+        """(R, S, S) probabilities of the last level from the coarse ones and the refined ones (N,)."""
+        mode, size = self.settings.propagation, self.sizes[-1]
+        if mode == "none":
+            return scatter_nodes(resize(mask, size), nodes, values, len(self.sizes) - 1)
+        used = counts.sum(dim=0).nonzero()
+        mask = propagate(mask, nodes, values, int(used.max()) + 1 if len(used) else 1, mode)
+        # Levels without nodes are passed over in one step, which shows where the released code interpolates
+        corners = True if mode == "bilinear" else None
+        return F.interpolate(mask[:, None], size=(size, size), mode=mode, align_corners=corners)[:, 0]
 
     def _node_logits_in_chunks(self, maps: Maps, coarse: Coarse, nodes: Nodes, counts: Tensor) -> Tensor:
         per_roi = counts.sum(dim=1)
@@ -218,7 +235,7 @@ class Quadtree(nn.Module):
         for first, last in chunks(tokens, most):
             part = nodes_of_rois(nodes, first, last, ends[first], ends[last])
             if len(part.roi):
-                parts.append(self.logits(maps, coarse.between(first, last), part, counts[first:last]).nodes)
+                parts.append(self.logits(maps, coarse[first:last], part, counts[first:last]).nodes)
         return torch.cat(parts)
 
     def _classify(self, maps: Maps, rois: RoIs, nodes: Nodes, parents: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which RoIs are refined, and how many at once. Everything here is counted on the CPU.
+"""Which RoIs are refined, and how many at once. Nothing here waits for a device.
 
 Shapes: B images, R RoIs of all images.
 """
@@ -26,24 +26,24 @@ def images_by_turns(counts: Sequence[int], most: int) -> Tensor:
     return turn.argsort(stable=True)[: most or None].sort().values
 
 
-def best_of_each_image(instances: list[Instances], most: int) -> Tensor:
+def best_of_each_image(instances: list[Instances], most: int, device: torch.device) -> Tensor:
     """The RoIs with the best ``scores`` of every image, or the first ones where there are no scores.
 
     Args:
         instances: B elements with R RoIs in all.
         most: of one image; 0: all.
+        device: of the scores and of the result.
 
     Returns:
         int64 index, ascending.
     """
     chosen, start = [], 0
     for per_image in instances:
-        count = len(per_image)
-        order = torch.arange(count)
-        if 0 < most < count and per_image.has("scores"):
-            order = per_image.scores.argsort(descending=True, stable=True).cpu()
+        order = torch.arange(len(per_image), device=device)
+        if 0 < most < len(per_image) and per_image.has("scores"):
+            order = per_image.scores.argsort(descending=True, stable=True)
         chosen.append(start + order[: most or None].sort().values)
-        start += count
+        start += len(per_image)
     return torch.cat(chosen)
 
 

@@ -49,8 +49,8 @@ class Sequences:
         places[order] = torch.arange(len(order))
         offsets = F.pad(lengths[order].cumsum(0), (1, 0))
         groups = F.pad(torch.tensor([len(bucket) for bucket in buckets]).cumsum(0), (1, 0))
-        sequences = cls(offsets.to(device), offsets.tolist(), groups.long().tolist())
-        return sequences, places.to(device)
+        sequences = cls(offsets.to(device, non_blocking=True), offsets.tolist(), groups.long().tolist())
+        return sequences, places.to(device, non_blocking=True)
 
     def __len__(self) -> int:
         return len(self.host_offsets) - 1

@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from transfiner_d2.nodes import count_nodes
-
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 
 
@@ -31,10 +29,10 @@ def test_incoherence_logits(golden_case, coarse):
 
 def test_sequence_lengths(golden_case, coarse):
     tree = golden_case.head.quadtree
-    thresholds = tree.settings.thresholds
     with torch.no_grad():
-        scores = tree.detect(coarse[0], coarse[1].rois, tree.root_logits(*coarse), thresholds).scores
-    lengths = count_nodes(tree.nodes(scores, thresholds), 3).sum(dim=1) + 14 * 14
+        roots = tree.root_logits(*coarse)
+        detection = tree.detect(coarse[0], coarse[1].rois, roots, tree.settings.thresholds)
+    lengths = tree.nodes(detection, len(coarse[1]))[1].sum(dim=1) + 14 * 14
     assert lengths.tolist() == golden_case.expected["sequence_lengths"].tolist()
 
 

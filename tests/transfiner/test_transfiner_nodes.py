@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
+from torch.nn import functional as F
 
 from crispmask.ops import build_quadtree
+from transfiner_d2.incoherence import cascade_detection
 from transfiner_d2.nodes import (
-    count_nodes,
+    Cells,
     limit_nodes,
     nodes_of_rois,
-    pick,
+    pack,
+    quadrants,
     read_cells,
     sample_nodes,
-    split_cells,
-    without_levels,
 )
 from transfiner_d2.selection import best_of_each_image, chunks, images_by_turns, select_rois
 
 ROIS = 4
+SIZES = [4, 8, 16]
 
 
 @pytest.fixture
@@ -46,43 +47,50 @@ def check_parents(nodes) -> None:
             assert cells(nodes)[parent] == (roi, level - 1, y // 2, x // 2)
 
 
-def test_split_cells():
-    parents = torch.zeros(2, 3, 3, dtype=torch.bool)
-    parents[0, 1, 2] = parents[1, 0, 0] = True
-    found = list(zip(*(index.tolist() for index in split_cells(parents)), strict=True))
-    assert found == [(0, 2, 4), (0, 2, 5), (0, 3, 4), (0, 3, 5), (1, 0, 0), (1, 0, 1), (1, 1, 0), (1, 1, 1)]
+def count(nodes) -> torch.Tensor:
+    """(R, L) nodes of each RoI and level."""
+    counts = torch.zeros(ROIS, 3, dtype=torch.int64)
+    for roi, level, *_ in cells(nodes):
+        counts[roi, level] += 1
+    return counts
 
 
-def test_read_cells_and_counts(scores, nodes):
+def test_quadrants():
+    index = [torch.tensor(field) for field in ([0, 0, 1], [1, 1, 1], [1, 2, 0], [2, 0, 0], [5, 6, 7])]
+    found = quadrants(Cells(*index), torch.tensor([0, 2]), start=10)
+    assert list(zip(*(field.tolist() for field in found[:4]), strict=True)) == [
+        *[(0, 2, 2, 4), (0, 2, 2, 5), (0, 2, 3, 4), (0, 2, 3, 5)],
+        *[(1, 2, 0, 0), (1, 2, 0, 1), (1, 2, 1, 0), (1, 2, 1, 1)],
+    ]
+    assert found.parent.tolist() == [10] * 4 + [12] * 4
+
+
+def test_read_cells(scores, nodes):
     expected = [scores[level][roi, y, x] for roi, level, y, x in cells(nodes)]
     assert torch.equal(read_cells(scores, nodes), torch.stack(expected))
-    counts = count_nodes(nodes, 3)
-    assert counts.sum() == len(expected) and counts[2].sum() == 0
-    for roi, level in np.ndindex(ROIS, 3):
-        assert counts[roi, level] == ((nodes.roi == roi) & (nodes.level == level)).sum()
 
 
-def test_pick_keeps_offsets_and_parents(nodes):
-    keep = torch.rand(len(nodes.roi), generator=torch.Generator().manual_seed(1)) < 0.7
-    part = pick(nodes, keep)
-    assert cells(part) == [cell for cell, kept in zip(cells(nodes), keep.tolist(), strict=True) if kept]
-    check_parents(part)
-    assert (part.parent >= 0).any() and ((part.parent < 0) & (part.level > 0)).any()
+def test_pack_sorts_what_is_kept(nodes):
+    generator = torch.Generator().manual_seed(1)
+    keep = torch.rand(len(nodes.roi), generator=generator) < 0.7
+    shuffled = torch.randperm(len(keep), generator=generator)
+    place = F.pad(shuffled.argsort(), (0, 1), value=-1)
+    listed = Cells(*(field[shuffled] for field in nodes[:4]), place[nodes.parent[shuffled]])
+    packed, index, counts = pack(listed, keep[shuffled], ROIS, SIZES)
+    assert cells(packed) == [cell for cell, kept in zip(cells(nodes), keep.tolist(), strict=True) if kept]
+    assert torch.equal(shuffled[index], keep.nonzero().squeeze(1)) and torch.equal(counts, count(packed))
+    check_parents(packed)
+    assert (packed.parent >= 0).any() and ((packed.parent < 0) & (packed.level > 0)).any()
     for roi in range(ROIS):
-        assert (part.roi[part.offsets[roi] : part.offsets[roi + 1]] == roi).all()
-    assert part.offsets[-1] == len(part.roi)
-
-
-def test_without_levels(nodes):
-    assert without_levels(nodes, []) is nodes
-    assert set(without_levels(nodes, [1]).level.tolist()) == {0, 2}
+        assert (packed.roi[packed.offsets[roi] : packed.offsets[roi + 1]] == roi).all()
+    assert packed.offsets[-1] == len(packed.roi)
 
 
 @pytest.mark.parametrize("most", [1, 7, 30])
 def test_limit_takes_coarse_levels_and_high_scores_first(scores, nodes, most):
-    limited = limit_nodes(nodes, scores, most)
+    limited, counts = limit_nodes(nodes, count(nodes), read_cells(scores, nodes), most)
     check_parents(limited)
-    assert ((limited.level > 0) == (limited.parent >= 0)).all()
+    assert ((limited.level > 0) == (limited.parent >= 0)).all() and torch.equal(counts, count(limited))
     for roi in range(ROIS):
         mine = [cell for cell in cells(nodes) if cell[0] == roi]
         mine.sort(key=lambda cell: (cell[1], -scores[cell[1]][cell[0], cell[2], cell[3]]))
@@ -91,21 +99,42 @@ def test_limit_takes_coarse_levels_and_high_scores_first(scores, nodes, most):
 
 
 def test_no_limit(scores, nodes):
-    assert limit_nodes(nodes, scores, 0) is nodes
+    assert limit_nodes(nodes, count(nodes), read_cells(scores, nodes), 0)[0] is nodes
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_cascade_finds_the_cells_of_the_dense_maps(scores, nodes, training):
+    """The classifier sees only children of incoherent cells and parents' probabilities."""
+
+    def classify(asked, parents):
+        inside = asked.y >= 0
+        assert inside.all() or not training
+        level = int(asked.level[0])
+        above = scores[level - 1][asked.roi, asked.y // 2, asked.x // 2]
+        assert (above >= 0.4)[inside].all()
+        torch.testing.assert_close(parents[inside], above[inside])
+        return scores[level][asked.roi, asked.y, asked.x].logit()
+
+    truth = [torch.zeros_like(level, dtype=torch.bool) for level in scores] if training else None
+    found = cascade_detection(scores[0].logit(), classify, [0.4] * 3, truth)
+    packed, index, _ = pack(found.cells, found.incoherent, ROIS, SIZES)
+    assert all(torch.equal(*pair) for pair in zip(packed, nodes, strict=True))
+    torch.testing.assert_close(found.scores[index], read_cells(scores, nodes))
+    assert len(found.truth) == (2 if training else 0)
 
 
 def test_samples_are_drawn_level_by_level(nodes):
-    counts = count_nodes(nodes, 3)
-    sampled = sample_nodes(nodes, [0, 1, 2], per_level=9, at_least=0, repeat=False)
-    assert torch.equal(count_nodes(sampled, 3), counts.clamp(max=9))
+    counts = count(nodes)
+    sampled, drawn = sample_nodes(nodes, counts, [0, 1, 2], per_level=9, at_least=0, repeat=False)
+    assert torch.equal(drawn, counts.clamp(max=9)) and torch.equal(drawn, count(sampled))
     assert set(cells(sampled)) <= set(cells(nodes)) and len(set(cells(sampled))) == len(sampled.roi)
     assert sampled.roi.diff().min() >= 0
 
 
 def test_samples_that_repeat_replay_the_released_order(nodes):
-    counts = count_nodes(nodes, 3)
+    counts = count(nodes)
     torch.manual_seed(5)
-    sampled = sample_nodes(nodes, [0, 1, 2], per_level=25, at_least=1, repeat=True)
+    sampled, drawn = sample_nodes(nodes, counts, [0, 1, 2], per_level=25, at_least=1, repeat=True)
     torch.manual_seed(5)
     expected, start = [], 0
     for roi in range(ROIS):
@@ -116,18 +145,19 @@ def test_samples_that_repeat_replay_the_released_order(nodes):
                 order = torch.randperm(len(mine)).repeat(25)[:25]
                 expected += [mine[i] for i in order.tolist()]
     assert cells(sampled) == expected and len(expected) == 3 * 3 * 25
+    assert torch.equal(drawn, count(sampled))
 
 
 def test_samples_leave_out_rois_with_too_few_nodes(nodes):
-    counts = count_nodes(nodes, 3)
+    counts = count(nodes)
     least = int(counts[counts[:, 0] > 0, 0].min()) + 1
-    sampled = sample_nodes(nodes, [0, 1, 2], per_level=0, at_least=least, repeat=False)
+    sampled, _ = sample_nodes(nodes, counts, [0, 1, 2], per_level=0, at_least=least, repeat=False)
     enough = (counts >= least).all(dim=1)
     assert enough.any() and not enough.all()
     assert set(sampled.roi.tolist()) == set(enough.nonzero().squeeze(1).tolist())
     # A level that has no nodes by choice does not count
-    roots = without_levels(nodes, [1, 2])
-    assert len(sample_nodes(roots, [0], 0, 1, False).roi) == len(roots.roi)
+    roots, _, counts = pack(Cells(*nodes[:5]), nodes.level == 0, ROIS, SIZES)
+    assert len(sample_nodes(roots, counts, [0], 0, 1, False)[0].roi) == len(roots.roi)
 
 
 def test_nodes_of_rois(nodes):
@@ -149,8 +179,9 @@ def test_images_take_turns():
 def test_best_of_each_image():
     scored = Instances((8, 8), scores=torch.tensor([0.1, 0.9, 0.5]))
     plain = Instances((8, 8), pred_classes=torch.zeros(3))
-    assert best_of_each_image([scored, plain], 2).tolist() == [1, 2, 3, 4]
-    assert best_of_each_image([scored, plain], 0).tolist() == [0, 1, 2, 3, 4, 5]
+    cpu = torch.device("cpu")
+    assert best_of_each_image([scored, plain], 2, cpu).tolist() == [1, 2, 3, 4]
+    assert best_of_each_image([scored, plain], 0, cpu).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_select_rois_image_by_image():

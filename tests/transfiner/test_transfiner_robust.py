@@ -9,7 +9,6 @@ from tiny_transfiner import as_detections, star_proposals, tiny_config, tiny_hea
 from torch.nn import functional as F
 
 from tests.refinemask.tiny_refinemask import random_features
-from transfiner_d2.nodes import count_nodes
 
 SIZE = (96, 128)
 BOXES = [[5, 8, 60, 70], [40, 20, 120, 90]]
@@ -95,8 +94,8 @@ def test_all_cells_incoherent(variant):
     thresholds = head.quadtree.settings.thresholds
     with torch.no_grad():
         logits = torch.full((2, 8, 8), 20.0)
-        scores = head.eval().quadtree.detect(maps, rois, logits, thresholds).scores
-    counts = count_nodes(head.quadtree.nodes(scores, thresholds), 3)
+        detection = head.eval().quadtree.detect(maps, rois, logits, thresholds)
+    _, counts = head.quadtree.nodes(detection, 2)
     assert counts.tolist() == [[64, 256, 1024]] * 2
     (masks,) = masks_of(head, features, [star_proposals(BOXES, SIZE)])
     assert masks.isfinite().all()
