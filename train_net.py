@@ -37,7 +37,8 @@ def setup(args: argparse.Namespace) -> tuple[CfgNode, list[str]]:
 def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
     """Results of ``MODEL.WEIGHTS``, or with ``resume`` of the last checkpoint, on ``DATASETS.TEST``."""
     model = Trainer.build_model(cfg)
-    AtomicCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR, strict=cfg.CRISPMASK.STRICT_WEIGHTS)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
         results.update(Trainer.test_with_tta(cfg, model))

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 Value = TypeVar("Value")
 Rule = tuple[re.Pattern[str], str]
 
-_IGNORED = re.compile(r"num_batches_tracked$")
+# Values that no model here needs: counters, and tables that follow from the window size of Swin
+_IGNORED = re.compile(r"(num_batches_tracked|relative_position_index)$")
+# A part of a name that no other model has
+_SIGNATURES = {"refinemask": "roi_head.mask_head.stages.", "transfiner": "roi_heads.mask_head.encoder."}
 
 
 def convert_state_dict(state_dict: Mapping[str, Value], source: str) -> dict[str, Value]:
@@ -21,7 +24,7 @@ def convert_state_dict(state_dict: Mapping[str, Value], source: str) -> dict[str
 
     Args:
         state_dict: names and values; a part of a checkpoint is converted to a part of a model. A leading
-            ``module.`` is removed and ``num_batches_tracked`` counters are left out.
+            ``module.`` is removed; counters of batches and index tables are left out.
         source: ``"refinemask"``, the release of RefineMask (an MMDetection fork), or ``"transfiner"``, that
             of Mask Transfiner (a Detectron2 fork).
 
@@ -32,19 +35,48 @@ def convert_state_dict(state_dict: Mapping[str, Value], source: str) -> dict[str
         ValueError: ``source`` is not known.
         KeyError: a name does not belong to the released model.
     """
+    names, unknown = translate_names(state_dict, source)
+    if unknown:
+        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+        raise KeyError(f"'{unknown[0]}'{more} is not a name of a released {source} checkpoint.")
+    return {ours: state_dict[theirs] for theirs, ours in names.items()}
+
+
+def translate_names(names: Iterable[str], source: str) -> tuple[dict[str, str], list[str]]:
+    """Our names of the names of a released checkpoint, and those that it cannot have.
+
+    Args:
+        names: as in the file; see :func:`convert_state_dict`.
+        source: see :func:`convert_state_dict`.
+
+    Raises:
+        ValueError: ``source`` is not known.
+    """
     if source not in _RULES:
         raise ValueError(
             f"Checkpoint source {source!r} is not known; it must be one of: {', '.join(_RULES)}."
         )
-    names = {key: key.removeprefix("module.") for key in state_dict if not _IGNORED.search(key)}
-    return {_rename(name, source): state_dict[key] for key, name in names.items()}
+    ours = {
+        name: _rename(name.removeprefix("module."), source) for name in names if not _IGNORED.search(name)
+    }
+    unknown = [theirs for theirs, name in ours.items() if name is None]
+    return {theirs: name for theirs, name in ours.items() if name is not None}, unknown
 
 
-def _rename(name: str, source: str) -> str:
+def released_source(names: Iterable[str]) -> str | None:
+    """The release that a checkpoint with these names comes from; None if it is of neither."""
+    names = [name.removeprefix("module.") for name in names]
+    for source, start in _SIGNATURES.items():
+        if any(name.startswith(start) for name in names):
+            return source
+    return None
+
+
+def _rename(name: str, source: str) -> str | None:
     for pattern, template in _RULES[source]:
         if match := pattern.fullmatch(name):
             return _PLACE.sub(lambda place: _fill(place, match), template)
-    raise KeyError(f"'{name}' is not a name of a released {source} checkpoint.")
+    return None
 
 
 def _fill(place: re.Match[str], match: re.Match[str]) -> str:
@@ -129,11 +161,13 @@ _REFINEMASK_HEAD = _rules(
     },
 )
 
-# Mask Transfiner's release is a fork of Detectron2: all but the mask branch keeps its name.
+# Mask Transfiner's release is a fork of Detectron2: all but the mask branch and Swin's MLPs keeps its name.
 _TRANSFINER = _rules(
     "",
     "",
     {
+        r"(?P<block>backbone\.bottom_up\.layers\.\d\.blocks\.\d+\.mlp\.)fc1" + _WB: "{block}0.{wb}",
+        r"(?P<block>backbone\.bottom_up\.layers\.\d\.blocks\.\d+\.mlp\.)fc2" + _WB: "{block}3.{wb}",
         r"(?P<name>(?:backbone|proposal_generator|roi_heads\.box_\w+)\..+)": "{name}",
         r"roi_heads\.mask_pooler\.conv_norm_relus_semantic\.(?P<i>[0246])"
         + _WB: "roi_heads.mask_head.detail_convs.{i}.{wb}",
@@ -165,3 +199,4 @@ _RULES: dict[str, list[Rule]] = {
     "refinemask": [*_REFINEMASK_HEAD, *_MMDET_RESNET_FPN],
     "transfiner": _TRANSFINER,
 }
+SOURCES = tuple(_RULES)

@@ -59,7 +59,10 @@ class Trainer(DefaultTrainer):
             clip_norm_type=clip.NORM_TYPE,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        # A backbone or a detector may be what the training starts from
+        self.checkpointer = AtomicCheckpointer(
+            model, cfg.OUTPUT_DIR, strict=False, trainer=weakref.proxy(self)
+        )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())

@@ -1,0 +1,163 @@
+"""Weight files: safetensors, ``torch.save`` and Detectron2's pickles, read safely, named when broken."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from crispmask.checkpoint.pickles import UnsafePickleError, load_arrays, load_tensors
+from crispmask.errors import UserError
+
+SAFETENSORS = ".safetensors"
+# What a download leaves in place of a checkpoint, by its first bytes
+_WEB_PAGE = "a web page: large files of Google Drive must be downloaded in a browser"
+_NO_CHECKPOINT = {
+    b"<!doctype html": _WEB_PAGE,
+    b"<html": _WEB_PAGE,
+    b"version https://git-lfs": "a pointer of Git LFS: git lfs pull fetches the file",
+}
+
+
+def read_weight_file(path: str | Path, *, trust_pickle: bool = False) -> dict[str, Any]:
+    """Read a weight file of any kind that Detectron2 reads, and safetensors.
+
+    Args:
+        path: ``.safetensors``; ``.pkl``, a pickle of arrays; ``.pyth``, pycls; all else is of ``torch.save``.
+        trust_pickle: run whatever code the file asks for. Only for files whose author is trusted.
+
+    Returns:
+        ``model``: names and tensors or arrays; beside it what else the file holds, for safetensors its
+        metadata. ``matching_heuristics`` and ``__author__`` say to Detectron2 that names must be guessed.
+
+    Raises:
+        UserError: the file is not there, cut short, no checkpoint, or needs code that is not trusted.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            _refuse_lookalikes(path, file)
+            content = _read(path, file, trust_pickle)
+    except UnsafePickleError as error:
+        raise UserError(_explain_unsafe(path, str(error))) from error
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"Weight file '{path}' cannot be opened: {error.strerror or error}: correct the path."
+        ) from error
+    except Exception as error:  # torch, pickle and safetensors raise nearly every kind on wrong bytes
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise UserError(
+            f"Weight file '{path}' cannot be read: it is cut short, or no checkpoint ({reason}): "
+            f"get the file again."
+        ) from error
+    return _as_checkpoint(path, content)
+
+
+def _read(path: Path, file: BinaryIO, trust_pickle: bool) -> Any:
+    if path.suffix == SAFETENSORS:
+        return _read_safetensors(path)
+    if path.suffix == ".pkl":
+        return pickle.load(file, encoding="latin1") if trust_pickle else load_arrays(file)
+    return torch.load(file, map_location="cpu", weights_only=False) if trust_pickle else load_tensors(file)
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        metadata = {key: value for key, value in (file.metadata() or {}).items() if key != "format"}
+        return {**metadata, "model": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
+
+
+def _as_checkpoint(path: Path, content: Any) -> dict[str, Any]:
+    """Bring the layouts of Detectron2, Detectron 1, pycls and bare state dicts into one."""
+    if not isinstance(content, Mapping):
+        raise UserError(
+            f"Weight file '{path}' holds a {type(content).__name__}, not the weights of a model: give a "
+            f"checkpoint."
+        )
+    content = dict(content)
+    if path.suffix == ".pyth":
+        content = {
+            "model": content.get("model_state", {}),
+            "__author__": "pycls",
+            "matching_heuristics": True,
+        }
+    elif path.suffix == ".pkl" and not ("model" in content and "__author__" in content):
+        model = _without(content.get("blobs", content), "_momentum")
+        content = {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
+    elif isinstance(content.get("state_dict"), Mapping):  # MMDetection, Lightning
+        content["model"] = content.pop("state_dict")
+    elif not isinstance(content.get("model"), Mapping):
+        content = {"model": content}
+    _check_values(path, content["model"])
+    return content
+
+
+def _without(model: Mapping[str, Any], ending: str) -> dict[str, Any]:
+    return {name: value for name, value in model.items() if not str(name).endswith(ending)}
+
+
+def _check_values(path: Path, model: Mapping[str, Any]) -> None:
+    for name, value in model.items():
+        if not isinstance(value, Tensor | np.ndarray):
+            raise UserError(
+                f"Weight file '{path}' holds no weights: '{name}' is a {type(value).__name__}, no tensor."
+            )
+    if not model:
+        raise UserError(f"Weight file '{path}' holds no weights: it is empty.")
+
+
+def _refuse_lookalikes(path: Path, file: BinaryIO) -> None:
+    start = file.read(32).lower()
+    file.seek(0)
+    if not start:
+        raise UserError(f"Weight file '{path}' is empty: get the file again.")
+    for magic, what in _NO_CHECKPOINT.items():
+        if start.lstrip().startswith(magic):
+            raise UserError(f"Weight file '{path}' is no checkpoint but {what}.")
+
+
+def _explain_unsafe(path: Path, name: str) -> str:
+    return (
+        f"Weight file '{path}' is refused: opening it would run code of its author ('{name}'). If you trust "
+        f"where it comes from, make a file of plain tensors from it, once: "
+        f"crispmask convert --trust-pickle {path} {path.with_suffix(SAFETENSORS)}"
+    )
+
+
+def write_safetensors(path: Path, model: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors and their metadata to ``path``; see :func:`write_atomically`."""
+    # Copies, because the format refuses tensors that share memory
+    tensors = {name: value.clone(memory_format=torch.contiguous_format) for name, value in model.items()}
+    write_atomically(path, lambda file: file.write(save(tensors, metadata=dict(metadata))))
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Fill ``path`` through a temporary file beside it, so that a reader sees the old file or the new one.
+
+    Args:
+        path: file to write; ``<path>.tmp`` is overwritten, so what a killed run left there is reused.
+        write: called with the open file.
+
+    Raises:
+        OSError: the disk is full or not writable; ``path`` is then as it was.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    if os.name == "posix":  # the new name must be on the disk too before anything refers to it
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)

@@ -1,0 +1,98 @@
+"""Weights into a model: safely read, strictly fitted, and told where they do not fit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from detectron2.checkpoint import DetectionCheckpointer
+from tabulate import tabulate
+from torch import nn
+
+from crispmask.checkpoint.download import check_hash
+from crispmask.checkpoint.files import read_weight_file
+from crispmask.checkpoint.report import WeightReport, is_optional
+from crispmask.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def load_weights(model: nn.Module, path: str | Path, *, strict: bool = True) -> WeightReport:
+    """Load a weight file into a model, in place.
+
+    Args:
+        model: any model of Detectron2.
+        path: file, URL or ``detectron2://`` name; safetensors, ``.pth``, or a ``.pkl`` of arrays. It may end
+            in ``?sha256=<hex digits>``, which the file must then have.
+        strict: every tensor of the model must be in the file and every tensor of the file in the model;
+            False: what fits is taken, and a table of the rest is logged.
+
+    Returns:
+        What fitted.
+
+    Raises:
+        UserError: the file cannot be read or has another hash; with ``strict``, it does not fit, and the
+            message lists the names and the likely cause; else, nothing in it fits.
+    """
+    checkpointer = WeightCheckpointer(model, strict=strict)
+    checkpointer.load(str(path), checkpointables=[])
+    return checkpointer.report
+
+
+class WeightCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer, which reads no code and drops no tensor in silence."""
+
+    def __init__(self, model: nn.Module, save_dir: str = "", *, strict: bool = True, **kwargs: Any) -> None:
+        super().__init__(model, save_dir, **kwargs)
+        self.strict = strict
+        self.report = WeightReport(total=0)
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load a checkpoint, see :func:`load_weights`.
+
+        Args:
+            path: as there; empty: nothing is loaded.
+            checkpointables: names of what else is taken from the file; None: all, and as this takes up a
+                run, its weights must fit even where ``strict`` is False.
+        """
+        strict, self.strict = self.strict, self.strict or checkpointables is None
+        try:
+            return super().load(check_hash(path), checkpointables)
+        finally:
+            self.strict = strict
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        content = read_weight_file(filename)
+        if ("matching_heuristics", "True") in parse_qsl(self._parsed_url_during_load.query):
+            content["matching_heuristics"] = True
+        return {**content, "weight_file": filename}
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> None:
+        file = Path(checkpoint.pop("weight_file")).name
+        found = super()._load_model(checkpoint)
+        wrong = {name for name, _, _ in found.incorrect_shapes}
+        self.report = WeightReport(
+            total=sum(not is_optional(name) for name in self.model.state_dict()),
+            missing=tuple(name for name in found.missing_keys if not (name in wrong or is_optional(name))),
+            unexpected=tuple(name for name in found.unexpected_keys if not is_optional(name)),
+            wrong_shapes=tuple(found.incorrect_shapes),
+        )
+        if not self.report.fits:
+            self._tell(file, checkpoint)
+
+    def _tell(self, file: str, metadata: Mapping[str, Any]) -> None:
+        converted_for = metadata.get("config", "")
+        if self.strict or not self.report.loaded:
+            raise UserError(self.report.explain(file, converted_for=converted_for))
+        table = tabulate(self.report.rows(), headers=["tensors", "number", "why"], tablefmt="github")
+        logger.warning(
+            "'%s' gives %d of %d tensors of the model, which keeps its own values for the others. Not "
+            "loaded:\n%s",
+            file,
+            self.report.loaded,
+            self.report.total,
+            table,
+        )

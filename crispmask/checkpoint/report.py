@@ -1,0 +1,165 @@
+"""What of a weight file found no place in a model, why that may be, and how it is told.
+
+Shapes are plain tuples; names are those of ``state_dict``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from crispmask.checkpoint.convert import released_source
+
+Shape = tuple[int, ...]
+# Names that a file may lack or have in excess: made from the config, or a counter that nothing reads
+_OPTIONAL = ("pixel_mean", "pixel_std", "anchor_generator.cell_anchors", "num_batches_tracked")
+MAX_GROUPS = 12
+
+_CLASS_LAYER = "roi_heads.box_predictor.cls_score.weight"
+_MASK_HEAD = "roi_heads.mask_head."
+_BOUNDARY_HEAD = _MASK_HEAD + "boundary_head."
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """How the tensors of a file fit a model.
+
+    Attributes:
+        total: number of tensors of the model.
+        missing: names of the model that the file lacks.
+        unexpected: names of the file that the model lacks.
+        wrong_shapes: name, shape in the file, shape in the model.
+    """
+
+    total: int
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    wrong_shapes: tuple[tuple[str, Shape, Shape], ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Every tensor of the model is there, and no other."""
+        return not (self.missing or self.unexpected or self.wrong_shapes)
+
+    @property
+    def loaded(self) -> int:
+        """Number of tensors of the model that the file gives."""
+        return self.total - len(self.missing) - len(self.wrong_shapes)
+
+    def without(self, patterns: Sequence[str]) -> WeightReport:
+        """The report without the missing names that match a shell pattern (``roi_heads.mask_head.*``)."""
+        kept = (name for name in self.missing if not any(fnmatchcase(name, p) for p in patterns))
+        return replace(self, missing=tuple(kept))
+
+    def explain(self, file: str, *, converted_for: str = "") -> str:
+        """One text for a file that does not fit: what it lacks, has in excess, has otherwise, and the cause.
+
+        Args:
+            file: name of the file.
+            converted_for: config that the file says it belongs to; empty: it does not say.
+        """
+        lines = [f"Weight file '{file}' does not fit the model: {self.cause(converted_for)}"]
+        lines += [f"  {why}: {name}{f' ({count})' if count > 1 else ''}" for name, count, why in self.rows()]
+        return "\n".join(lines)
+
+    def rows(self) -> list[tuple[str, int, str]]:
+        """Groups of names, their number, and why they are not loaded."""
+        rows = [
+            (f"{name} (file: {_times(theirs)}, model: {_times(ours)})", 1, "other shape")
+            for name, theirs, ours in self.wrong_shapes
+        ]
+        if len(rows) > MAX_GROUPS:
+            names = [name for name, _, _ in self.wrong_shapes]
+            rows = [(name, count, "other shape") for name, count in group_names(names)]
+        rows += [(name, count, "not in the file") for name, count in group_names(self.missing)]
+        return rows + [(name, count, "not in the model") for name, count in group_names(self.unexpected)]
+
+    def cause(self, converted_for: str = "") -> str:
+        """The likeliest cause, and the way out, in one sentence."""
+        if source := released_source(self.unexpected):
+            return (
+                f"it has the names of a released {source} checkpoint. Convert it first: "
+                f"crispmask convert --source {source} FILE.pth FILE.safetensors"
+            )
+        if classes := self._classes():
+            return (
+                f"it has {classes[0]} classes and the model {classes[1]}. Give the config of the file, or "
+                f"MODEL.ROI_HEADS.NUM_CLASSES {classes[0]}."
+            )
+        if self.missing and all(name.startswith(_BOUNDARY_HEAD) for name in self.missing):
+            return (
+                "it was made before the release had a boundary head, which only training uses. Give "
+                "MODEL.TRANSFINER.BOUNDARY_LOSS_WEIGHT 0.0."
+            )
+        if converted_for:
+            return f"it was converted for another config. Give {converted_for}."
+        if not self.loaded:
+            return "it is of another model. Give the config that it was trained with."
+        others = (*self.unexpected, *(name for name, _, _ in self.wrong_shapes))
+        if _CLASS_LAYER in self.missing and not any(name.startswith("roi_heads.") for name in others):
+            return "it holds no box head, as a file to start training from. Give weights of a trained model."
+        parts = {part_of(name) for name in (*self.missing, *others)}
+        if len(parts) == 1:
+            (part,) = parts
+            return f"its {part} is another one. Give the config that it was trained with."
+        return "it is of another model. Give the config that it was trained with."
+
+    def _classes(self) -> tuple[int, int] | None:
+        for name, theirs, ours in self.wrong_shapes:
+            if name == _CLASS_LAYER and theirs[1:] == ours[1:]:
+                return theirs[0] - 1, ours[0] - 1
+        return None
+
+
+def compare_shapes(model: Mapping[str, Shape], file: Mapping[str, Shape]) -> WeightReport:
+    """Report of names and shapes, without loading anything."""
+    model = {name: shape for name, shape in model.items() if not is_optional(name)}
+    file = {name: shape for name, shape in file.items() if not is_optional(name)}
+    both = [name for name in model if name in file]
+    return WeightReport(
+        total=len(model),
+        missing=tuple(name for name in model if name not in file),
+        unexpected=tuple(name for name in file if name not in model),
+        wrong_shapes=tuple((n, file[n], model[n]) for n in both if file[n] != model[n]),
+    )
+
+
+def is_optional(name: str) -> bool:
+    """Whether a file need not hold the value: it follows from the config, or nothing reads it."""
+    return any(part in name for part in _OPTIONAL)
+
+
+def part_of(name: str) -> str:
+    """The part of a detector that a tensor belongs to, in words."""
+    parts = {
+        "backbone.": "backbone",
+        "proposal_generator.": "RPN",
+        "roi_heads.box_": "box head",
+        "roi_heads.mask_": "mask head",
+    }
+    return next((part for prefix, part in parts.items() if name.startswith(prefix)), "architecture")
+
+
+def group_names(names: Iterable[str], limit: int = MAX_GROUPS) -> list[tuple[str, int]]:
+    """Names with their number, those of one module in one group where there are more than ``limit``.
+
+    A group is written ``module.*``; every name is in exactly one.
+    """
+    names = list(names)
+    groups = Counter(names)
+    for depth in range(max((name.count(".") for name in names), default=0), 0, -1):
+        if len(groups) <= limit:
+            break
+        groups = Counter(_cut(name, depth) for name in names)
+    return list(groups.items())
+
+
+def _cut(name: str, depth: int) -> str:
+    parts = name.split(".")
+    return name if len(parts) <= depth else ".".join(parts[:depth]) + ".*"
+
+
+def _times(shape: Shape) -> str:
+    return " x ".join(map(str, shape)) or "a number"

@@ -1,0 +1,174 @@
+"""Weight files of every kind, whole and broken."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections import OrderedDict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from crispmask.checkpoint import read_weight_file
+from crispmask.checkpoint.files import write_safetensors
+from crispmask.errors import UserError
+
+WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1, 2])}
+ARRAYS = {name: value.numpy() for name, value in WEIGHTS.items()}
+# As Python 2 wrote a dict of one NumPy array: what Detectron's own files are made of
+PYTHON_2 = (
+    b"\x80\x02}q\x00U\x07conv1_wq\x01cnumpy.core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray\nq\x03K\x00"
+    b"\x85q\x04U\x01bq\x05\x87q\x06Rq\x07(K\x01K\x02\x85q\x08cnumpy\ndtype\nq\tU\x02f4q\nK\x00K\x01\x87q\x0b"
+    b"Rq\x0c(K\x03U\x01<q\rNNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tq\x0eb\x89U\x08\x00\x00\x80?\x00\x00"
+    b"\x00@q\x0ftq\x10bs."
+)
+
+
+class RunsCode:
+    """What a pickle bomb holds: unpickling it makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.folder),)
+
+
+def dump(path: Path, content: object, protocol: int = 4) -> Path:
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+    return path
+
+
+def torch_save(path: Path, content: object, **kwargs: object) -> Path:
+    torch.save(content, path, **kwargs)
+    return path
+
+
+def write_tensors(path: Path) -> Path:
+    write_safetensors(path, WEIGHTS, {"config": "x.yaml"})
+    return path
+
+
+WRITERS = {
+    "safetensors": lambda folder: write_tensors(folder / "x.safetensors"),
+    "detectron2": lambda folder: torch_save(folder / "x.pth", {"model": WEIGHTS, "iteration": 5}),
+    "torch 1.5": lambda folder: torch_save(
+        folder / "x.pth", {"model": WEIGHTS, "iteration": 5}, _use_new_zipfile_serialization=False
+    ),
+    "bare": lambda folder: torch_save(folder / "x.pth", OrderedDict(WEIGHTS)),
+    "mmdetection": lambda folder: torch_save(
+        folder / "x.pth",
+        {"meta": {"epoch": 12, "mAP": np.float64(0.37), "CLASSES": ("a",)}, "state_dict": WEIGHTS},
+    ),
+    "model zoo": lambda folder: dump(folder / "x.pkl", {"model": ARRAYS, "__author__": "Zoo"}),
+    "old protocol": lambda folder: dump(folder / "x.pkl", {"model": ARRAYS, "__author__": "Zoo"}, 2),
+    "new protocol": lambda folder: dump(folder / "x.pkl", {"model": ARRAYS, "__author__": "Zoo"}, 5),
+    "detectron": lambda folder: dump(folder / "x.pkl", {"blobs": {**ARRAYS, "a.weight_momentum": 0}}),
+    "pycls": lambda folder: torch_save(folder / "x.pyth", {"model_state": WEIGHTS}),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_kind_of_file_gives_its_tensors(kind: str, tmp_path: Path) -> None:
+    model = read_weight_file(WRITERS[kind](tmp_path))["model"]
+    assert set(model) == set(WEIGHTS)
+    for name, value in model.items():
+        torch.testing.assert_close(torch.as_tensor(value), WEIGHTS[name], rtol=0, atol=0)
+
+
+def test_what_stands_beside_the_weights_comes_along(tmp_path: Path) -> None:
+    assert read_weight_file(write_tensors(tmp_path / "x.safetensors"))["config"] == "x.yaml"
+    assert read_weight_file(WRITERS["detectron2"](tmp_path))["iteration"] == 5
+    assert read_weight_file(WRITERS["mmdetection"](tmp_path))["meta"]["mAP"] == 0.37
+
+
+def test_names_of_old_files_are_to_be_guessed(tmp_path: Path) -> None:
+    for kind, author in (("detectron", "Caffe2"), ("pycls", "pycls")):
+        content = read_weight_file(WRITERS[kind](tmp_path))
+        assert content["matching_heuristics"] and content["__author__"] == author
+
+
+def test_python_2_pickle(tmp_path: Path) -> None:
+    (tmp_path / "R-50.pkl").write_bytes(PYTHON_2)
+    (array,) = read_weight_file(tmp_path / "R-50.pkl")["model"].values()
+    np.testing.assert_array_equal(array, np.float32([1, 2]))
+
+
+BOMBS = {
+    "pickle": (".pkl", dump),
+    "torch.save": (".pth", torch_save),
+    "torch 1.5": (".pth", partial(torch_save, _use_new_zipfile_serialization=False)),
+    "pickle called .pth": (".pth", partial(dump, protocol=2)),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_pickle_bomb_is_refused_and_does_not_go_off(kind: str, tmp_path: Path) -> None:
+    suffix, write = BOMBS[kind]
+    path, trap = tmp_path / f"x{suffix}", tmp_path / "trap"
+    write(path, {"model": ARRAYS, "__author__": RunsCode(trap)})
+    with pytest.raises(UserError, match=r"would run code of its author \('\w+\.mkdir'\).*--trust-pickle"):
+        read_weight_file(path)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".pyth", ".pt", ".safetensors"])
+@pytest.mark.parametrize("kind", BOMBS)
+def test_pickle_bomb_of_any_name_does_not_go_off(kind: str, suffix: str, tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    with pytest.raises(UserError):
+        read_weight_file(BOMBS[kind][1](tmp_path / f"x{suffix}", {"model": RunsCode(trap)}))
+    assert not trap.exists()
+
+
+def test_a_trusted_pickle_runs(tmp_path: Path) -> None:
+    for suffix, write in ((".pkl", dump), (".pth", torch_save)):
+        content = {"model": ARRAYS, "__author__": RunsCode(tmp_path / f"trap{suffix}")}
+        path = write(tmp_path / f"x{suffix}", content)
+        assert list(read_weight_file(path, trust_pickle=True)["model"]) == list(ARRAYS)
+        assert (tmp_path / f"trap{suffix}").is_dir()
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "detectron2", "torch 1.5", "model zoo"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.98])
+def test_truncated_file_is_named(kind: str, share: float, tmp_path: Path) -> None:
+    path = WRITERS[kind](tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share) or 1])
+    with pytest.raises(UserError, match=rf"'{path}' cannot be read: it is cut short, or no checkpoint"):
+        read_weight_file(path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is empty: get the file again"),
+        (b"\n<!DOCTYPE html><html><head><title>Google Drive", "no checkpoint but a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "no checkpoint but a pointer of Git LFS"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "cannot be read: it is cut short, or no checkpoint"),
+    ],
+)
+def test_what_is_no_checkpoint_is_named(suffix: str, content: bytes, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"'{path}' .*{sentence}"):
+        read_weight_file(path)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.pth' cannot be opened: No such file.*correct the path"):
+        read_weight_file(tmp_path / "gone.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [([1, 2], "holds a list"), ({"epoch": 3}, "'epoch' is a int, no tensor"), ({"model": {}}, "it is empty")],
+)
+def test_files_without_weights_are_named(content: object, sentence: str, tmp_path: Path) -> None:
+    path = torch_save(tmp_path / "x.pth", content)
+    with pytest.raises(UserError, match=sentence):
+        read_weight_file(path)
