@@ -20,6 +20,10 @@ from crispmask.errors import UserError
 logger = logging.getLogger(__name__)
 
 
+class UnfitWeightsError(UserError):
+    """A weight file is not one of this model."""
+
+
 def load_weights(model: nn.Module, path: str | Path, *, strict: bool = True) -> WeightReport:
     """Load a weight file into a model, in place.
 
@@ -34,8 +38,9 @@ def load_weights(model: nn.Module, path: str | Path, *, strict: bool = True) -> 
         What fitted.
 
     Raises:
-        UserError: the file cannot be read or has another hash; with ``strict``, it does not fit, and the
-            message lists the names and the likely cause; else, nothing in it fits.
+        UnfitWeightsError: it does not fit (with ``strict``) or nothing in it fits; the message has the
+            likely cause and lists the names.
+        UserError: the file cannot be read or has another hash.
     """
     checkpointer = WeightCheckpointer(model, strict=strict)
     checkpointer.load(str(path), checkpointables=[])
@@ -86,7 +91,7 @@ class WeightCheckpointer(DetectionCheckpointer):
     def _tell(self, file: str, metadata: Mapping[str, Any]) -> None:
         converted_for = metadata.get("config", "")
         if self.strict or not self.report.loaded:
-            raise UserError(self.report.explain(file, converted_for=converted_for))
+            raise UnfitWeightsError(self.report.explain(file, converted_for=converted_for))
         table = tabulate(self.report.rows(), headers=["tensors", "number", "why"], tablefmt="github")
         logger.warning(
             "'%s' gives %d of %d tensors of the model, which keeps its own values for the others. Not "

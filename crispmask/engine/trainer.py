@@ -20,6 +20,7 @@ from detectron2.utils.events import EventWriter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from crispmask.checkpoint.load import UnfitWeightsError
 from crispmask.engine.checkpointer import AtomicCheckpointer
 from crispmask.engine.optimizer import build_optimizer, clips_full_model
 from crispmask.engine.steps import TrainSteps
@@ -94,6 +95,10 @@ class Trainer(DefaultTrainer):
         """
         try:
             return super().resume_or_load(resume)
+        except UnfitWeightsError as error:
+            if not resume:
+                raise
+            raise UserError(f"The run in '{self.cfg.OUTPUT_DIR}' cannot be resumed. {error}") from error
         except (KeyError, RuntimeError, ValueError) as error:
             if not resume:
                 raise
