@@ -82,7 +82,7 @@ def measure(
     if hasattr(heads.mask_head, "quadtree"):
         calibrate(heads.mask_head, features, boxes)
         refiner = heads.mask_head.quadtree.refiner
-        refiner.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0][0])))
+        refiner.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0].order)))
 
     def run() -> None:
         classes = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
@@ -119,7 +119,7 @@ def calibrate(head: nn.Module, features: dict[str, Tensor], boxes: Tensor) -> No
     if detector.finer is None:
         return
     maps = head.pyramid.maps(features, head.detail_convs)
-    coarse = head._coarse(
+    coarse = head.coarse_masks(
         maps, [Boxes(boxes)], torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
     )
     thresholds = (0.5,) * len(tree.sizes)

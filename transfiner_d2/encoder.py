@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from .layers import Pointwise, conv_stack
 from .sequences import Sequences
+from .tokens import TokenLogits, Tokens
 
 
 class SinePositions(nn.Module):
@@ -53,17 +54,19 @@ class SelfAttention(nn.Module):
         self.in_proj = nn.Linear(dim, 3 * dim)
         self.out_proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, position: Tensor | None, sequences: Sequences) -> Tensor:
-        """(N, D) tokens to (N, D); ``position`` (N, D) joins queries and keys and leaves the values alone."""
+    def project(self, x: Tensor, position: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (N, D); ``position`` (N, D) joins the first two."""
         if position is None:
-            query, key, value = self.in_proj(x).chunk(3, dim=1)
-        else:
-            dim = x.shape[1]
-            weight, bias = self.in_proj.weight, self.in_proj.bias
-            query, key = F.linear(x + position, weight[: 2 * dim], bias[: 2 * dim]).chunk(2, dim=1)
-            value = F.linear(x, weight[2 * dim :], bias[2 * dim :])
+            return self.in_proj(x).chunk(3, dim=1)
+        dim = x.shape[1]
+        weight, bias = self.in_proj.weight, self.in_proj.bias
+        query, key = F.linear(x + position, weight[: 2 * dim], bias[: 2 * dim]).chunk(2, dim=1)
+        return query, key, F.linear(x, weight[2 * dim :], bias[2 * dim :])
+
+    def forward(self, x: Tensor, position: Tensor | None, sequences: Sequences) -> Tensor:
+        """(N, D) tokens to (N, D)."""
         dropout = self.dropout if self.training else 0.0
-        return self.out_proj(sequences.attend(query, key, value, self.num_heads, dropout))
+        return self.out_proj(sequences.attend(*self.project(x, position), self.num_heads, dropout))
 
 
 class TransformerLayer(nn.Module):
@@ -88,17 +91,23 @@ class TransformerLayer(nn.Module):
 class NonLocalLayer(nn.Module):
     """Non-local block, embedded Gaussian, half the channels inside (Wang et al., 2018): rival of Table 7."""
 
+    num_heads = 1
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.query, self.key, self.value = (nn.Linear(dim, dim // 2) for _ in range(3))
         self.out = nn.Linear(dim // 2, dim)
 
-    def forward(self, x: Tensor, position: Tensor | None, sequences: Sequences) -> Tensor:
-        """(N, D) tokens to (N, D)."""
+    def project(self, x: Tensor, position: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (N, D / 2); ``position`` (N, D) joins the first two."""
         located = x if position is None else x + position
         # The block has no 1 / sqrt(D): softmax of the plain product
         query = self.query(located) * math.sqrt(self.query.out_features)
-        return x + self.out(sequences.attend(query, self.key(located), self.value(x), 1, 0.0))
+        return query, self.key(located), self.value(x)
+
+    def forward(self, x: Tensor, position: Tensor | None, sequences: Sequences) -> Tensor:
+        """(N, D) tokens to (N, D)."""
+        return x + self.out(sequences.attend(*self.project(x, position), self.num_heads, 0.0))
 
 
 class SequenceEncoder(nn.Module):
@@ -192,18 +201,30 @@ class Refiner(nn.Module):
         """(R, C, S, S) features to the (R, D, S, S) context of all cells."""
         return F.relu(self.context(grid))
 
-    def forward(self, cues: list[Tensor], cells: Tensor, sequences: Sequences) -> Tensor:
-        """
-        Args:
-            cues: (N, C) fine features, then (N, D) context and (N, 1) coarse probability where they are cues.
-            cells: (3, N) int64 grid (0 for references), row and column of each token.
-            sequences: how the N tokens form sequences.
+    def embed(self, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
+        """The packed tokens (T, D) and their position codes (T, D) for the layers, or None."""
+        nodes, grids = [tokens.features], [tokens.grids]
+        if self.context is not None:
+            nodes = [tokens.features[:, 4], self.compress(tokens.features)]
+            grids.append(self.compress_grid(tokens.grids))
+        if tokens.masks is not None:
+            nodes.append(tokens.masks)
+            grids.append(tokens.grid_masks)
+        references = [grid.permute(0, 2, 3, 1).flatten(0, 2) for grid in grids]
+        x = torch.cat([self._fuse(references), self._fuse(nodes)])[tokens.order]
+        if self.positions is None:
+            return x, None
+        position = self.positions(*tokens.cells[:, tokens.order]).to(x.dtype)
+        return (x, position) if self.position_in_layers else (x + position, None)
 
-        Returns:
-            (N,) float32 logits of the mask.
-        """
-        x = self.fuse(torch.cat([cue.to(cues[0].dtype) for cue in cues], dim=1))
-        position = None if self.positions is None else self.positions(*cells).to(x.dtype)
-        if position is not None and not self.position_in_layers:
-            x, position = x + position, None
-        return self.decoder(self.body(x, position, sequences))[:, 0].float()
+    def _fuse(self, cues: list[Tensor]) -> Tensor:
+        return self.fuse(torch.cat([cue.to(cues[0].dtype) for cue in cues], dim=1))
+
+    def forward(self, tokens: Tokens) -> TokenLogits:
+        """The logits of all tokens, in the order that they were given in."""
+        x, position = self.embed(tokens)
+        logits = self.decoder(self.body(x, position, tokens.sequences))[:, 0].float()
+        count = len(tokens.features)
+        references, nodes = logits[tokens.order.argsort()].split([len(logits) - count, count])
+        rois, side = tokens.reference_rois, tokens.grids.shape[-1]
+        return TokenLogits(nodes, references.view(len(rois), side, side), rois)

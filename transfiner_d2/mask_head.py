@@ -12,7 +12,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from crispmask.groundtruth import crop_masks
@@ -30,8 +30,8 @@ from .config import variant_values
 from .incoherence import Detection
 from .layers import BoundaryHead, CoarseMaskHead, detail_convs
 from .nodes import read_cells, resize, sample_nodes
-from .pyramid import Maps, RoIPyramid
-from .quadtree import Coarse, Quadtree
+from .pyramid import Coarse, Maps, RoIPyramid
+from .quadtree import Quadtree
 from .selection import best_of_each_image, images_by_turns, select_rois
 from .settings import TrainSettings, check_values, train_settings
 
@@ -128,7 +128,7 @@ class TransfinerMaskHead(nn.Module):
         """Weighted losses of a batch of foreground proposals; arguments as in :meth:`forward`."""
         maps = self.pyramid.maps(features, self.detail_convs)
         classes = torch.cat([per_image.gt_classes for per_image in instances])
-        coarse = self._coarse(maps, [per_image.proposal_boxes for per_image in instances], classes)
+        coarse = self.coarse_masks(maps, [per_image.proposal_boxes for per_image in instances], classes)
         masks = crop_masks(instances, 2 * self.quadtree.size, classes.device)
         result = {
             "loss_mask": self.train_settings.coarse_weight * losses.mask_loss(coarse.logits, masks),
@@ -143,14 +143,15 @@ class TransfinerMaskHead(nn.Module):
         """Add ``pred_masks`` to the detections of a batch; arguments as in :meth:`forward`."""
         maps = self.pyramid.maps(features, self.detail_convs)
         classes = torch.cat([per_image.pred_classes for per_image in instances])
-        coarse = self._coarse(maps, [per_image.pred_boxes for per_image in instances], classes)
+        coarse = self.coarse_masks(maps, [per_image.pred_boxes for per_image in instances], classes)
         masks = self._masks(maps, coarse, best_of_each_image(instances, self.top_k, classes.device))
         counts = [len(per_image) for per_image in instances]
         for per_image, probabilities in zip(instances, masks[:, None].split(counts), strict=True):
             per_image.pred_masks = probabilities
         return instances
 
-    def _coarse(self, maps: Maps, boxes: list[Any], classes: Tensor) -> Coarse:
+    def coarse_masks(self, maps: Maps, boxes: list[Boxes], classes: Tensor) -> Coarse:
+        """What the coarse head makes of the R boxes of B images and their (R,) int64 classes."""
         rois = self.pyramid.rois(boxes)
         pooled = self.pyramid.pool(maps.raw, rois, self.quadtree.size)
         features = self.coarse.mask_features(pooled)

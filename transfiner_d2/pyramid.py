@@ -1,6 +1,7 @@
 """The RoI pyramid: which FPN level a RoI reads at which size, and the maps that are read.
 
-Shapes: B images, R RoIs, C channels, H and W height and width of a map, S side of a RoI grid.
+Shapes: B images, R RoIs, C channels, H and W height and width of a map, S side of a RoI grid; P side of the
+pooled RoI features (14).
 """
 
 from __future__ import annotations
@@ -35,6 +36,30 @@ class RoIs:
     def __getitem__(self, index: Tensor | slice) -> RoIs:
         """The RoIs of an int64 index on their device, or of a slice."""
         return RoIs(self.boxes[index], self.levels[index])
+
+
+@dataclass(frozen=True)
+class Coarse:
+    """What the coarse head knows of R RoIs.
+
+    Attributes:
+        rois: the RoIs.
+        pooled: (R, C, P, P) RoI features.
+        features: (R, C', P, P) of the coarse head, before it upsamples.
+        logits: (R, 2 P, 2 P) float32 of the mask of one class.
+    """
+
+    rois: RoIs
+    pooled: Tensor
+    features: Tensor
+    logits: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rois)
+
+    def __getitem__(self, index: Tensor | slice) -> Coarse:
+        """The RoIs of an int64 index on their device, or of a slice."""
+        return Coarse(self.rois[index], self.pooled[index], self.features[index], self.logits[index])
 
 
 @dataclass(frozen=True)

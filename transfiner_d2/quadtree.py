@@ -7,13 +7,12 @@ side of the pooled RoI features (14), so 2 P is that of the coarse mask and of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crispmask.ops import Nodes, gather_nodes, propagate, scatter_nodes
+from crispmask.ops import Nodes, propagate, scatter_nodes
 
 from .encoder import Refiner
 from .incoherence import (
@@ -23,50 +22,11 @@ from .incoherence import (
     dense_detection,
     single_detection,
 )
-from .nodes import Cells, as_nodes, limit_nodes, nodes_of_rois, pack, read_cells, resize
-from .pyramid import Maps, RoIPyramid, RoIs
+from .nodes import Cells, as_nodes, limit_nodes, nodes_of_rois, pack, resize
+from .pyramid import Coarse, Maps, RoIPyramid, RoIs
 from .selection import chunks
-from .sequences import Sequences
 from .settings import TreeSettings
-
-
-@dataclass(frozen=True)
-class Coarse:
-    """What the coarse head knows of R RoIs.
-
-    Attributes:
-        rois: the RoIs.
-        pooled: (R, C, P, P) RoI features.
-        features: (R, C', P, P) of the coarse head, before it upsamples.
-        logits: (R, 2 P, 2 P) float32 of the mask of one class.
-    """
-
-    rois: RoIs
-    pooled: Tensor
-    features: Tensor
-    logits: Tensor
-
-    def __len__(self) -> int:
-        return len(self.rois)
-
-    def __getitem__(self, index: Tensor | slice) -> Coarse:
-        """The RoIs of an int64 index on their device, or of a slice."""
-        return Coarse(self.rois[index], self.pooled[index], self.features[index], self.logits[index])
-
-
-@dataclass(frozen=True)
-class NodeLogits:
-    """Mask logits of the tokens of a batch.
-
-    Attributes:
-        nodes: (N,) float32 of the nodes.
-        references: (Q, P, P) float32 of the reference cells of Q sequences.
-        reference_rois: (Q,) int64, the RoI of each.
-    """
-
-    nodes: Tensor
-    references: Tensor
-    reference_rois: Tensor
+from .tokens import TokenLogits, TokenReader
 
 
 class Quadtree(nn.Module):
@@ -100,6 +60,14 @@ class Quadtree(nn.Module):
         self.memory_budget = memory_budget
         self.sizes = [2 * size << level for level in range(settings.depth)]
         self.levels = [level for level in range(settings.depth) if level not in settings.skip_levels]
+        self.reader = TokenReader(
+            pyramid=pyramid,
+            size=size,
+            depth=settings.depth,
+            cues=refiner.cues,
+            references=settings.references,
+            joint=settings.joint,
+        )
 
     def root_logits(self, maps: Maps, coarse: Coarse) -> Tensor:
         """(R, 2 P, 2 P) float32 logits of incoherence on the coarsest level."""
@@ -156,7 +124,7 @@ class Quadtree(nn.Module):
         nodes, index, counts = pack(detection.cells, keep, num_rois, self.sizes)
         return limit_nodes(nodes, counts, detection.scores[index], most)
 
-    def logits(self, maps: Maps, coarse: Coarse, nodes: Nodes, counts: Tensor) -> NodeLogits:
+    def logits(self, maps: Maps, coarse: Coarse, nodes: Nodes, counts: Tensor) -> TokenLogits:
         """Mask logits of the nodes of all RoIs, in one packed batch.
 
         Args:
@@ -166,32 +134,7 @@ class Quadtree(nn.Module):
             counts: (R, L) int64 on the CPU, nodes of each RoI and level. RoIs without nodes have no sequence,
                 unless there are no nodes at all.
         """
-        device = coarse.logits.device
-        groups = counts.sum(dim=1, keepdim=True) if self.settings.joint else counts
-        per_roi = groups.shape[1]
-        used = (groups > 0).flatten()
-        if not used.any():
-            used = torch.ones_like(used)
-        cells = self.size**2 if self.settings.references else 0
-        sequences, places = Sequences.from_lengths((groups.flatten() + cells) * used, device)
-        with_references = used.nonzero().squeeze(1) if cells else torch.zeros(0, dtype=torch.int64)
-        with_references = with_references.to(device, non_blocking=True)
-        reference_rois = with_references // per_roi
-        of_nodes = nodes.roi * per_roi + (0 if self.settings.joint else nodes.level)
-        order = places[torch.cat([with_references.repeat_interleave(cells), of_nodes])].argsort(stable=True)
-        cues = [
-            torch.cat(pair)[order]
-            for pair in zip(
-                self._reference_cues(coarse, reference_rois),
-                self._node_cues(maps, coarse, nodes),
-                strict=True,
-            )
-        ]
-        positions = self._positions(nodes, len(reference_rois))[:, order]
-        logits = self.refiner(cues, positions, sequences)[order.argsort()]
-        references, of_nodes = logits.split([cells * len(reference_rois), len(nodes.roi)])
-        side = self.size if cells else 0
-        return NodeLogits(of_nodes, references.view(len(reference_rois), side, side), reference_rois)
+        return self.refiner(self.reader.read(maps, coarse, nodes, counts))
 
     def forward(self, maps: Maps, coarse: Coarse) -> Tensor:
         """Refined masks of R RoIs. Two host synchronisations, unless the memory budget asks for parts.
@@ -246,48 +189,9 @@ class Quadtree(nn.Module):
         parts = []
         for start in range(0, max(total, 1), step):
             part = nodes_of_rois(nodes, 0, len(rois), start, min(start + step, total))
-            features = self._gather(maps, rois, part)
+            features = self.reader.gather(maps, rois, part)
             parts.append(self.detector.classify(features, parents[start : start + step]))
         return torch.cat(parts)
-
-    def _gather(self, maps: Maps, rois: RoIs, nodes: Nodes, context: bool = False) -> Tensor:
-        return gather_nodes(
-            maps.fine,
-            rois.boxes,
-            nodes,
-            scales=self.pyramid.scales,
-            feature_levels=self.pyramid.node_maps(rois, len(self.sizes)),
-            grid_size=2 * self.size,
-            context=context,
-        )
-
-    def _node_cues(self, maps: Maps, coarse: Coarse, nodes: Nodes) -> list[Tensor]:
-        """Fine features (N, C), context (N, D), coarse probability (N, 1), as far as they are cues."""
-        if "context" in self.refiner.cues:
-            around = self._gather(maps, coarse.rois, nodes, context=True)
-            cues = [around[:, 4], self.refiner.compress(around)]
-        else:
-            cues = [self._gather(maps, coarse.rois, nodes)]
-        if "coarse" in self.refiner.cues:
-            mask = coarse.logits.detach().sigmoid()
-            cues.append(read_cells([resize(mask, size) for size in self.sizes], nodes)[:, None])
-        return cues
-
-    def _reference_cues(self, coarse: Coarse, rois: Tensor) -> list[Tensor]:
-        """The same of all P x P cells of the RoIs of an index (Q,)."""
-        pooled = coarse.pooled[rois]
-        grids = [pooled]
-        if "context" in self.refiner.cues:
-            grids.append(self.refiner.compress_grid(pooled))
-        if "coarse" in self.refiner.cues:
-            grids.append(resize(coarse.logits.detach()[rois].sigmoid(), self.size)[:, None])
-        return [grid.permute(0, 2, 3, 1).flatten(0, 2) for grid in grids]
-
-    def _positions(self, nodes: Nodes, num_references: int) -> Tensor:
-        """(3, Q P^2 + N) int64 grid (0 for references), row and column of the tokens."""
-        cells = torch.arange(self.size**2, device=nodes.roi.device).repeat(num_references)
-        references = torch.stack([torch.zeros_like(cells), cells // self.size, cells % self.size])
-        return torch.cat([references, torch.stack([nodes.level + 1, nodes.y, nodes.x])], dim=1)
 
     # Rough sizes in memory at inference, in float32
     def _bytes_of_cell(self) -> int:

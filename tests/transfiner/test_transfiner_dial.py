@@ -27,7 +27,7 @@ def inputs():
 def count_tokens(head) -> list[int]:
     """Tokens of every pass through the refiner, as they come."""
     counts: list[int] = []
-    head.quadtree.refiner.register_forward_pre_hook(lambda _, args: counts.append(len(args[0][0])))
+    head.quadtree.refiner.register_forward_pre_hook(lambda _, args: counts.append(len(args[0].order)))
     return counts
 
 

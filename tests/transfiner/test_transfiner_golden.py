@@ -14,7 +14,7 @@ def coarse(golden_case):
     head = golden_case.head
     with torch.no_grad():
         maps = head.pyramid.maps(features, head.detail_convs)
-        return maps, head._coarse(maps, [detections.pred_boxes], detections.pred_classes)
+        return maps, head.coarse_masks(maps, [detections.pred_boxes], detections.pred_classes)
 
 
 def test_coarse_logits(golden_case, coarse):

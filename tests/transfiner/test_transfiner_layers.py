@@ -92,7 +92,7 @@ def test_context_of_nodes_is_that_of_the_dense_grid():
     rois = head.pyramid.rois([Boxes(torch.tensor([[5.0, 8, 60, 70]]))])
     scores = [torch.ones(1, size, size) for size in tree.sizes]
     nodes = build_quadtree(scores, 0.5)
-    context = tree.refiner.compress(tree._gather(maps, rois, nodes, context=True))
+    context = tree.refiner.compress(tree.reader.gather(maps, rois, nodes, context=True))
     for level, size in enumerate(tree.sizes):
         dense = roi_align(features["p2"], rois.boxes, size, 0.25, 0, True)
         expected = tree.refiner.compress_grid(dense)[0].flatten(1).T
