@@ -11,6 +11,7 @@ import argparse
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from inspect import getdoc
@@ -22,6 +23,7 @@ from crispmask.errors import UserError
 # Verb: the module, or a table of more verbs, and one line about it
 VERBS: dict[str, tuple[str | dict[str, tuple[str, str]], str]] = {
     "evaluate": ("crispmask.cli.evaluate", "AP and Boundary AP of a results file of any model"),
+    "demo": ("crispmask.cli.demo", "run a model on images and draw what it finds"),
 }
 
 
@@ -38,7 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         args = _parser(words).parse_args(words)
-        args.run(args)
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                # Those of torch and Detectron2 are about code that is not the user's
+                warnings.simplefilter("ignore")
+            args.run(args)
         sys.stdout.flush()
     except UserError as error:
         print(f"crispmask: {error}", file=sys.stderr, flush=True)

@@ -43,9 +43,9 @@ def check_output_folder(path: str | Path) -> Path:
     return Path(path)
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write data with NaN as null, for JSON has no NaN."""
-    path.write_text(json.dumps(_without_nan(data), indent=1, allow_nan=False) + "\n")
+def write_json(path: Path, data: Any, *, indent: int | None = 1) -> None:
+    """Write data with NaN as null, for JSON has no NaN; ``indent`` None: on one line."""
+    path.write_text(json.dumps(_without_nan(data), indent=indent, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -1,0 +1,164 @@
+"""Run a model on images and write pictures with what it finds.
+
+--input takes images and folders of images; every image gives a PNG of its name in the folder --output. Images
+are turned as their EXIF tag says; grey ones, ones with alpha and ones with 16 bits will do. One that cannot
+be read is named, the others are done, and the exit code is 1.
+
+--json writes the detections as COCO-format results. The image_id is the number that is the file name, as in
+COCO, if that holds for all images; otherwise they are counted from 1. A file_name is always there.
+
+example:
+  crispmask demo --config-file configs/refinemask/coco/R_50_FPN_1x.yaml --weights model.pth \\
+      --input photos/ cat.jpg --output drawn/ MODEL.DEVICE cpu
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crispmask.cli.models import add_model_arguments, known_classes, load_model_config
+from crispmask.cli.output import check_output_file, check_output_folder, write_json
+from crispmask.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from detectron2.structures import Instances
+    from numpy.typing import NDArray
+
+    from crispmask.visualization.overlay import DrawnObject
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of ``crispmask demo``."""
+    add_model_arguments(parser)
+    parser.add_argument("--input", nargs="+", required=True, metavar="PATH", help="images and folders")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="where the pictures are written")
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="lowest score of a detection that is drawn and written, 0 to 1 (default: 0.5)",
+    )
+    parser.add_argument(
+        "--scale",
+        type=int,
+        default=1,
+        metavar="N",
+        help="enlarge pictures, not outlines (default: 1)",
+    )
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at once (default: 1)")
+    parser.add_argument("--json", metavar="FILE", help="write the detections as COCO-format results")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw every image.
+
+    Raises:
+        UserError: nothing to draw, or a model that cannot be loaded.
+        SystemExit: with 1, some images could not be read.
+    """
+    targets = _plan(args)
+    json_file = check_output_file(args.json)
+
+    from crispmask.engine.predictor import Predictor
+
+    cfg = load_model_config(args)
+    predictor, classes = Predictor(cfg), known_classes(cfg)
+    check_output_folder(args.output)
+    ids = _image_ids(list(targets))
+    rows: list[dict[str, Any]] = []
+    drawn = 0
+    for batch in _batches(_with_progress(list(targets)), args.batch_size):
+        for (path, picture), found in zip(batch, predictor([p for _, p in batch]), strict=True):
+            found = found[found.scores >= args.score_threshold]
+            _write_picture(targets[path], picture, _drawn_objects(found, classes), args.scale)
+            if json_file:
+                rows += _result_rows(found, classes, ids[path], path)
+            drawn += 1
+    if json_file:
+        write_json(json_file, rows, indent=None)
+    print(f"{drawn} of {len(targets)} images drawn into {args.output}")
+    if drawn < len(targets):
+        raise SystemExit(1)
+
+
+def _plan(args: argparse.Namespace) -> dict[Path, Path]:
+    """The images and the pictures that are made of them."""
+    from crispmask.visualization.images import find_images, png_names
+
+    if args.scale < 1 or args.batch_size < 1:
+        raise UserError("--scale and --batch-size must be 1 or more.")
+    paths = find_images(args.input)
+    targets = [Path(args.output) / name for name in png_names(paths)]
+    if overwritten := {path.resolve() for path in paths} & {path.resolve() for path in targets}:
+        raise UserError(f"'{min(overwritten)}' would be overwritten: give another folder to --output.")
+    return dict(zip(paths, targets, strict=True))
+
+
+def _with_progress(paths: Sequence[Path]) -> Iterable[Path]:
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(paths, "Drawing", console=console, transient=True, disable=not console.is_terminal)
+
+
+def _batches(paths: Iterable[Path], size: int) -> Iterator[list[tuple[Path, NDArray[np.uint8]]]]:
+    """Images with their paths; one that cannot be read is named on stderr and left out."""
+    from crispmask.visualization.images import ImageError, read_image
+
+    batch = []
+    for path in paths:
+        try:
+            batch.append((path, read_image(path)))
+        except ImageError as error:
+            print(f"crispmask: {error}.", file=sys.stderr, flush=True)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _image_ids(paths: Sequence[Path]) -> dict[Path, int]:
+    """The numbers that the files are named by, if all are, else their place, counted from 1."""
+    numbers = [int(path.stem) for path in paths if path.stem.isascii() and path.stem.isdigit()]
+    if len(set(numbers)) < len(paths):
+        numbers = list(range(1, len(paths) + 1))
+    return dict(zip(paths, numbers, strict=True))
+
+
+def _drawn_objects(found: Instances, classes: Sequence[tuple[int, str]]) -> list[DrawnObject]:
+    from crispmask.visualization.overlay import DrawnObject, distinct_color
+
+    masks = found.pred_masks.numpy() if found.has("pred_masks") else [None] * len(found)
+    rows = zip(masks, found.pred_boxes.tensor.tolist(), found.pred_classes, found.scores, strict=True)
+    return [
+        DrawnObject(mask, tuple(box), f"{classes[index][1]} {100 * score:.0f}%", distinct_color(number))
+        for number, (mask, box, index, score) in enumerate(rows)
+    ]
+
+
+def _write_picture(
+    path: Path, picture: NDArray[np.uint8], objects: Sequence[DrawnObject], scale: int
+) -> None:
+    from PIL import Image
+
+    from crispmask.visualization.overlay import draw_objects
+
+    Image.fromarray(draw_objects(picture, objects, scale)).save(path)
+
+
+def _result_rows(
+    found: Instances, classes: Sequence[tuple[int, str]], image_id: int, path: Path
+) -> list[dict[str, Any]]:
+    """COCO-format results of an image."""
+    from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+
+    rows = instances_to_coco_json(found, image_id)
+    return [{**row, "category_id": classes[row["category_id"]][0], "file_name": path.name} for row in rows]

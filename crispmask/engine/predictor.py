@@ -1,0 +1,97 @@
+"""A trained model for pictures that are in no data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import build_augmentation, convert_PIL_to_numpy
+from detectron2.structures import Instances
+from numpy.typing import NDArray
+from PIL import Image
+
+from crispmask.engine.checkpointer import AtomicCheckpointer
+from crispmask.engine.checks import check_weight_file
+from crispmask.engine.trainer import Trainer
+from crispmask.errors import UserError
+
+
+class Predictor:
+    """The model of a config, with its weights, ready for batches of pictures.
+
+    Pictures are resized as in the evaluation (``INPUT.MIN_SIZE_TEST``, ``INPUT.MAX_SIZE_TEST``) and given to
+    the model in the channel order of ``INPUT.FORMAT``; results have the size of the picture.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """
+        Args:
+            cfg: the config; ``MODEL.WEIGHTS`` is a trained checkpoint of exactly this model.
+
+        Raises:
+            UserError: there are no weights, they cannot be read, or they are those of another model.
+        """
+        self.cfg = cfg
+        self.model = load_trained_model(cfg)
+        self.resize = T.AugmentationList(build_augmentation(cfg, is_train=False))
+
+    def __call__(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Instances]:
+        """Detections of each picture, on the CPU.
+
+        Args:
+            pictures: (H, W, 3) uint8 RGB, each of its own size; they are one batch.
+
+        Returns:
+            As Detectron2's models give them: ``pred_boxes`` in pixels of the picture, ``scores``,
+            ``pred_classes`` and, from a model with masks, ``pred_masks`` (R, H, W) bool.
+
+        Raises:
+            UserError: the model finds no instances but something else.
+        """
+        if not pictures:
+            return []
+        with torch.inference_mode():
+            outputs = self.model([self.model_input(picture) for picture in pictures])
+        if "instances" not in outputs[0]:
+            found = ", ".join(outputs[0])
+            raise UserError(f"The model of this config gives {found} and no instances: give one that does.")
+        return [output["instances"].to("cpu") for output in outputs]
+
+    def model_input(self, picture: NDArray[np.uint8]) -> dict[str, Any]:
+        """What Detectron2's models take for a picture (H, W, 3) uint8 RGB."""
+        height, width = picture.shape[:2]
+        channels = convert_PIL_to_numpy(Image.fromarray(picture), self.cfg.INPUT.FORMAT)
+        augmented = T.AugInput(channels)
+        self.resize(augmented)
+        tensor = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        return {"image": tensor, "height": height, "width": width}
+
+
+def load_trained_model(cfg: CfgNode) -> torch.nn.Module:
+    """The model of a config in evaluation mode, every weight of it from ``MODEL.WEIGHTS``.
+
+    Raises:
+        UserError: there are no weights, they cannot be read, or some of the model are not among them.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise UserError("MODEL.WEIGHTS is empty: give the checkpoint of a trained model.")
+    check_weight_file(cfg.MODEL.WEIGHTS)
+    model = Trainer.build_model(cfg)
+    _StrictCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    return model.eval()
+
+
+class _StrictCheckpointer(AtomicCheckpointer):
+    """Refuses weights that leave a part of the model random, of which Detectron2 only warns."""
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        wrong = [*incompatible.missing_keys, *(name for name, *_ in incompatible.incorrect_shapes)]
+        if wrong:
+            raise UserError(
+                f"MODEL.WEIGHTS do not fit the model of this config: {len(wrong)} tensors, '{wrong[0]}' one "
+                f"of them, are missing or of another shape: give a checkpoint that was trained with it."
+            )

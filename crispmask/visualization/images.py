@@ -1,0 +1,95 @@
+"""Image files as people have them: turned by EXIF, grey, with alpha, with 16 bits, or broken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from crispmask.errors import UserError
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# Modes of Pillow that hold 16 bits a pixel; "I" is what it gives for some 16-bit PNG and TIFF files
+_DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+class ImageError(ValueError):
+    """A file that cannot be read as an image; the message names it and says why."""
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """Read an image file as a viewer shows it.
+
+    It is turned upright as its EXIF tag says; grey and palettes become colours; what is transparent lies on
+    white; 16 bits are scaled to 8 (65535 is white). Of an animation the first frame is taken.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: there is no such file, or it holds no image that can be read.
+    """
+    try:
+        with Image.open(path) as image:
+            picture = _in_colour(ImageOps.exif_transpose(image))
+    except (FileNotFoundError, IsADirectoryError):
+        raise ImageError(f"There is no image file '{path}'") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Pillow says "cannot identify image file <path>", "image file is truncated", ...
+        reason = "it is no image" if "identify" in str(error) else str(error).rstrip(".")
+        raise ImageError(f"Image file '{path}' cannot be read: {reason}") from error
+    return np.asarray(picture)
+
+
+def find_images(inputs: Sequence[str | Path]) -> list[Path]:
+    """Image files of files and folders, in the order given, those of a folder by name.
+
+    Args:
+        inputs: files, which are taken as they are, and folders, of which the files with a suffix of
+            ``SUFFIXES`` are taken, but not those of their folders.
+
+    Raises:
+        UserError: a folder holds no image.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, inputs):
+        if not path.is_dir():
+            found[path] = None
+            continue
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+        if not files:
+            raise UserError(
+                f"The folder '{path}' holds no image ({', '.join(SUFFIXES)}): give one that does, or files."
+            )
+        found.update(dict.fromkeys(files))
+    return list(found)
+
+
+def png_names(paths: Sequence[Path]) -> list[str]:
+    """A file name for the picture of each image: its own with the suffix .png, numbered if there are two."""
+    names: dict[str, None] = {}
+    for path in paths:
+        name, number = f"{path.stem}.png", 1
+        while name in names:
+            number += 1
+            name = f"{path.stem}-{number}.png"
+        names[name] = None
+    return list(names)
+
+
+def _in_colour(image: Image.Image) -> Image.Image:
+    if image.mode in _DEEP_MODES:
+        values = np.asarray(image).astype(np.float32)
+        if image.mode != "I" or values.max(initial=0) > 255:
+            values = values / 257
+        return Image.fromarray(values.round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("it holds floating-point numbers, whose range only its author knows")
+    return image.convert("RGB")

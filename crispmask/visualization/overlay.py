@@ -1,0 +1,154 @@
+"""Objects drawn on a picture: a translucent fill, an even anti-aliased outline, and a label.
+
+Shapes: H, W the picture, h, w a window of it in pixels, S the scale of the result: one pixel becomes S x S.
+Outlines are made on a finer grid than that of the result, so that they stay crisp at any scale.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+
+Color = tuple[int, int, int]
+
+FILL_OPACITY = 0.35
+# Width of an outline in pixels of the result
+LINE_WIDTH = 2.0
+# Samples along the side of a pixel of the result, fewer where an object has more samples than this
+SAMPLES, MOST_SAMPLES = 3, 1 << 26
+# Share of foreground around a point that lies one standard deviation of a Gaussian inside of an edge
+_ONE_SIGMA_INSIDE = 0.8413
+
+
+@dataclass(frozen=True)
+class DrawnObject:
+    """What is drawn of one object.
+
+    Attributes:
+        mask: (H, W) bool; None: the box is drawn.
+        box: x0, y0, x1, y1 in pixels of the picture, x1 and y1 exclusive.
+        label: text at the box; empty: none.
+        color: of fill, outline and label.
+    """
+
+    mask: NDArray[np.bool_] | None
+    box: tuple[float, float, float, float]
+    label: str
+    color: Color
+
+
+def distinct_color(index: int) -> Color:
+    """Bright colours, of which neighbours in the sequence differ most."""
+    golden = (5**0.5 - 1) / 2
+    red, green, blue = colorsys.hsv_to_rgb((0.58 + index * golden) % 1, 0.85, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def draw_objects(
+    picture: NDArray[np.uint8], objects: Sequence[DrawnObject], scale: int = 1
+) -> NDArray[np.uint8]:
+    """Draw objects on a copy of a picture, large ones first, so that none is hidden.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        objects: may be empty.
+        scale: S, at least 1.
+
+    Returns:
+        (H * S, W * S, 3) uint8 RGB.
+    """
+    height, width = picture.shape[:2]
+    size = (width * scale, height * scale)
+    canvas = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC) if scale > 1 else None
+    pixels = np.array(picture if canvas is None else canvas)
+    ordered = sorted(objects, key=_extent, reverse=True)
+    for item in ordered:
+        if item.mask is not None and item.mask.any():
+            paint_mask(pixels, item.mask, item.color, scale)
+    result = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(result)
+    for item in ordered:
+        if item.mask is None:
+            draw.rectangle([round(scale * c) for c in item.box], outline=item.color, width=round(LINE_WIDTH))
+    for item in ordered:
+        if item.label:
+            _write_label(draw, item, scale, size)
+    return np.asarray(result)
+
+
+def paint_mask(
+    pixels: NDArray[np.uint8],
+    mask: NDArray[np.bool_],
+    color: Color,
+    scale: int = 1,
+    fill_opacity: float = FILL_OPACITY,
+) -> None:
+    """Paint a mask on a picture, in place.
+
+    Args:
+        pixels: (H * S, W * S, 3) uint8.
+        mask: (H, W) bool with a foreground pixel.
+        color: of fill and outline.
+        scale: S.
+        fill_opacity: 0 (outline only) to 1.
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    y0, y1, x0, x1 = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    fill, line = coverage(mask[y0:y1, x0:x1], scale)
+    window = pixels[y0 * scale : y1 * scale, x0 * scale : x1 * scale]
+    opacity = np.maximum(fill * fill_opacity, line)[..., None]
+    window[:] = (window + (np.array(color) - window) * opacity).round().astype(np.uint8)
+
+
+def coverage(mask: NDArray[np.bool_], scale: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """How much of each pixel of the result an object and its outline cover.
+
+    Corners of pixels are rounded by less than half a pixel. The outline lies inside of the object, so that
+    those of neighbours do not cover each other; parts that are thinner than the outline are outline.
+
+    Args:
+        mask: (h, w) bool; what lies outside is background.
+        scale: S.
+
+    Returns:
+        fill and outline, (h * S, w * S) float32 in [0, 1].
+    """
+    height, width = mask.shape
+    samples = SAMPLES if mask.size * (scale * SAMPLES) ** 2 <= MOST_SAMPLES else 1
+    fine = scale * samples
+    # Room for the Gaussians, which look three standard deviations far
+    margin = 2 + round(3 * LINE_WIDTH / scale)
+    padded = Image.fromarray(np.pad(mask, margin).astype(np.uint8) * 255)
+    enlarged = padded.resize((padded.width * fine, padded.height * fine), Image.Resampling.NEAREST)
+    inside = _threshold(enlarged.filter(ImageFilter.GaussianBlur(fine / 2)), 0.5)
+    depth = inside.filter(ImageFilter.GaussianBlur(LINE_WIDTH * samples))
+    line = ImageChops.subtract(inside, _threshold(depth, _ONE_SIGMA_INSIDE))
+    window = slice(margin * scale, (margin + height) * scale), slice(margin * scale, (margin + width) * scale)
+    fill, line = (np.asarray(layer.reduce(samples), np.float32)[window] / 255 for layer in (inside, line))
+    return fill, line
+
+
+def _threshold(image: Image.Image, share: float) -> Image.Image:
+    return image.point([255 if value >= 255 * share else 0 for value in range(256)])
+
+
+def _extent(item: DrawnObject) -> float:
+    x0, y0, x1, y1 = item.box
+    return (x1 - x0) * (y1 - y0)
+
+
+def _write_label(draw: ImageDraw.ImageDraw, item: DrawnObject, scale: int, size: tuple[int, int]) -> None:
+    """Black on the colour of the object, above the box or, at the upper border, inside of it."""
+    font = ImageFont.load_default(max(11, min(size) // 45))
+    left, top, right, bottom = draw.textbbox((0, 0), item.label, font=font)
+    width, height = right - left + 4, bottom - top + 4
+    x = min(max(0, round(scale * item.box[0])), max(0, size[0] - width))
+    y = round(scale * item.box[1]) - height
+    y = y if y >= 0 else min(max(0, round(scale * item.box[1])), max(0, size[1] - height))
+    draw.rectangle((x, y, x + width, y + height), fill=item.color)
+    draw.text((x + 2 - left, y + 2 - top), item.label, fill=(0, 0, 0), font=font)

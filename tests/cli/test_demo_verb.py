@@ -1,0 +1,106 @@
+"""``crispmask demo`` on real files: pictures, results, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as mask_utils
+
+from crispmask.cli import main
+from crispmask.evaluation import evaluate
+
+TINY = str(Path(__file__).parents[1] / "engine" / "tiny.yaml")
+
+
+def demo(weights: Path, images: object, output: Path, *more: object) -> list[str]:
+    images = images if isinstance(images, list) else [images]
+    words = ["--config-file", TINY, "--weights", weights, "--output", output, *more]
+    return list(map(str, ["demo", "--input", *images, *words]))
+
+
+def test_folder_becomes_pictures_and_results(
+    tiny_weights: Path, shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, results = shapes_root / "shapes" / "val", tmp_path / "new" / "results.json"
+    output = tmp_path / "drawn" / "here"
+    flags = ["--json", results, "--score-threshold", 0, "--batch-size", 3, "--scale", 2]
+    assert main(demo(tiny_weights, images, output, *flags)) == 0
+    assert f"4 of 4 images drawn into {output}" in capsys.readouterr().out
+    for path in images.iterdir():
+        before = np.asarray(Image.open(path))
+        after = np.asarray(Image.open(output / path.name))
+        assert after.shape == (192, 192, 3)
+        assert not np.array_equal(after[::2, ::2], before)
+    rows = json.loads(results.read_text())
+    # Named like COCO's images, so ids are those of the annotation file, and so are those of the classes
+    assert {row["image_id"] for row in rows} == {1, 2, 3, 4}
+    assert {row["category_id"] for row in rows} <= set(range(1, 9))
+    assert all(row["file_name"] == f"{row['image_id']:06d}.png" for row in rows)
+    assert mask_utils.decode(rows[0]["segmentation"]).shape == (96, 96)
+    assert (
+        evaluate(shapes_root / "shapes/annotations/instances_val.json", results, iou_type="mask")["AP"] >= 0
+    )
+
+
+def test_real_command_names_what_it_cannot_read_and_goes_on(
+    tiny_weights: Path, shapes_root: Path, tmp_path: Path
+) -> None:
+    good = shapes_root / "shapes" / "val" / "000002.png"
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(good.read_bytes()[:500])
+    (tmp_path / "grey.png").write_bytes(good.read_bytes())
+    Image.open(good).convert("L").save(tmp_path / "grey.png")
+    inputs = [broken, tmp_path / "missing.png", good, tmp_path / "grey.png"]
+    done = subprocess.run(
+        [sys.executable, "-m", "crispmask", *demo(tiny_weights, inputs, tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2 and "broken.jpg" in lines[0] and "missing.png" in lines[1]
+    assert "2 of 4 images" in done.stdout
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"000002.png", "grey.png"}
+
+
+def test_image_without_detections_is_still_written(tiny_weights: Path, tmp_path: Path) -> None:
+    grey = np.full((50, 70, 3), 128, np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    out = tmp_path / "out"
+    flags = ["--score-threshold", 1.1, "--json", tmp_path / "results.json"]
+    assert main(demo(tiny_weights, tmp_path / "grey.png", out, *flags)) == 0
+    assert np.array_equal(np.asarray(Image.open(out / "grey.png")), grey)
+    assert json.loads((tmp_path / "results.json").read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (["--input", "{empty}"], "holds no image"),
+        (["--output", "{images}"], "would be overwritten"),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--weights", "nowhere.pth"], "nowhere.pth"),
+        (["--config-file", "nowhere.yaml"], "nowhere.yaml"),
+        (["MODEL.ROI_HEADS.NUM_CLASES", "3"], "NUM_CLASSES"),
+        (["MODEL.WEIGHTS", ""], "MODEL.WEIGHTS is empty"),
+    ],
+)
+def test_what_cannot_work_is_one_sentence(
+    tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: list[str], named: str
+) -> None:
+    folders = {"empty": tmp_path / "empty", "images": tmp_path / "images"}
+    for folder in folders.values():
+        folder.mkdir()
+    Image.new("RGB", (20, 20)).save(folders["images"] / "a.png")
+    words = demo(tiny_weights, folders["images"], tmp_path / "out")
+    assert main([*words, *(word.format(**folders) for word in change)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and named in err
+    assert not (tmp_path / "out").exists() and len(list(folders["images"].iterdir())) == 1

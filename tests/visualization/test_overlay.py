@@ -1,0 +1,87 @@
+"""Drawn objects: where colour is, where the picture is left alone, and how sharp an outline is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from crispmask.visualization.overlay import DrawnObject, coverage, distinct_color, draw_objects
+
+GREY = np.full((60, 80, 3), 100, np.uint8)
+
+
+def disc(radius: float, size: int = 60) -> np.ndarray:
+    y, x = np.mgrid[:size, : size + 20] + 0.5 - size / 2
+    return x**2 + y**2 <= radius**2
+
+
+def drawn(mask: np.ndarray, **more: object) -> DrawnObject:
+    rows, columns = np.nonzero(mask)
+    box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    return DrawnObject(**{"mask": mask, "box": box, "label": "", "color": (255, 0, 0), **more})
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_only_the_object_is_coloured_and_its_outline_most(scale: int) -> None:
+    mask = disc(20)
+    before = GREY.copy()
+    result = draw_objects(GREY, [drawn(mask)], scale)
+    assert np.array_equal(GREY, before) and result.shape == (60 * scale, 80 * scale, 3)
+    enlarged = mask.repeat(scale, 0).repeat(scale, 1)
+    far = ~disc(22).repeat(scale, 0).repeat(scale, 1)
+    assert (result[far] == 100).all()
+    middle = result[disc(14).repeat(scale, 0).repeat(scale, 1)]
+    assert (middle == middle[0]).all() and 100 < middle[0, 0] < 200 and middle[0, 1] < 100
+    assert (result[enlarged, 0] > 220).any()
+
+
+def test_outline_is_as_wide_on_slopes_as_on_sides_and_stays_thin_when_enlarged() -> None:
+    for scale in (1, 4):
+        _, line = coverage(disc(25)[:, :60], scale)
+        # Area of the outline over the length of the edge, in pixels of the result
+        assert line.sum() / (2 * np.pi * 25 * scale) == pytest.approx(2, rel=0.2)
+        centre = 30 * scale
+        side, slope = line[centre], line.diagonal()
+        assert side[:centre].sum() == pytest.approx(slope[:centre].sum() * 2**0.5, rel=0.25)
+
+
+def test_outline_is_antialiased() -> None:
+    _, line = coverage(disc(25), 1)
+    assert ((line > 0.1) & (line < 0.9)).sum() > 50
+
+
+def test_fill_has_the_area_of_the_mask_and_thin_parts_stay() -> None:
+    fill, _ = coverage(disc(25), 2)
+    assert fill.sum() / 4 == pytest.approx(disc(25).sum(), rel=0.01)
+    thin = np.zeros((40, 40), bool)
+    thin[5:35, 20] = True
+    fill, line = coverage(thin, 2)
+    assert (line > 0.5).sum() >= 30 * 2 and fill.sum() / 4 == pytest.approx(30, rel=0.05)
+
+
+def test_small_objects_lie_on_large_ones_whatever_the_order() -> None:
+    large, small = disc(28), disc(5)
+    items = [drawn(large), drawn(small, color=(0, 0, 255))]
+    forth, back = draw_objects(GREY, items), draw_objects(GREY, items[::-1])
+    assert np.array_equal(forth, back) and forth[30, 30, 2] > forth[30, 30, 0]
+
+
+def test_labels_stay_inside_of_the_picture() -> None:
+    corner = np.zeros((60, 80), bool)
+    corner[0:4, 76:80] = True
+    result = draw_objects(GREY, [drawn(corner, label="gear 97%")])
+    in_colour = np.argwhere((result == (255, 0, 0)).all(axis=2))
+    assert len(in_colour) > 100 and (result[10:] == 100)[20:].all()
+
+
+def test_nothing_found_leaves_the_picture_and_a_box_without_mask_is_drawn() -> None:
+    assert np.array_equal(draw_objects(GREY, []), GREY)
+    empty = DrawnObject(np.zeros((60, 80), bool), (0, 0, 0, 0), "", (255, 0, 0))
+    assert np.array_equal(draw_objects(GREY, [empty]), GREY)
+    boxed = draw_objects(GREY, [DrawnObject(None, (10, 10, 50, 40), "", (255, 0, 0))])
+    assert (boxed[10, 10:50] == (255, 0, 0)).all() and (boxed[20:30, 20:40] == 100).all()
+
+
+def test_colours_of_neighbours_differ() -> None:
+    colors = np.array([distinct_color(i) for i in range(30)], int)
+    assert (np.abs(np.diff(colors, axis=0)).sum(axis=1) > 150).all()
