@@ -11,13 +11,15 @@ from detectron2.structures import Boxes
 from tiny_transfiner import star_proposals, tiny_config, tiny_head
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 from torchvision.ops import roi_align
 
 from crispmask.ops import build_quadtree
 from tests.refinemask.tiny_refinemask import random_features
 from transfiner_d2 import losses, targets
 from transfiner_d2.encoder import NonLocalLayer, SelfAttention, SinePositions
-from transfiner_d2.sequences import Sequences
+from transfiner_d2.sequences import HAS_JAGGED, Sequences
 
 LENGTHS = [5, 0, 40, 38, 1, 12]
 
@@ -51,6 +53,47 @@ def test_attention_is_that_of_each_sequence_alone(with_position):
     (result * weights).sum().backward()
     (torch.cat(expected) * weights).sum().backward()
     torch.testing.assert_close(x.grad, y.grad)
+
+
+def attended(name: str, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention over ``LENGTHS`` by one of the methods of ``Sequences``, and the gradient of its input."""
+    sequences, _ = Sequences.from_lengths(torch.tensor(LENGTHS), torch.device(device))
+    torch.manual_seed(0)
+    x, weights = torch.randn(3, sum(LENGTHS), 16), torch.randn(sum(LENGTHS), 16).to(device)
+    x = x.to(device).requires_grad_()
+    result = getattr(sequences, name)(*x, 2, 0.0)
+    (result * weights).sum().backward()
+    return result.detach().cpu(), x.grad.cpu()
+
+
+@pytest.mark.skipif(not HAS_JAGGED, reason="torch before 2.5 makes no jagged tensors of known lengths")
+def test_jagged_attention_is_that_of_groups():
+    for jagged, groups in zip(attended("attend_jagged"), attended("attend_in_groups"), strict=True):
+        torch.testing.assert_close(jagged, groups, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_attention_on_a_gpu_is_that_on_a_cpu():
+    for there, here in zip(attended("attend", "cuda"), attended("attend"), strict=True):
+        torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-4)
+
+
+def test_attention_weights_are_not_in_memory():
+    """Forward and backward, no result of any operation is as large as the weights of one head."""
+    lengths, sizes = torch.tensor([400, 390]), []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            results = func(*args, **(kwargs or {}))
+            tree_map(lambda x: sizes.append(x.numel()) if isinstance(x, torch.Tensor) else None, results)
+            return results
+
+    sequences, _ = Sequences.from_lengths(lengths, torch.device("cpu"))
+    assert sequences.groups == [0, 2]
+    x = torch.randn(3, 790, 16, requires_grad=True)
+    with Watch():
+        sequences.attend(*x, 2, 0.0).sum().backward()
+    assert max(sizes) < 390**2
 
 
 def test_sequences_are_sorted_and_grouped_by_length():
