@@ -5,31 +5,42 @@ Nothing that the caller passes in is changed.
 
 from __future__ import annotations
 
-import json
-import math
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pycocotools import mask as mask_utils
 
-from crispmask.evaluation.rle import RLEError, rle_areas, to_rle
+from crispmask.evaluation.checks import (
+    check_area,
+    check_box,
+    check_flag,
+    check_known,
+    check_rows,
+    check_size,
+    check_unique_ids,
+    is_finite,
+    load_json,
+    short,
+)
+from crispmask.evaluation.progress import Progress
+from crispmask.evaluation.rle import RLEError, read_masks, to_rle
 
 Row = dict[str, Any]
+Select = tuple[list[Row], list[Row]]
 
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """A COCO-format data set, ready to be matched.
+    """A COCO-format data set, ready to be matched. Its methods are COCO's rules; other protocols override them.
 
     Attributes:
         sizes: image id -> (H, W) in pixels, or None where the file does not say.
         class_names: category id -> name, in ascending order of id, every name once.
-        annotations: own copies of the annotations with ``id`` (unique, above 0) and ``iscrowd`` (0 or 1);
-            ``segmentation``, ``bbox`` and ``area`` as in the file.
+        annotations: own copies of the annotations with ``id`` (unique, above 0), ``iscrowd`` (0 or 1) and
+            ``index`` (place in the file); ``segmentation``, ``bbox`` and ``area`` as in the file.
     """
 
     sizes: dict[Any, tuple[int, int] | None]
@@ -43,6 +54,32 @@ class GroundTruth:
             raise ValueError(f"Image {image_id!r} of the ground truth has no height and width.")
         return size
 
+    def known_categories(self) -> Collection[Any]:
+        """Category ids that a prediction may have."""
+        return self.class_names
+
+    def judged(self, annotations: list[Row], detections: list[Row], max_dets: int) -> Select:
+        """Annotations and detections that enter the matching, in the same order; here all of them.
+
+        Args:
+            annotations: with ``area``.
+            detections: with ``area`` and ``score``.
+            max_dets: limit of detections, which COCO applies to each image and class, in the matching.
+        """
+        return annotations, detections
+
+    def is_ignored(self, annotation: Row) -> bool:
+        """Whether an annotation need not be found: a crowd region."""
+        return bool(annotation["iscrowd"])
+
+    def is_unjudged(self, image_id: Any, category_id: Any) -> bool:
+        """Whether a detection without a match is no false positive, whatever its size."""
+        return False
+
+    def class_groups(self) -> dict[str, list[int]]:
+        """Class indices whose mean AP is reported too, by its name."""
+        return {}
+
 
 def read_ground_truth(source: str | os.PathLike[str] | Mapping[str, Any] | Any) -> GroundTruth:
     """Read COCO-format ground truth.
@@ -52,29 +89,37 @@ def read_ground_truth(source: str | os.PathLike[str] | Mapping[str, Any] | Any) 
             without ``iscrowd`` (0 then) and ``area`` (that of the mask then).
 
     Raises:
-        ValueError: unreadable or incomplete, or an annotation of an unknown image or category.
+        ValueError: unreadable or incomplete, a value of a wrong kind, an image or category id that is there
+            twice, or an annotation of an unknown image or category.
     """
-    data = _load(source, "ground truth")
+    data = load_dataset(source)
+    sizes = {im["id"]: check_size(im, f"Entry {i} of 'images'") for i, im in enumerate(data["images"])}
+    class_names = _unique_names(data["categories"])
+    annotations = [_annotation(a, i, sizes, class_names) for i, a in enumerate(data["annotations"])]
+    ids = [annotation.get("id") for annotation in annotations]
+    if not all(isinstance(i, int) and i > 0 for i in ids) or len(set(ids)) < len(ids):
+        for annotation in annotations:
+            annotation["id"] = annotation["index"] + 1
+    return GroundTruth(sizes, class_names, annotations)
+
+
+def load_dataset(source: Any) -> Mapping[str, Any]:
+    """COCO-format data with lists of dicts, ``images`` and ``categories`` with an id each, which is unique.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    data = load_json(source, "ground truth")
     data = getattr(data, "dataset", data)
     if not isinstance(data, Mapping):
         raise ValueError("The ground truth must be a dict with images, annotations and categories.")
     for key in ("images", "annotations", "categories"):
         if key not in data:
             raise ValueError(f"The ground truth has no '{key}'; a COCO-format file with it is needed.")
+        check_rows(data[key], f"'{key}' in the ground truth")
     for key in ("images", "categories"):
-        if missing := [i for i, entry in enumerate(data[key]) if "id" not in entry]:
-            raise ValueError(f"Entry {missing[0]} of '{key}' in the ground truth has no id.")
-    sizes = {image["id"]: _size(image) for image in data["images"]}
-    class_names = _unique_names(data["categories"])
-    annotations = [{**a, "iscrowd": int(bool(a.get("iscrowd")))} for a in data["annotations"]]
-    for index, annotation in enumerate(annotations):
-        _check_known(annotation, index, sizes, class_names, "Annotation")
-    ids = [a.get("id") for a in annotations]
-    # pycocotools takes a match with id 0 for no match, and keeps one of two annotations with the same id.
-    if len(set(ids)) < len(ids) or not all(isinstance(i, int) and i > 0 for i in ids):
-        for number, annotation in enumerate(annotations, 1):
-            annotation["id"] = number
-    return GroundTruth(sizes, class_names, annotations)
+        check_unique_ids(data[key], f"'{key}' in the ground truth")
+    return data
 
 
 def read_predictions(
@@ -87,32 +132,29 @@ def read_predictions(
         gt: the data set that they are for.
 
     Returns:
-        Own copies of the rows, with ``id`` = position + 1.
+        Own copies of the rows, with ``index`` = place in the list and ``id`` = index + 1.
 
     Raises:
         ValueError: unreadable, or a row of an unknown image or category or without a finite score.
     """
-    data = _load(source, "predictions")
+    data = load_json(source, "predictions")
     data = getattr(data, "dataset", {"annotations": data})["annotations"]
-    if not isinstance(data, Sequence) or isinstance(data, (str, bytes)):
-        raise ValueError("The predictions must be a list with one dict for each detected object.")
+    check_rows(data, "the predictions")
+    categories = gt.known_categories()
     rows = []
     for index, row in enumerate(data):
-        if not isinstance(row, Mapping):
-            raise ValueError(f"Prediction {index} is not a dict but {type(row).__name__}.")
-        _check_known(row, index, gt.sizes, gt.class_names, "Prediction")
+        where = f"Prediction {index}"
+        _check_ids(row, where, gt.sizes, categories)
         score = row.get("score")
-        try:
-            is_finite = math.isfinite(score)
-        except (TypeError, OverflowError):
-            is_finite = False
-        if not is_finite:
-            raise ValueError(f"Prediction {index} has score {score!r}; a finite number is needed.")
-        rows.append({**row, "id": index + 1})
+        if not is_finite(score):
+            raise ValueError(f"{where} has score {short(score)}; a finite number is needed.")
+        rows.append({**row, "score": float(score), "index": index, "id": index + 1})
     return rows
 
 
-def with_masks(rows: Sequence[Row], gt: GroundTruth, what: str = "Prediction") -> list[Row]:
+def with_masks(
+    rows: Sequence[Row], gt: GroundTruth, what: str = "Prediction", progress: Progress | None = None
+) -> list[Row]:
     """Rows whose ``segmentation`` is a checked, compressed run-length mask and whose ``area`` is given.
 
     The area of a prediction is that of its mask; an annotation keeps the one of the file.
@@ -123,20 +165,21 @@ def with_masks(rows: Sequence[Row], gt: GroundTruth, what: str = "Prediction") -
     keeps_area = what == "Annotation"
     sizes = [gt.size(row["image_id"]) for row in rows]
     result = []
-    for index, (row, size) in enumerate(zip(rows, sizes, strict=True)):
+    for row, size in _tracked(list(zip(rows, sizes, strict=True)), f"{what} masks", progress):
         try:
             result.append({**row, "segmentation": to_rle(row.get("segmentation"), *size)})
         except ValueError as error:
-            raise ValueError(f"{what} {index} (image {row['image_id']!r}) {error}.") from None
+            raise ValueError(f"{_place(row, len(result), what)} {error}.") from None
     # Polygons were rasterised just now: nothing in them is left to check.
     open_rows = [i for i, row in enumerate(rows) if not (keeps_area and _has_polygons(row) and "area" in row)]
     try:
-        areas = rle_areas([result[i]["segmentation"] for i in open_rows], [sizes[i] for i in open_rows])
+        masks = read_masks([result[i]["segmentation"] for i in open_rows], [sizes[i] for i in open_rows])
     except RLEError as error:
         index = open_rows[error.index]
-        image_id = rows[index]["image_id"]
-        raise ValueError(f"The mask of {what.lower()} {index} (image {image_id!r}) {error}.") from None
-    for index, area in zip(open_rows, areas.tolist(), strict=True):
+        place = _place(rows[index], index, what)
+        raise ValueError(f"The mask of {place[0].lower()}{place[1:]} {error}.") from None
+    for index, counts, area in zip(open_rows, masks.counts, masks.areas.tolist(), strict=True):
+        result[index]["segmentation"]["counts"] = counts
         result[index]["area"] = rows[index]["area"] if keeps_area and "area" in rows[index] else area
     return result
 
@@ -153,42 +196,51 @@ def with_boxes(rows: Sequence[Row], gt: GroundTruth, what: str = "Prediction") -
     keeps_area = what == "Annotation"
     result = []
     for index, row in enumerate(rows):
-        row = dict(row)
-        if not row.get("bbox") or (keeps_area and "area" not in row and row.get("segmentation")):
-            masked = with_masks([row], gt, what)[0] if row.get("segmentation") else None
-            if masked is None:
-                raise ValueError(
-                    f"{what} {index} (image {row['image_id']!r}) has neither a bbox nor a segmentation."
-                )
-            row["bbox"] = row.get("bbox") or mask_utils.toBbox(masked["segmentation"]).tolist()
-            row["area"] = row.get("area", masked["area"])
-        if len(row["bbox"]) != 4 or not np.isfinite(row["bbox"]).all():
-            raise ValueError(
-                f"{what} {index} has bbox {row['bbox']}; x, y, width and height in pixels are needed."
-            )
+        row, where = dict(row), _place(row, index, what)
+        has_box, has_mask = (_is_given(row.get(key)) for key in ("bbox", "segmentation"))
+        if not has_box and not has_mask:
+            raise ValueError(f"{where} has neither a bbox nor a segmentation.")
+        if not has_box or (keeps_area and "area" not in row and has_mask):
+            masked = with_masks([row], gt, what)[0]
+            row["bbox"] = row["bbox"] if has_box else mask_utils.toBbox(masked["segmentation"]).tolist()
+            row["area"] = masked["area"]
+        row["bbox"] = check_box(row["bbox"], where)
         area = row["bbox"][2] * row["bbox"][3]
         row["area"] = row.get("area", area) if keeps_area else area
-        row["bbox"] = list(map(float, row["bbox"]))
         result.append(row)
     return result
 
 
-def _load(source: Any, what: str) -> Any:
-    if not isinstance(source, (str, os.PathLike)):
-        return source
-    path = Path(source)
-    if not path.is_file():
-        raise ValueError(f"No {what} file '{path}'.")
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"The {what} file '{path}' is not complete JSON: {error}.") from None
+def _annotation(row: Mapping[str, Any], index: int, sizes: Collection[Any], names: Collection[Any]) -> Row:
+    """Own copy of an annotation, checked except for its mask and box; an area of None is left out."""
+    where = f"Annotation {index}"
+    _check_ids(row, where, sizes, names)
+    own = {**row, "iscrowd": check_flag(row.get("iscrowd"), where, "iscrowd"), "index": index}
+    if own.get("area") is None:
+        own.pop("area", None)
+    else:
+        check_area(own["area"], where)
+    return own
 
 
-def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
-    if "height" in image and "width" in image:
-        return int(image["height"]), int(image["width"])
-    return None
+def _check_ids(row: Mapping[str, Any], where: str, sizes: Collection[Any], names: Collection[Any]) -> None:
+    for key, known, name in (("image_id", sizes, "image"), ("category_id", names, "category")):
+        if key not in row:
+            raise ValueError(f"{where} has no {key}.")
+        check_known(row[key], known, where, name)
+
+
+def _place(row: Row, index: int, what: str) -> str:
+    """Which row this is: its place in the file, if it is from one."""
+    return f"{what} {row.get('index', index)} (image {short(row['image_id'])})"
+
+
+def _tracked(items: Sequence[Any], what: str, progress: Progress | None) -> Iterable[Any]:
+    return items if progress is None else progress.track(items, what)
+
+
+def _is_given(value: Any) -> bool:
+    return value is not None and (not hasattr(value, "__len__") or len(value) > 0)
 
 
 def _has_polygons(row: Row) -> bool:
@@ -197,15 +249,8 @@ def _has_polygons(row: Row) -> bool:
 
 def _unique_names(categories: Sequence[Mapping[str, Any]]) -> dict[Any, str]:
     names = {c["id"]: str(c.get("name", c["id"])) for c in sorted(categories, key=lambda c: c["id"])}
-    given = list(names.values())
-    return {i: name if given.count(name) == 1 else f"{name} ({i})" for i, name in names.items()}
-
-
-def _check_known(
-    row: Mapping[str, Any], index: int, sizes: Mapping[Any, Any], class_names: Mapping[Any, str], what: str
-) -> None:
-    for key, known, name in (("image_id", sizes, "image"), ("category_id", class_names, "category")):
-        if key not in row:
-            raise ValueError(f"{what} {index} has no {key}.")
-        if not isinstance(row[key], Hashable) or row[key] not in known:
-            raise ValueError(f"{what} {index} has {key} {row[key]!r}: the ground truth has no such {name}.")
+    count = Counter(names.values())
+    unique = {i: name if count[name] == 1 else f"{name} ({i})" for i, name in names.items()}
+    if len(set(unique.values())) < len(unique):
+        return {i: f"{name} ({i})" for i, name in names.items()}
+    return unique

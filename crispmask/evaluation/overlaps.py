@@ -15,6 +15,7 @@ from pycocotools import mask as mask_utils
 
 from crispmask.evaluation.boundary_iou import boundary_width, min_ious
 from crispmask.evaluation.inputs import GroundTruth, Row
+from crispmask.evaluation.progress import Progress
 from crispmask.evaluation.rle import parse_runs
 
 
@@ -42,6 +43,8 @@ def compute_overlaps(
     dilation_ratio: float | None = None,
     lowest_iou: float = 0.5,
     max_dets: int = 100,
+    boundaries: Mapping[int, str] | None = None,
+    progress: Progress | None = None,
 ) -> Overlaps:
     """Overlaps of all detections with the annotations of their image and category.
 
@@ -57,7 +60,10 @@ def compute_overlaps(
             from here on, and categories of an image without such a pair are left out. 0: every pair that
             overlaps counts.
         max_dets: detections of one image and category that count.
+        boundaries: run lengths of the boundaries that were made already, by the ``id`` of their detection.
+        progress: where to say how far it is.
     """
+    progress = progress or Progress()
     lowest_iou = lowest_iou or np.finfo(np.float64).tiny
     grouped_annotations = group_rows(annotations)
     overlaps: Overlaps = {}
@@ -67,15 +73,15 @@ def compute_overlaps(
         if truths:
             by_score = np.argsort([-d["score"] for d in group], kind="mergesort")[:max_dets]
             by_image[image_id][category_id] = [group[i] for i in by_score], truths
-    for image_id, groups in by_image.items():
+    for image_id, groups in progress.track(by_image.items(), "Overlaps of the images"):
         bases = {category_id: _base_ious(*group, region) for category_id, group in groups.items()}
         bases = {category_id: base for category_id, base in bases.items() if base.max() >= lowest_iou}
-        boundaries = bases
+        lowered: dict[Any, NDArray[np.float64]] = {}
         if dilation_ratio is not None:
             size = gt.size(image_id)
             width = boundary_width(*size, dilation_ratio)
-            boundaries = {**bases, **_boundary_ious(groups, bases, size, width, lowest_iou)}
-        overlaps[image_id] = {key: Overlap(base, boundaries[key]) for key, base in bases.items()}
+            lowered = _boundary_ious(groups, bases, size, width, lowest_iou, boundaries or {})
+        overlaps[image_id] = {key: Overlap(base, lowered.get(key, base)) for key, base in bases.items()}
     return overlaps
 
 
@@ -98,15 +104,16 @@ def _boundary_ious(
     size: tuple[int, int],
     width: int,
     lowest_iou: float,
+    boundaries: Mapping[int, str],
 ) -> dict[Any, NDArray[np.float64]]:
     """(D, G) overlaps of the categories of an image in which Boundary IoU lowers any."""
     strings: list[str | bytes] = []
     slots: dict[int, int] = {}
 
-    def slot(row: Row) -> int:
+    def slot(row: Row, counts: str | bytes) -> int:
         if id(row) not in slots:
             slots[id(row)] = len(strings)
-            strings.append(row["segmentation"]["counts"])
+            strings.append(counts)
         return slots[id(row)]
 
     pairs, places = [], []
@@ -114,7 +121,10 @@ def _boundary_ious(
         detections, truths = groups[category_id]
         is_object = np.array([not a["iscrowd"] for a in truths])
         for d, g in np.argwhere((ious >= lowest_iou) & is_object).tolist():
-            pairs.append((slot(detections[d]), slot(truths[g])))
+            detection, truth = detections[d], truths[g]
+            # The boundary of a boundary is the boundary itself: it can stand for its mask.
+            counts = boundaries.get(detection.get("id"), detection["segmentation"]["counts"])
+            pairs.append((slot(detection, counts), slot(truth, truth["segmentation"]["counts"])))
             places.append((category_id, d, g))
     if not pairs:
         return {}

@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
+from crispmask.evaluation.checks import short
+
 # Masks of a results file that are parsed together: enough to amortise NumPy's overhead in a few MiB.
 _CHUNK = 2048
 # Longest number that pycocotools writes: a signed difference of two 32-bit run lengths.
 _MAX_CHARACTERS = 7
+_MAX_COORDINATE = 1e6
 
 
 class RLEError(ValueError):
@@ -55,6 +58,12 @@ class Runs:
     def stops(self) -> NDArray[np.int64]:
         """(M,) column-major pixel index, in its own mask, at which a run ends (exclusive)."""
         return _restarting_cumsum(self.counts, self.first[self.owners])
+
+    @cached_property
+    def is_needless(self) -> NDArray[np.bool_]:
+        """(M,) whether a run has no pixel although it is not the first of its mask, which pycocotools' IoU
+        takes for the end of the mask."""
+        return (self.counts == 0) & (np.arange(len(self.counts)) != self.first[self.owners])
 
     def pixels(self) -> NDArray[np.int64]:
         """(N,) length of all runs of a mask: H x W for a valid one."""
@@ -118,61 +127,108 @@ def parse_runs(strings: Sequence[str | bytes]) -> Runs:
     return Runs(counts, first)
 
 
-def rle_areas(rles: Sequence[Mapping[str, Any]], sizes: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
-    """Foreground pixels of compressed run-length masks, after a check of each of them.
+class CheckedMasks(NamedTuple):
+    """Compressed strings that pycocotools reads rightly, and (N,) int64 foreground pixels."""
+
+    counts: list[str | bytes]
+    areas: NDArray[np.int64]
+
+
+def read_masks(rles: Sequence[Mapping[str, Any]], sizes: Sequence[tuple[int, int]]) -> CheckedMasks:
+    """Check the strings of compressed run-length masks.
 
     Args:
-        rles: N dicts with ``size`` [H, W] and ``counts`` str or bytes.
+        rles: N dicts with ``counts`` str or bytes, see :func:`to_rle`.
         sizes: N (H, W) of the images that the masks lie on.
 
-    Returns:
-        (N,) int64.
-
     Raises:
-        RLEError: a mask of another size than its image, or a string whose runs do not fill it.
+        RLEError: a string that cannot be read, or whose runs do not fill the image.
     """
-    areas = [np.zeros(0, np.int64)]
+    counts, areas = [rle["counts"] for rle in rles], [np.zeros(0, np.int64)]
     for start in range(0, len(rles), _CHUNK):
-        chunk, expected = rles[start : start + _CHUNK], sizes[start : start + _CHUNK]
-        for i, (rle, (height, width)) in enumerate(zip(chunk, expected, strict=True), start):
-            if not _has_size(rle, height, width):
-                raise RLEError(
-                    i, f"has size {rle['size']}, not {[height, width]} (rows, columns) like its image"
-                )
+        expected = sizes[start : start + _CHUNK]
         try:
-            runs = parse_runs([rle["counts"] for rle in chunk])
+            runs = parse_runs(counts[start : start + _CHUNK])
             pixels = np.array([height * width for height, width in expected])
-            _refuse(runs.pixels() != pixels, np.arange(len(chunk) + 1), "has runs that do not fill the image")
+            borders = np.arange(len(expected) + 1)
+            _refuse(runs.pixels() != pixels, borders, "has runs that do not fill the image")
         except RLEError as error:
             raise RLEError(error.index + start, str(error)) from None
+        for i in np.unique(runs.owners[runs.is_needless]).tolist():
+            lengths = runs.counts[runs.first[i] : runs.first[i + 1]]
+            counts[start + i] = _compress(_without_needless(lengths.tolist()), *expected[i])["counts"]
         areas.append(runs.areas())
-    return np.concatenate(areas)
+    return CheckedMasks(counts, np.concatenate(areas))
 
 
 def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     """Polygons, uncompressed or compressed run lengths as a compressed mask, rasterised by pycocotools.
 
     Raises:
-        ValueError: it is none of the three, or uncompressed runs do not fill ``height`` x ``width`` pixels.
+        ValueError: it is none of the three, of another size, or uncompressed runs do not fill the image.
     """
     if isinstance(segmentation, Mapping) and {"size", "counts"} <= segmentation.keys():
+        if not _has_size(segmentation, height, width):
+            size = short(segmentation["size"])
+            raise ValueError(f"has size {size}, not {[height, width]} (rows, columns) like its image")
         counts = segmentation["counts"]
         if isinstance(counts, (str, bytes)):
-            return dict(segmentation)
-        if not _has_size(segmentation, height, width):
-            raise ValueError(
-                f"has size {segmentation['size']}, not {[height, width]} (rows, columns) like its image"
-            )
-        lengths = np.asarray(counts)
-        if lengths.dtype.kind not in "iu" or (lengths < 0).any() or lengths.sum() != height * width:
+            return {"size": [height, width], "counts": counts}
+        lengths = _array(counts, "iu")
+        is_valid = (
+            lengths is not None and lengths.ndim == 1 and ((lengths >= 0) & (lengths <= height * width)).all()
+        )
+        if not is_valid or lengths.sum() != height * width:
             raise ValueError("has runs that do not fill the image")
-        return mask_utils.frPyObjects({"size": [height, width], "counts": lengths.tolist()}, height, width)
+        return _compress(_without_needless(lengths.tolist()), height, width)
     if isinstance(segmentation, list) and segmentation:
-        try:
-            return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
-        except Exception as error:
-            raise ValueError(f"has polygons that cannot be read ({error})") from None
+        for polygon in segmentation:
+            _check_polygon(polygon)
+        return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
     raise ValueError("has a segmentation that is neither polygons nor a run-length mask")
+
+
+def _check_polygon(polygon: Any) -> None:
+    corners = _array(polygon, "iuf")
+    if corners is None or corners.ndim != 1:
+        raise ValueError("has polygons that cannot be read: each must be a list of numbers")
+    if corners.size < 6 or corners.size % 2:
+        raise ValueError(
+            f"has a polygon of {corners.size} numbers: x and y of three corners or more are needed"
+        )
+    # Beyond, pycocotools draws outlines that take gigabytes; not a number fails the comparison.
+    if not (np.abs(corners) <= _MAX_COORDINATE).all():
+        raise ValueError("has a polygon with a corner that is not a number, or far outside of any image")
+
+
+def _array(values: Any, kinds: str) -> NDArray[Any] | None:
+    """Array of numbers of these kinds; None if it is anything else."""
+    if not isinstance(values, (list, tuple, np.ndarray)):
+        return None
+    try:
+        array = np.asarray(values)
+    except (ValueError, OverflowError):
+        return None
+    return array if array.dtype.kind in kinds else None
+
+
+def _compress(lengths: list[int], height: int, width: int) -> dict[str, Any]:
+    return mask_utils.frPyObjects({"size": [height, width], "counts": lengths}, height, width)
+
+
+def _without_needless(lengths: list[int]) -> list[int]:
+    """Run lengths with none that is 0, except for the first."""
+    result = lengths[:1]
+    skipped = False
+    for length in lengths[1:]:
+        if length == 0:
+            skipped = not skipped
+        elif skipped:
+            result[-1] += length
+            skipped = False
+        else:
+            result.append(length)
+    return result
 
 
 def _has_size(rle: Mapping[str, Any], height: int, width: int) -> bool:

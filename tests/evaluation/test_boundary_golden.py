@@ -27,7 +27,7 @@ def expected():
 def test_every_precision_is_bit_equal_to_the_official_tool(expected, lazy, ratio, tasks):
     evaluations = evaluate_coco(GT, RESULTS, tasks, dilation_ratio=ratio, lazy=lazy)
     boundary = evaluations["boundary"]
-    assert np.array_equal(boundary.eval["precision"], expected[f"boundary_{ratio}_precision"])
+    assert np.array_equal(boundary.precision, expected[f"boundary_{ratio}_precision"])
     assert np.array_equal(boundary.stats, expected[f"boundary_{ratio}_stats"])
     if "segm" in tasks:
         assert np.array_equal(evaluations["segm"].stats, expected["mask_stats"])

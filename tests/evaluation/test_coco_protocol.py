@@ -73,9 +73,9 @@ def test_whole_precision_array_is_that_of_a_plain_computation(seed, ratio, lazy)
         ("segm", pycocotools_eval(gt, results)),
         ("boundary", pycocotools_eval(gt, results, cls=plain)),
     ):
-        assert np.array_equal(ours[task].eval["precision"], expected.eval["precision"])
-        assert np.array_equal(ours[task].eval["recall"], expected.eval["recall"])
-        assert np.array_equal(ours[task].eval["scores"], expected.eval["scores"])
+        assert np.array_equal(ours[task].precision, expected.eval["precision"])
+        assert np.array_equal(ours[task].recall, expected.eval["recall"])
+        assert np.array_equal(ours[task].scores, expected.eval["scores"])
         assert np.array_equal(ours[task].stats, expected.stats)
 
 
@@ -85,8 +85,8 @@ def test_without_laziness_every_overlap_is_stored():
     ours = evaluate_coco(gt, results, ("boundary",), lazy=False)["boundary"]
     positive = {key: ious for key, ious in plain.ious.items() if np.any(ious)}
     assert len(positive) > 5
-    for key, ious in positive.items():
-        assert np.array_equal(ours.ious[key], ious)
+    for (image_id, category_id), ious in positive.items():
+        assert np.array_equal(ours.overlaps[image_id][category_id].boundary, ious)
 
 
 @pytest.mark.parametrize("limit", [3, 20])
@@ -97,12 +97,12 @@ def test_only_the_best_detections_of_an_image_and_class_count(limit):
     silently(expected.evaluate)
     silently(expected.accumulate)
     ours = evaluate_coco(gt, results, max_dets=limit)
-    assert np.array_equal(ours["segm"].eval["precision"], expected.eval["precision"])
+    assert np.array_equal(ours["segm"].precision, expected.eval["precision"])
     plain = pycocotools_eval(gt, results, cls=NaiveBoundaryEval)
     plain.params.maxDets = expected.params.maxDets
     silently(plain.evaluate)
     silently(plain.accumulate)
-    assert np.array_equal(ours["boundary"].eval["precision"], plain.eval["precision"])
+    assert np.array_equal(ours["boundary"].precision, plain.eval["precision"])
     assert ours["segm"].stats[0] != evaluate_coco(gt, results, ("segm",))["segm"].stats[0]
 
 
@@ -112,7 +112,7 @@ def test_boxes_are_pycocotools_boxes():
         row["bbox"] = mask_utils.toBbox(row["segmentation"]).tolist()
     ours = evaluate_coco(gt, results, ("bbox",))["bbox"]
     expected = pycocotools_eval(gt, results, "bbox")
-    assert np.array_equal(ours.eval["precision"], expected.eval["precision"])
+    assert np.array_equal(ours.precision, expected.eval["precision"])
     without_boxes = [{k: v for k, v in row.items() if k != "bbox"} for row in results]
     assert np.array_equal(evaluate_coco(gt, without_boxes, ("bbox",))["bbox"].stats, ours.stats)
 
@@ -248,10 +248,10 @@ def test_thin_objects_have_their_mask_ap():
         ({"score": math.nan}, "Prediction 1 has score nan"),
         ({"score": None}, "Prediction 1 has score None"),
         ({"segmentation": None}, r"Prediction 1 \(image 'b'\) has a segmentation that is neither"),
-        ({"segmentation": {"size": [100, 80], "counts": "0"}}, "prediction 1 .*size.*rows, columns"),
+        ({"segmentation": {"size": [100, 80], "counts": "0"}}, "Prediction 1 .*size.*rows, columns"),
         ({"segmentation": {"size": [80, 100], "counts": "abc"}}, "prediction 1 .*cut short"),
         ({"segmentation": {"size": [80, 100], "counts": [1, 2]}}, "Prediction 1 .*do not fill"),
-        ({"segmentation": {"size": 80, "counts": "0"}}, "prediction 1 .*size"),
+        ({"segmentation": {"size": 80, "counts": "0"}}, "Prediction 1 .*size"),
     ],
 )
 def test_bad_row_is_named(change, message):
@@ -270,10 +270,10 @@ def test_bad_row_is_named(change, message):
         (lambda gt: gt["annotations"][1].pop("category_id"), "Annotation 1 has no category_id"),
         (lambda gt: gt["annotations"][1].update(image_id="q"), "Annotation 1 has image_id 'q'"),
         (lambda gt: gt["annotations"][1].pop("segmentation"), "Annotation 1"),
-        (lambda gt: gt["annotations"][1].update(segmentation=[[1, 2]]), "Annotation 1 .*polygons"),
+        (lambda gt: gt["annotations"][1].update(segmentation=[[1, 2]]), "Annotation 1 .*polygon"),
         (
             lambda gt: gt["annotations"][1].update(segmentation={"size": [2, 2], "counts": "04"}),
-            "annotation 1 .*size",
+            "Annotation 1 .*size",
         ),
     ],
 )

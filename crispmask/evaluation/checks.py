@@ -1,0 +1,135 @@
+"""What the JSON of other people may hold in place of a number, an id or a list, refused in one sentence.
+
+Each function takes the value and ``where`` it was found, the beginning of that sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Pixels that a run-length mask of pycocotools can count
+_MAX_PIXELS = 2**32 - 1
+
+
+def load_json(source: Any, what: str) -> Any:
+    """What the JSON file ``source`` holds; anything that is no path is returned as it is.
+
+    Raises:
+        ValueError: there is no such file, or it cannot be read.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        return source
+    path = Path(source)
+    if not path.is_file():
+        raise ValueError(f"No {what} file '{path}'.")
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"The {what} file '{path}' cannot be read: {error.strerror}.") from None
+    except RecursionError:
+        raise ValueError(f"The {what} file '{path}' is nested too deeply for a COCO-format file.") from None
+    except ValueError as error:
+        raise ValueError(f"The {what} file '{path}' is not complete JSON: {error}.") from None
+
+
+def check_rows(rows: Any, what: str) -> None:
+    """Refuse what is no list of dicts; ``what`` names the list."""
+    if not isinstance(rows, Sequence) or isinstance(rows, (str, bytes)):
+        raise ValueError(f"{what} must be a list with one dict for each entry, not {_type(rows)}.")
+    for index, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise ValueError(f"Entry {index} of {what} is not a dict but {_type(row)}.")
+
+
+def check_unique_ids(rows: Sequence[Mapping[str, Any]], what: str) -> None:
+    """Refuse missing, odd and repeated ids, and a mixture of numbers and strings, which has no order."""
+    places: dict[Any, int] = {}
+    for index, row in enumerate(rows):
+        if "id" not in row:
+            raise ValueError(f"Entry {index} of {what} has no id.")
+        key = row["id"]
+        if isinstance(key, bool) or not (isinstance(key, str) or is_finite(key)):
+            raise ValueError(f"Entry {index} of {what} has id {short(key)}: a number or a string is needed.")
+        if key in places:
+            raise ValueError(f"Entries {places[key]} and {index} of {what} have the same id {short(key)}.")
+        places[key] = index
+    if len({isinstance(key, str) for key in places}) > 1:
+        raise ValueError(f"The ids of {what} are numbers and strings mixed: one kind is needed.")
+
+
+def check_known(key: Any, known: Mapping[Any, Any] | Iterable[Any], where: str, name: str) -> None:
+    """Refuse an id of an image or a category (``name``) that the data set does not have."""
+    # True is 1 and 1.0 is 1 for a dict, but only the second is meant so.
+    if isinstance(key, bool) or not isinstance(key, Hashable) or key not in known:
+        raise ValueError(f"{where} has {name}_id {short(key)}: the ground truth has no such {name}.")
+
+
+def check_size(image: Mapping[str, Any], where: str) -> tuple[int, int] | None:
+    """(H, W) of an image entry; None if it has not both."""
+    sides = [image.get("height"), image.get("width")]
+    if None in sides:
+        return None
+    for name, side in zip(("height", "width"), sides, strict=True):
+        if not is_finite(side) or side != int(side) or side < 1:
+            raise ValueError(
+                f"{where} has {name} {short(side)}: a whole number of pixels, 1 or more, is needed."
+            )
+    height, width = map(int, sides)
+    if height * width > _MAX_PIXELS:
+        raise ValueError(f"{where} has {height} x {width} pixels: more than run-length masks can count.")
+    return height, width
+
+
+def check_flag(value: Any, where: str, name: str) -> int:
+    """0 or 1; nothing counts as 0."""
+    if value is None:
+        return 0
+    if not isinstance(value, Integral) or value not in (0, 1):
+        raise ValueError(f"{where} has {name} {short(value)}: 0 or 1 is needed.")
+    return int(value)
+
+
+def check_area(value: Any, where: str) -> float:
+    """A finite number of pixels, 0 or more, as it is."""
+    if not is_finite(value) or value < 0:
+        raise ValueError(f"{where} has area {short(value)}: a number of pixels, 0 or more, is needed.")
+    return value
+
+
+def check_box(box: Any, where: str) -> list[float]:
+    """x, y, width and height in pixels as floats."""
+    values = box.tolist() if isinstance(box, np.ndarray) else box
+    is_list = isinstance(values, Sequence) and not isinstance(values, (str, bytes))
+    if not is_list or len(values) != 4 or not all(map(is_finite, values)) or min(values[2:]) < 0:
+        raise ValueError(
+            f"{where} has bbox {short(box)}: x, y, width and height in pixels are needed, no side below 0."
+        )
+    return [float(value) for value in values]
+
+
+def is_finite(value: Any) -> bool:
+    """Whether it is a real number, no bool, that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def short(value: Any, length: int = 60) -> str:
+    """``repr`` on one line, cut if it is long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+def _type(value: Any) -> str:
+    return type(value).__name__
