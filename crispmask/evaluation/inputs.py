@@ -34,7 +34,7 @@ Select = tuple[list[Row], list[Row]]
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """A COCO-format data set, ready to be matched. Its methods are COCO's rules; other protocols override them.
+    """A COCO-format data set, ready to be matched. Its methods are COCO's rules, for others to override.
 
     Attributes:
         sizes: image id -> (H, W) in pixels, or None where the file does not say.

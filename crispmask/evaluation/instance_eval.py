@@ -44,7 +44,7 @@ class InstanceEval:
     @property
     def stats(self) -> NDArray[np.float64]:
         """COCO's 12 figures in [0, 1]: AP, AP50, AP75, APs, APm, APl, and six of recall."""
-        at = [self.precision[IOU_THRESHOLDS == t][..., 0, -1] for t in (0.5, 0.75)]
+        at = [self.precision[t == IOU_THRESHOLDS][..., 0, -1] for t in (0.5, 0.75)]
         by_size = [values[..., a, -1] for values in (self.precision, self.recall) for a in range(1, 4)]
         by_limit = [self.recall[..., 0, m] for m in range(3)]
         figures = [self.precision[..., 0, -1], *at, *by_size[:3], *by_limit, *by_size[3:]]

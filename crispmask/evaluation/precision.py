@@ -1,7 +1,7 @@
 """Precision and recall from matches: COCO's averaging, bit for bit that of pycocotools, without its loops.
 
-Shapes: D detections of the whole data set, A area ranges, T IoU thresholds, R recall points, K classes, M limits
-of detections per image and class.
+Shapes: D detections of the whole data set, A area ranges, T IoU thresholds, R recall points, K classes, M
+limits of detections per image and class.
 """
 
 from __future__ import annotations
