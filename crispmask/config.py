@@ -15,8 +15,10 @@ HEAD_PACKAGES = {"refinemask_d2": "add_refinemask_config", "transfiner_d2": "add
 
 
 def add_crispmask_config(cfg: CfgNode) -> None:
-    """Add ``CRISPMASK`` (training) and ``TEST.BOUNDARY`` (Boundary AP) to a Detectron2 config, in place."""
+    """Add ``CRISPMASK`` (training), ``MODEL.SWIN`` and ``TEST.BOUNDARY`` (Boundary AP) in place."""
     from detectron2.config import CfgNode as CN
+
+    import crispmask.swin  # noqa: F401  registers its backbone
 
     cfg.CRISPMASK = CN()
     # "SGD", Detectron2's, or "ADAMW"; both with SOLVER.BASE_LR, WEIGHT_DECAY and WEIGHT_DECAY_NORM
@@ -32,6 +34,18 @@ def add_crispmask_config(cfg: CfgNode) -> None:
     cfg.CRISPMASK.STRICT_WEIGHTS = True
     # Weights & Biases project that scalars are sent to; empty: off
     cfg.CRISPMASK.WANDB_PROJECT = ""
+
+    # Swin Transformer, with MODEL.BACKBONE.NAME "build_swin_fpn_backbone"; the values are those of Swin-T
+    cfg.MODEL.SWIN = CN()
+    # Channels of the first stage, doubled by each further one
+    cfg.MODEL.SWIN.EMBED_DIM = 96
+    # Blocks and attention heads of each stage
+    cfg.MODEL.SWIN.DEPTHS = (2, 2, 6, 2)
+    cfg.MODEL.SWIN.NUM_HEADS = (3, 6, 12, 24)
+    # Side of a window in cells
+    cfg.MODEL.SWIN.WINDOW_SIZE = 7
+    # Probability that the last block is skipped in training, from 0 for the first block on
+    cfg.MODEL.SWIN.DROP_PATH_RATE = 0.2
 
     cfg.TEST.BOUNDARY = CN()
     # Report Boundary AP beside mask AP

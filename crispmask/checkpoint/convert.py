@@ -161,13 +161,11 @@ _REFINEMASK_HEAD = _rules(
     },
 )
 
-# Mask Transfiner's release is a fork of Detectron2: all but the mask branch and Swin's MLPs keeps its name.
+# Mask Transfiner's release is a fork of Detectron2: all but the mask branch keeps its name.
 _TRANSFINER = _rules(
     "",
     "",
     {
-        r"(?P<block>backbone\.bottom_up\.layers\.\d\.blocks\.\d+\.mlp\.)fc1" + _WB: "{block}0.{wb}",
-        r"(?P<block>backbone\.bottom_up\.layers\.\d\.blocks\.\d+\.mlp\.)fc2" + _WB: "{block}3.{wb}",
         r"(?P<name>(?:backbone|proposal_generator|roi_heads\.box_\w+)\..+)": "{name}",
         r"roi_heads\.mask_pooler\.conv_norm_relus_semantic\.(?P<i>[0246])"
         + _WB: "roi_heads.mask_head.detail_convs.{i}.{wb}",

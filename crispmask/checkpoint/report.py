@@ -13,8 +13,11 @@ from fnmatch import fnmatchcase
 from crispmask.checkpoint.convert import released_source
 
 Shape = tuple[int, ...]
-# Names that a file may lack or have in excess: made from the config, or a counter that nothing reads
-_OPTIONAL = ("pixel_mean", "pixel_std", "anchor_generator.cell_anchors", "num_batches_tracked")
+# Names that a file may lack or have in excess: they follow from the config, or nothing reads them
+_OPTIONAL = (
+    *("pixel_mean", "pixel_std", "anchor_generator.cell_anchors", "num_batches_tracked"),
+    *("relative_position_index", "attn_mask"),  # Swin
+)
 MAX_GROUPS = 12
 
 _CLASS_LAYER = "roi_heads.box_predictor.cls_score.weight"
