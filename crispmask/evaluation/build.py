@@ -23,15 +23,18 @@ def evaluate(
     """AP of a results file of any model. Detectron2 is not needed.
 
     Args:
-        gt: ground truth: path of a COCO-format JSON, or what it holds.
+        gt: ground truth: path of a COCO-format JSON, or what it holds; for ``cityscapes`` the gtFine folder.
         predictions: results in COCO's format: path of a JSON, or the list it holds. No detection is AP 0.
-        protocol: ``coco``.
+            For ``cityscapes``, rows of image, label_id, score and segmentation.
+        protocol: ``coco`` or ``cityscapes``.
         iou_type: ``boundary``, ``segm`` (also ``mask``) or ``bbox``.
-        dilation_ratio: boundary width as a share of the image diagonal; None: the protocol's (COCO: 0.02).
+        dilation_ratio: boundary width as a share of the image diagonal; None: the protocol's (0.02, but 0.005
+            for Cityscapes).
 
     Returns:
         ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` and ``AP/<class>`` in 0..100; NaN where the
-        ground truth has no object of that size or class.
+        ground truth has no object of that size or class. ``cityscapes``: ``AP``, ``AP50`` and ``AP/<class>``
+        by its own rules, and COCO's figures as ``coco/AP`` and so on.
 
     Raises:
         ValueError: unknown protocol or IoU type, or bad input; the message names the row.
@@ -74,6 +77,16 @@ def _evaluate_coco(gt: Any, predictions: Any, task: str, dilation_ratio: float |
     return average_precisions(evaluate_coco(gt, predictions, (task,), dilation_ratio=ratio)[task])
 
 
+def _evaluate_cityscapes(
+    gt: Any, predictions: Any, task: str, dilation_ratio: float | None
+) -> dict[str, float]:
+    from crispmask.evaluation.cityscapes import DILATION_RATIO, evaluate_cityscapes
+
+    return evaluate_cityscapes(
+        gt, predictions, task, DILATION_RATIO if dilation_ratio is None else dilation_ratio
+    )
+
+
 def _coco_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
     from crispmask.evaluation.coco_evaluator import COCOBoundaryEvaluator
 
@@ -90,5 +103,8 @@ def _check_choice(name: str, value: str, choices: dict[str, Any]) -> None:
 
 
 IOU_TYPES = {"boundary": "boundary", "segm": "segm", "mask": "segm", "bbox": "bbox"}
-PROTOCOLS: dict[str, Callable[[Any, Any, str, float | None], dict[str, float]]] = {"coco": _evaluate_coco}
+PROTOCOLS: dict[str, Callable[[Any, Any, str, float | None], dict[str, float]]] = {
+    "coco": _evaluate_coco,
+    "cityscapes": _evaluate_cityscapes,
+}
 EVALUATORS: dict[str, Callable[[CfgNode, str, str], DatasetEvaluator]] = {"coco": _coco_evaluator}
