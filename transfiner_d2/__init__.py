@@ -2,10 +2,12 @@
 
 from .config import add_transfiner_config
 from .mask_head import TransfinerMaskHead
+from .query import QueryTransfiner
 from .roi_heads import CascadeTransfinerROIHeads, TransfinerROIHeads
 
 __all__ = [
     "CascadeTransfinerROIHeads",
+    "QueryTransfiner",
     "TransfinerMaskHead",
     "TransfinerROIHeads",
     "add_transfiner_config",

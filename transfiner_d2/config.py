@@ -6,6 +6,8 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from .query_config import add_query_config
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {
         "PYRAMID_SHIFT": 0,
@@ -59,7 +61,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def add_transfiner_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.TRANSFINER`` to a Detectron2 config, in place.
+    """Add ``MODEL.TRANSFINER`` and ``MODEL.QUERY`` to a Detectron2 config, in place.
 
     A key that is None takes the value of ``VARIANT``, listed in ``VARIANTS``. The coarse head is that of
     Mask R-CNN and keeps its keys, ``MODEL.ROI_MASK_HEAD.*``.
@@ -152,6 +154,7 @@ def add_transfiner_config(cfg: CfgNode) -> None:
     node.INCOHERENCE_LOSS_WEIGHT = 0.5
     node.SEMANTIC_LOSS_WEIGHT = None
     node.BOUNDARY_LOSS_WEIGHT = None
+    add_query_config(cfg)
 
 
 def variant_values(cfg: CfgNode) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .query_predictions import BoxHead, Predictions, class_head, inverse_sigmoid
+from .query_predictions import BoxHead, Predictions, class_head, inverse_sigmoid, xavier_uniform
 from .query_tokens import Tokens, proposal_boxes, sine_codes
 
 
@@ -146,6 +146,8 @@ class TwoStageStart(nn.Module):
         self.class_head = class_head(dim, 1)
         self.box_head = BoxHead(dim)
         self.queries = nn.Sequential(nn.Linear(2 * dim, 2 * dim), nn.LayerNorm(2 * dim))
+        xavier_uniform(self.inputs)
+        xavier_uniform(self.queries)
 
     def forward(self, memory: Tensor, tokens: Tokens) -> tuple[Queries, Predictions]:
         """
@@ -168,12 +170,15 @@ class TwoStageStart(nn.Module):
 
 
 def _library_layers(**settings: Any) -> tuple[nn.Module, nn.ModuleList]:
-    """Encoder and decoder layers; the library and its weights of ImageNet are not asked for a backbone."""
+    """Encoder and decoder layers of the library, which builds no backbone here."""
     from transformers import DeformableDetrConfig
     from transformers.models.deformable_detr import modeling_deformable_detr as library
 
     config = DeformableDetrConfig(use_timm_backbone=False, **settings)
-    return library.DeformableDetrEncoder(config), library.DeformableDetrDecoder(config).layers
+    parts = library.DeformableDetrEncoder(config), library.DeformableDetrDecoder(config).layers
+    for part in parts:
+        xavier_uniform(part)
+    return parts
 
 
 def _map_arguments(tokens: Tokens) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .query_predictions import BoxHead, Predictions, class_head
+from .query_predictions import BoxHead, Predictions, class_head, xavier_uniform
 from .query_tokens import Tokens
 
 
@@ -74,4 +74,7 @@ def _library_parts(**settings: Any) -> tuple[nn.Module, nn.Module]:
     from transformers.models.detr import modeling_detr as library
 
     config = DetrConfig(use_timm_backbone=False, **settings)
-    return library.DetrEncoder(config), library.DetrDecoder(config)
+    parts = library.DetrEncoder(config), library.DetrDecoder(config)
+    for part in parts:
+        xavier_uniform(part)
+    return parts
