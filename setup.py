@@ -1,4 +1,4 @@
-"""The list of packages, with the YAML files of configs/ shipped as ``crispmask/configs``.
+"""The list of packages and of their data; the YAML files of configs/ are shipped as ``crispmask/configs``.
 
 Everything else is in pyproject.toml, which cannot mix found packages with a folder from elsewhere.
 """
@@ -12,5 +12,5 @@ setup(
     ],
     package_dir={"crispmask.configs": "configs"},
     include_package_data=False,
-    package_data={"crispmask.configs": ["**/*.yaml"]},
+    package_data={"crispmask.configs": ["**/*.yaml"], "crispmask.model_zoo": ["figures.yaml"]},
 )

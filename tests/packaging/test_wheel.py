@@ -64,10 +64,11 @@ def names_in(wheel: Path) -> set[str]:
 def test_it_holds_every_module_and_config_and_nothing_else(wheel: Path) -> None:
     modules = {str(p.relative_to(ROOT)) for name in PACKAGES for p in (ROOT / name).rglob("*.py")}
     configs = {f"crispmask/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
+    data = {"crispmask/model_zoo/figures.yaml"}
     content = {name for name in names_in(wheel) if ".dist-info/" not in name}
     assert {"crispmask", "refinemask_d2"} <= set(PACKAGES)
     assert configs
-    assert content == modules | configs
+    assert content == modules | configs | data
 
 
 def test_it_fits_every_machine_and_carries_its_license(wheel: Path) -> None:

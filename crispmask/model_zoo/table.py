@@ -1,0 +1,121 @@
+"""MODEL_ZOO.md, made from the registry: ``python -m crispmask.model_zoo > MODEL_ZOO.md``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from crispmask.model_zoo.registry import Figures, Published, ZooEntry, entry, names, published
+
+NOT_MEASURED = "not measured"
+DATASETS = {
+    "coco_2017_val": "COCO val",
+    "coco_2017_test-dev": "COCO test-dev",
+    "lvis_v0.5_val_cocofied": "COCO val AP*",
+    "lvis_v1_val": "LVIS v1 val",
+    "lvis_v0.5_val": "LVIS v0.5 val",
+    "cityscapes_fine_instance_seg_val": "Cityscapes val",
+}
+TASKS = {"segm": "", "bbox": "box ", "boundary": "boundary "}
+TITLES = {
+    "refinemask": "RefineMask",
+    "transfiner": "Mask Transfiner",
+    "baselines": "Mask R-CNN, the baseline",
+    "shapes": "Generated shapes, for a CPU",
+}
+
+INTRODUCTION = """\
+# Model zoo
+
+Every model that CrispMask has a config for. Figures are AP in percent, of masks where nothing else is said;
+AP* is that of COCO's images with LVIS's more exact annotations (`lvis_v0.5_val_cocofied`).
+
+- **published by the authors**: what their tables say of their model, trained and measured with their code;
+- **converted**: measured with CrispMask, on the authors' checkpoint after `crispmask convert`;
+- **trained here**: measured with CrispMask, on a model that was trained with CrispMask.
+
+`crispmask verify CONFIG WEIGHTS` measures a checkpoint and prints it beside what was published. The same as a
+library:
+
+```python
+from crispmask import model_zoo
+
+model = model_zoo.get("refinemask/coco/R_50_FPN_1x", weights="refinemask_r50_1x.safetensors")
+model_zoo.entry("refinemask/coco/R_50_FPN_1x").published[0].figures["coco_2017_val"]["segm/AP"]  # 37.3
+```
+
+A released checkpoint becomes one of these models by
+
+```
+crispmask convert --source refinemask r50-coco-1x.pth refinemask_r50_1x.safetensors
+```
+
+which finds the config that it belongs to, checks every name and shape against it, and prints both. The links
+lead to Google Drive, from where large files must be downloaded in a browser.
+
+This file is made from `crispmask/model_zoo/figures.yaml` by `python -m crispmask.model_zoo > MODEL_ZOO.md`.
+"""
+
+
+def render() -> str:
+    """Text of MODEL_ZOO.md."""
+    groups: dict[str, list[ZooEntry]] = {}
+    for name in names():
+        groups.setdefault(name.split("/")[0], []).append(entry(name))
+    order = [*(folder for folder in TITLES if folder in groups), *(f for f in groups if f not in TITLES)]
+    parts = [INTRODUCTION]
+    for folder in order:
+        parts.append(f"## {TITLES.get(folder, folder)}\n")
+        parts.append(
+            _table(
+                ("config", "published by the authors", "converted", "trained here"), map(_row, groups[folder])
+            )
+        )
+    parts += [
+        "## The authors' whole tables\n",
+        "Models that CrispMask has a config for, and those beside them.\n",
+    ]
+    for source in dict.fromkeys(row.source for row in published()):
+        rows = [row for row in published() if row.source == source]
+        parts.append(f"### [{source}]({rows[0].link})\n")
+        parts.append(_table(("method", "backbone", "schedule", "figures", "note"), map(_published_row, rows)))
+    return "\n".join(parts)
+
+
+def _row(item: ZooEntry) -> Sequence[str]:
+    rows = [_cell(row) for row in item.published]
+    trained = "by `make demo`: [README.md](README.md)" if item.in_demo else NOT_MEASURED
+    return (
+        f"[{item.name.removesuffix('.yaml')}](configs/{item.name})",
+        "<br>".join(rows) or "–",
+        describe(item.converted) or (NOT_MEASURED if any(row.weights for row in item.published) else "–"),
+        describe(item.trained) or trained,
+    )
+
+
+def _cell(row: Published) -> str:
+    link = f" ([weights]({row.weights}))" if row.weights else ""
+    return describe(row.figures) + link + (f" – {row.note}" if row.note else "")
+
+
+def _published_row(row: Published) -> Sequence[str]:
+    speed = f"; {row.fps} images/s" if row.fps else ""
+    return (row.method, row.backbone, row.schedule, describe(row.figures) + speed, row.note)
+
+
+def describe(figures: Figures) -> str:
+    """``COCO val 37.3, boundary 24.2; …``."""
+    return "; ".join(
+        f"{DATASETS.get(dataset, dataset)} "
+        + ", ".join(f"{_metric(metric)}{value:.1f}" for metric, value in values.items())
+        for dataset, values in figures.items()
+    )
+
+
+def _metric(metric: str) -> str:
+    task, _, name = metric.partition("/")
+    return TASKS[task] + ("" if name == "AP" else f"{name} ")
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
