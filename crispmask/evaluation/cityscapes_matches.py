@@ -64,7 +64,7 @@ def match_image(
     """
     filled = [i for i, crop in enumerate(crops) if crop.mask.any()]
     crops = [crops[i] for i in filled]
-    maps = _slot_maps(truth, width)
+    maps, truth_areas = _slot_maps(truth, width)
     last = _FIRST_SLOT + len(truth.ids)
     # (P, slots, R): pixels of each prediction on each slot
     counts = np.zeros((len(crops), last, len(maps)), np.int64)
@@ -75,10 +75,9 @@ def match_image(
     labels = np.array([label_ids[i] for i in filled], np.int64)
     intersections = counts[:, _FIRST_SLOT:]
     is_pair = (intersections[:, :, MASK] > 0) & (labels[:, None] == truth.label_ids)
-    on_truth = np.stack([np.bincount(m.reshape(-1), minlength=last)[_FIRST_SLOT:] for m in maps], axis=1)
     return Matches(
         ids=truth.ids,
-        truth_areas=on_truth,
+        truth_areas=truth_areas,
         label_ids=labels,
         scores=np.array([scores[i] for i in filled], np.float64),
         areas=counts.sum(axis=1),
@@ -96,16 +95,18 @@ def join_matches(images: Sequence[Matches]) -> Matches:
     return Matches(**{**joined, "pairs": joined["pairs"] + offsets})
 
 
-def _slot_maps(truth: ImageTruth, width: int | None) -> list[NDArray[np.uint16]]:
-    """(W, H) maps of the slot that a pixel belongs to: by the masks, and by their boundaries alone."""
+def _slot_maps(truth: ImageTruth, width: int | None) -> tuple[list[NDArray[np.uint16]], NDArray[np.int64]]:
+    """R maps (W, H) of the slot that a pixel belongs to, and (G, R) pixels of the objects on them."""
     lookup = np.full(1 << 16, _NOTHING, np.uint16)
     lookup[list(VOID_IDS)] = _VOID
     lookup[truth.ids] = np.arange(len(truth.ids)) + _FIRST_SLOT
     slots = lookup[truth.columns]
+    areas = truth.runs.areas()
     if width is None:
-        return [slots]
-    boundaries = slots.copy()
+        return [slots], areas[:, None]
+    boundaries, boundary_areas = slots.copy(), []
     for crop in crops_of_runs(truth.runs, truth.size[0], width):
         x0, y0, x1, y1 = crop.box
         boundaries[x0:x1, y0:y1][crop.mask & ~crop.boundary] = _NOTHING
-    return [slots, boundaries]
+        boundary_areas.append(np.count_nonzero(crop.boundary))
+    return [slots, boundaries], np.stack([areas, np.array(boundary_areas, np.int64)], axis=1)
