@@ -54,19 +54,20 @@ class SelfAttention(nn.Module):
         self.in_proj = nn.Linear(dim, 3 * dim)
         self.out_proj = nn.Linear(dim, dim)
 
-    def project(self, x: Tensor, position: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (N, D); ``position`` (N, D) joins the first two."""
+    def project(self, x: Tensor, position: Tensor | None) -> Tensor:
+        """Queries, keys and values (N, 3, D); ``position`` (N, D) joins the first two."""
         if position is None:
-            return self.in_proj(x).chunk(3, dim=1)
+            return self.in_proj(x).unflatten(1, (3, -1))
         dim = x.shape[1]
         weight, bias = self.in_proj.weight, self.in_proj.bias
-        query, key = F.linear(x + position, weight[: 2 * dim], bias[: 2 * dim]).chunk(2, dim=1)
-        return query, key, F.linear(x, weight[2 * dim :], bias[2 * dim :])
+        located = F.linear(x + position, weight[: 2 * dim], bias[: 2 * dim])
+        value = F.linear(x, weight[2 * dim :], bias[2 * dim :])
+        return torch.cat([located, value], dim=1).unflatten(1, (3, -1))
 
     def forward(self, x: Tensor, position: Tensor | None, sequences: Sequences) -> Tensor:
         """(N, D) tokens to (N, D)."""
         dropout = self.dropout if self.training else 0.0
-        return self.out_proj(sequences.attend(*self.project(x, position), self.num_heads, dropout))
+        return self.out_proj(sequences.attend(self.project(x, position), self.num_heads, dropout))
 
 
 class TransformerLayer(nn.Module):
@@ -84,7 +85,7 @@ class TransformerLayer(nn.Module):
     def forward(self, x: Tensor, position: Tensor | None, sequences: Sequences) -> Tensor:
         """(N, D) tokens to (N, D)."""
         x = self.norm1(x + self.dropout(self.attention(x, position, sequences)))
-        hidden = self.dropout(F.relu(self.linear1(x)))
+        hidden = self.dropout(F.relu(self.linear1(x), inplace=True))
         return self.norm2(x + self.dropout(self.linear2(hidden)))
 
 
@@ -98,16 +99,16 @@ class NonLocalLayer(nn.Module):
         self.query, self.key, self.value = (nn.Linear(dim, dim // 2) for _ in range(3))
         self.out = nn.Linear(dim // 2, dim)
 
-    def project(self, x: Tensor, position: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (N, D / 2); ``position`` (N, D) joins the first two."""
+    def project(self, x: Tensor, position: Tensor | None) -> Tensor:
+        """Queries, keys and values (N, 3, D / 2); ``position`` (N, D) joins the first two."""
         located = x if position is None else x + position
         # The block has no 1 / sqrt(D): softmax of the plain product
         query = self.query(located) * math.sqrt(self.query.out_features)
-        return query, self.key(located), self.value(x)
+        return torch.stack([query, self.key(located), self.value(x)], dim=1)
 
     def forward(self, x: Tensor, position: Tensor | None, sequences: Sequences) -> Tensor:
         """(N, D) tokens to (N, D)."""
-        return x + self.out(sequences.attend(*self.project(x, position), self.num_heads, 0.0))
+        return x + self.out(sequences.attend(self.project(x, position), self.num_heads, 0.0))
 
 
 class SequenceEncoder(nn.Module):
@@ -195,11 +196,11 @@ class Refiner(nn.Module):
     def compress(self, around: Tensor) -> Tensor:
         """(N, 9, C) features of nodes and their neighbours, row by row, to (N, D) context."""
         weight = self.context.weight.permute(0, 2, 3, 1).flatten(1)
-        return F.relu(F.linear(around.flatten(1), weight, self.context.bias))
+        return F.relu(F.linear(around.flatten(1), weight, self.context.bias), inplace=True)
 
     def compress_grid(self, grid: Tensor) -> Tensor:
         """(R, C, S, S) features to the (R, D, S, S) context of all cells."""
-        return F.relu(self.context(grid))
+        return F.relu(self.context(grid), inplace=True)
 
     def embed(self, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
         """The packed tokens (T, D) and their position codes (T, D) for the layers, or None."""

@@ -84,7 +84,7 @@ class IncoherenceDetector(nn.Module):
 
 
 def _fine_classifier(in_channels: int, channels: int) -> nn.Sequential:
-    layers = nn.Sequential(Pointwise(in_channels, channels), nn.ReLU(), Pointwise(channels, 1))
+    layers = nn.Sequential(Pointwise(in_channels, channels), nn.ReLU(inplace=True), Pointwise(channels, 1))
     weight_init.c2_msra_fill(layers[0])
     return layers
 

@@ -223,7 +223,7 @@ def _follow(
     weights: list[list[Tensor]] = [[] for _ in chosen]
     for layer in body.layers:
         attention = layer.attention if isinstance(layer, TransformerLayer) else layer
-        query, key, _ = attention.project(x, position)
+        query, key, _ = attention.project(x, position).unbind(1)
         for found, place, sequence in zip(weights, places, sequences, strict=True):
             found.append(_weights(query[place], key[sequence], attention.num_heads).cpu())
         x = layer(x, position, tokens.sequences)

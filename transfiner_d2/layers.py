@@ -74,7 +74,7 @@ def conv_stack(in_channels: int, dims: Sequence[int]) -> nn.Sequential:
     for channels in dims:
         convolution = nn.Conv2d(in_channels, channels, 3, padding=1)
         weight_init.c2_msra_fill(convolution)
-        layers += [convolution, nn.ReLU()]
+        layers += [convolution, nn.ReLU(inplace=True)]
         in_channels = channels
     return nn.Sequential(*layers)
 
@@ -85,5 +85,5 @@ def detail_convs(channels: int, depth: int) -> nn.Sequential:
     for _ in range(depth):
         convolution = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.xavier_uniform_(convolution.weight)
-        layers += [convolution, nn.ReLU()]
+        layers += [convolution, nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from crispmask.ops import bucket_by_length, packed_to_padded, padded_to_packed
 
-# Share of padding in a batch of attention
-MAX_PADDING = 0.125
+# Share of padding in a batch of attention: a CPU loses more by it than by more batches
+MAX_PADDING = 0.04
 # Before torch 2.5, jagged tensors ask the device for their longest sequence in every layer
 HAS_JAGGED = "max_seqlen" in inspect.signature(torch.nested.nested_tensor_from_jagged).parameters
 
@@ -58,47 +58,40 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.host_offsets) - 1
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, num_heads: int, dropout: float) -> Tensor:
+    def attend(self, packed: Tensor, num_heads: int, dropout: float) -> Tensor:
         """Scaled dot-product attention inside each sequence, without its N x N weights in memory.
 
         On a GPU all sequences go at once, as one jagged tensor; elsewhere in batches of like length.
 
         Args:
-            query, key, value: (N, D), D a multiple of ``num_heads``.
+            packed: (N, 3, D) queries, keys and values, D a multiple of ``num_heads``.
             dropout: of the attention weights; above 0 and on a CPU, the weights are in memory.
 
         Returns:
             (N, D).
         """
+        packed = packed.unflatten(2, (num_heads, -1))
         if len(self) == 0:
-            return value
+            return packed[:, 2].flatten(1)
         # The fused kernels of a GPU want multiples of 8; for others the weights would be in memory
-        if HAS_JAGGED and query.is_cuda and query.shape[1] % (8 * num_heads) == 0:
-            return self.attend_jagged(query, key, value, num_heads, dropout)
-        return self.attend_in_groups(query, key, value, num_heads, dropout)
+        if HAS_JAGGED and packed.is_cuda and packed.shape[3] % 8 == 0:
+            return self.attend_jagged(packed, dropout)
+        return self.attend_in_groups(packed, dropout)
 
-    def attend_jagged(
-        self, query: Tensor, key: Tensor, value: Tensor, num_heads: int, dropout: float
-    ) -> Tensor:
-        """:meth:`attend` for one sequence or more, in one call."""
+    def attend_jagged(self, packed: Tensor, dropout: float) -> Tensor:
+        """(N, 3, H, D / H) of one sequence or more to (N, D), in one call."""
         lengths = [end - start for start, end in pairwise(self.host_offsets)]
         jagged = [
             torch.nested.nested_tensor_from_jagged(
-                x.contiguous().unflatten(1, (num_heads, -1)),
-                self.offsets,
-                min_seqlen=lengths[-1],
-                max_seqlen=lengths[0],
+                x.contiguous(), self.offsets, min_seqlen=lengths[-1], max_seqlen=lengths[0]
             ).transpose(1, 2)
-            for x in (query, key, value)
+            for x in packed.unbind(1)
         ]
         attended = F.scaled_dot_product_attention(*jagged, dropout_p=dropout)
         return attended.transpose(1, 2).values().flatten(1)
 
-    def attend_in_groups(
-        self, query: Tensor, key: Tensor, value: Tensor, num_heads: int, dropout: float
-    ) -> Tensor:
-        """:meth:`attend` for one sequence or more, in padded batches of like length."""
-        packed = torch.stack([query, key, value], dim=1).unflatten(2, (num_heads, -1))
+    def attend_in_groups(self, packed: Tensor, dropout: float) -> Tensor:
+        """The same in padded batches of like length."""
         attended = [self._attend_group(packed, *bounds, dropout) for bounds in pairwise(self.groups)]
         return torch.cat(attended).flatten(1)
 
