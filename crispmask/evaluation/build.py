@@ -25,16 +25,19 @@ def evaluate(
     Args:
         gt: ground truth: path of a COCO-format JSON, or what it holds; for ``cityscapes`` the gtFine folder.
         predictions: results in COCO's format: path of a JSON, or the list it holds. No detection is AP 0.
-            For ``cityscapes``, rows of image, label_id, score and segmentation.
-        protocol: ``coco`` or ``cityscapes``.
+            For ``cityscapes``, rows of image, label_id, score and segmentation. ``bdd100k`` takes its labels
+            and predictions in any of BDD100K's forms too.
+        protocol: ``coco``, ``lvis``, ``cityscapes`` or ``bdd100k``.
         iou_type: ``boundary``, ``segm`` (also ``mask``) or ``bbox``.
         dilation_ratio: boundary width as a share of the image diagonal; None: the protocol's (0.02, but 0.005
             for Cityscapes).
 
     Returns:
         ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` and ``AP/<class>`` in 0..100; NaN where the
-        ground truth has no object of that size or class. ``cityscapes``: ``AP``, ``AP50`` and ``AP/<class>``
-        by its own rules, and COCO's figures as ``coco/AP`` and so on.
+        ground truth has no object of that size or class. ``lvis``: also ``APr``, ``APc`` and ``APf``, of its
+        rare, common and frequent classes; on a cocofied file this is AP*. ``cityscapes``: ``AP``, ``AP50``
+        and ``AP/<class>`` by its own rules, and COCO's figures as ``coco/AP`` and so on. ``bdd100k``: COCO's
+        figures, and as ``nonoverlap/AP`` and so on those of predictions that share no pixel.
 
     Raises:
         ValueError: unknown protocol or IoU type, or bad input; the message names the row.
@@ -77,6 +80,13 @@ def _evaluate_coco(gt: Any, predictions: Any, task: str, dilation_ratio: float |
     return average_precisions(evaluate_coco(gt, predictions, (task,), dilation_ratio=ratio)[task])
 
 
+def _evaluate_lvis(gt: Any, predictions: Any, task: str, dilation_ratio: float | None) -> dict[str, float]:
+    from crispmask.evaluation.lvis import evaluate_lvis
+
+    ratio = DILATION_RATIO if dilation_ratio is None else dilation_ratio
+    return average_precisions(evaluate_lvis(gt, predictions, (task,), dilation_ratio=ratio)[task])
+
+
 def _evaluate_cityscapes(
     gt: Any, predictions: Any, task: str, dilation_ratio: float | None
 ) -> dict[str, float]:
@@ -87,24 +97,66 @@ def _evaluate_cityscapes(
     )
 
 
+def _evaluate_bdd100k(gt: Any, predictions: Any, task: str, dilation_ratio: float | None) -> dict[str, float]:
+    from crispmask.evaluation.bdd100k import evaluate_bdd100k
+
+    return evaluate_bdd100k(
+        gt, predictions, task, DILATION_RATIO if dilation_ratio is None else dilation_ratio
+    )
+
+
 def _coco_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
     from crispmask.evaluation.coco_evaluator import COCOBoundaryEvaluator
 
-    tasks = ["bbox"]
-    if cfg.MODEL.MASK_ON:
-        tasks += ["segm", "boundary"] if cfg.TEST.BOUNDARY.ENABLED else ["segm"]
     ratio = cfg.TEST.BOUNDARY.DILATION_RATIO
-    return COCOBoundaryEvaluator(dataset_name, tasks, output_dir=output_folder, dilation_ratio=ratio)
+    return COCOBoundaryEvaluator(dataset_name, _tasks(cfg), output_dir=output_folder, dilation_ratio=ratio)
+
+
+def _lvis_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    from crispmask.evaluation.lvis_evaluator import LVISBoundaryEvaluator
+
+    ratio = cfg.TEST.BOUNDARY.DILATION_RATIO
+    return LVISBoundaryEvaluator(dataset_name, _tasks(cfg), output_dir=output_folder, dilation_ratio=ratio)
+
+
+def _cityscapes_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    from crispmask.evaluation.cityscapes_evaluator import CityscapesBoundaryEvaluator
+
+    ratio = cfg.TEST.BOUNDARY.DILATION_RATIO
+    return CityscapesBoundaryEvaluator(
+        dataset_name, _tasks(cfg), output_dir=output_folder, dilation_ratio=ratio
+    )
+
+
+def _bdd100k_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    from crispmask.evaluation.bdd100k_evaluator import BDD100KBoundaryEvaluator
+
+    ratio = cfg.TEST.BOUNDARY.DILATION_RATIO
+    return BDD100KBoundaryEvaluator(dataset_name, _tasks(cfg), output_dir=output_folder, dilation_ratio=ratio)
+
+
+def _tasks(cfg: CfgNode) -> list[str]:
+    """What the model and the config give figures of."""
+    if not cfg.MODEL.MASK_ON:
+        return ["bbox"]
+    return ["bbox", "segm", "boundary"] if cfg.TEST.BOUNDARY.ENABLED else ["bbox", "segm"]
 
 
 def _check_choice(name: str, value: str, choices: dict[str, Any]) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"Unknown {name} {value!r}; supported: {', '.join(choices)}.")
 
 
 IOU_TYPES = {"boundary": "boundary", "segm": "segm", "mask": "segm", "bbox": "bbox"}
 PROTOCOLS: dict[str, Callable[[Any, Any, str, float | None], dict[str, float]]] = {
     "coco": _evaluate_coco,
+    "lvis": _evaluate_lvis,
     "cityscapes": _evaluate_cityscapes,
+    "bdd100k": _evaluate_bdd100k,
 }
-EVALUATORS: dict[str, Callable[[CfgNode, str, str], DatasetEvaluator]] = {"coco": _coco_evaluator}
+EVALUATORS: dict[str, Callable[[CfgNode, str, str], DatasetEvaluator]] = {
+    "coco": _coco_evaluator,
+    "lvis": _lvis_evaluator,
+    "cityscapes_instance": _cityscapes_evaluator,
+    "bdd100k": _bdd100k_evaluator,
+}

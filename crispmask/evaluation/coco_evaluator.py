@@ -4,35 +4,44 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 from tabulate import tabulate
 
+from crispmask.evaluation.boundary_iou import boundary_width
 from crispmask.evaluation.coco import (
     DILATION_RATIO,
     average_precisions,
+    check_options,
     evaluate_rows,
+    judged_masks,
 )
-from crispmask.evaluation.inputs import Row, read_ground_truth, read_predictions, with_masks
+from crispmask.evaluation.device_masks import encode_masks
+from crispmask.evaluation.inputs import GroundTruth, Row, read_ground_truth, read_predictions
 from crispmask.evaluation.overlaps import Overlaps, compute_overlaps
+from crispmask.evaluation.progress import Progress
 
 
 class COCOBoundaryEvaluator(COCOEvaluator):
-    """Detectron2's COCOEvaluator with the task ``boundary``, on pycocotools' own matching.
+    """Detectron2's COCOEvaluator with the task ``boundary``.
 
     Every process computes the overlaps of the images that it saw; the main process gathers and matches them.
     An image that several processes saw, as the padding of a distributed sampler, counts once, by its id.
+    Masks on an accelerator are turned into run lengths there, and so are their boundaries.
 
     Results are Detectron2's, with ``boundary`` beside ``bbox`` and ``segm``, except that a model without a
     single detection has AP 0 instead of NaN; NaN is left for what the data set has no object of.
     """
+
+    results_file = "coco_instances_results.json"
 
     def __init__(
         self,
@@ -44,16 +53,20 @@ class COCOBoundaryEvaluator(COCOEvaluator):
         dilation_ratio: float = DILATION_RATIO,
         max_dets_per_image: int | None = None,
         allow_cached_coco: bool = True,
+        encode_on_device: bool | None = None,
     ) -> None:
         """
         Args:
             dataset_name: a registered data set; without ``json_file`` it is converted to COCO's format first.
             tasks: any of ``bbox``, ``segm``, ``boundary``; None: those that there is data for.
             distributed: gather from all processes.
-            output_dir: where Detectron2's files, ``coco_instances_results.json`` among them, are written.
+            output_dir: where Detectron2's files and ``results_file`` are written.
             dilation_ratio: boundary width as a share of the image diagonal.
-            max_dets_per_image: detections of one image and category that count; None is COCO's 100.
+            max_dets_per_image: detections that count, in COCO of one image and category; None: the limit of
+                the protocol, COCO's 100.
             allow_cached_coco: use a conversion of an earlier run.
+            encode_on_device: make run lengths and boundaries where the masks are, instead of on the CPU and
+                only of masks that match; None: if that is no CPU. The figures are the same.
 
         Raises:
             ValueError: the ground truth is incomplete, or its categories do not fit the metadata.
@@ -67,9 +80,52 @@ class COCOBoundaryEvaluator(COCOEvaluator):
             use_fast_impl=False,
             allow_cached_coco=allow_cached_coco,
         )
-        self._dilation_ratio = dilation_ratio
+        check_options(tasks or (), dilation_ratio)
+        self._dilation_ratio, self._encode_on_device = dilation_ratio, encode_on_device
         # A test set without annotations still gets its results file.
-        truth = read_ground_truth({"annotations": [], **self._coco_api.dataset})
+        truth = self._read_truth({"annotations": [], **self._coco_api.dataset})
+        self._max_dets = truth.max_dets if max_dets_per_image is None else max_dets_per_image
+        self._category_ids = self._index_categories(dataset_name, truth)
+        self._truth = replace(truth, class_names=self._class_names(truth))
+        self._overlaps: Overlaps = {}
+
+    def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
+        """Keep the predictions of some images as rows with run-length masks.
+
+        Args:
+            inputs: Detectron2's dicts, of which ``image_id`` is read.
+            outputs: dicts with ``instances`` or ``proposals``; ``pred_masks`` are (R, H, W) bool, any device.
+        """
+        for image, output in zip(inputs, outputs, strict=True):
+            if "instances" not in output or not self._is_encoded_on_device(output["instances"]):
+                super().process([image], [output])
+                continue
+            others = {key: value for key, value in output.items() if key != "instances"}
+            super().process([image], [{**others, "instances": _without_masks(output["instances"])}])
+            self._add_masks(self._predictions[-1], output["instances"].pred_masks)
+
+    def evaluate(self, img_ids: Collection[Any] | None = None) -> dict[str, dict[str, float]]:
+        """Figures of every task in 0..100, as Detectron2 names them; empty on all but the main process.
+
+        Args:
+            img_ids: images to evaluate on; None: the whole data set.
+        """
+        progress = Progress()
+        overlaps = self._own_overlaps(progress) if self._do_evaluation else {}
+        for prediction in self._predictions:
+            prediction.pop("boundaries", None)
+        parts = comm.gather(overlaps) if self._distributed else [overlaps]
+        self._overlaps = {}
+        for part in parts:
+            self._overlaps = {**part, **self._overlaps}
+        return super().evaluate(img_ids)
+
+    def _read_truth(self, dataset: Mapping[str, Any]) -> GroundTruth:
+        """The data set with the rules of its protocol."""
+        return read_ground_truth(dataset)
+
+    def _index_categories(self, dataset_name: str, truth: GroundTruth) -> dict[int, Any]:
+        """Class index of the model -> category id of the annotation file."""
         unmapped = {i: i for i in truth.class_names}
         to_contiguous = self._metadata.get("thing_dataset_id_to_contiguous_id") or unmapped
         names = self._metadata.get("thing_classes") or list(truth.class_names.values())
@@ -78,26 +134,33 @@ class COCOBoundaryEvaluator(COCOEvaluator):
                 f"Data set '{dataset_name}' has {len(names)} thing_classes in its metadata, but "
                 f"{len(truth.class_names)} categories in its annotation file."
             )
-        self._category_ids = {index: category_id for category_id, index in to_contiguous.items()}
+        return {index: category_id for category_id, index in to_contiguous.items()}
+
+    def _class_names(self, truth: GroundTruth) -> dict[Any, str]:
+        """Category id -> name in the metadata, in ascending order of id."""
+        names = self._metadata.get("thing_classes") or list(truth.class_names.values())
         order = sorted(self._category_ids)
-        class_names = {i: names[order.index(to_contiguous[i])] for i in sorted(to_contiguous)}
-        self._truth = replace(truth, class_names=class_names)
-        self._overlaps: Overlaps = {}
+        by_id = {self._category_ids[index]: names[place] for place, index in enumerate(order)}
+        return {category_id: by_id[category_id] for category_id in truth.class_names}
 
-    def evaluate(self, img_ids: Collection[Any] | None = None) -> dict[str, dict[str, float]]:
-        """Figures of every task in 0..100, as Detectron2 names them; empty on all but the main process.
+    def _is_encoded_on_device(self, instances: Instances) -> bool:
+        if not instances.has("pred_masks"):
+            return False
+        if self._encode_on_device is None:
+            return instances.pred_masks.device.type != "cpu"
+        return self._encode_on_device
 
-        Args:
-            img_ids: images to evaluate on; None: the whole data set.
-        """
-        overlaps = self._own_overlaps() if self._do_evaluation else {}
-        parts = comm.gather(overlaps) if self._distributed else [overlaps]
-        self._overlaps = {}
-        for part in parts:
-            self._overlaps = {**part, **self._overlaps}
-        return super().evaluate(img_ids)
+    def _add_masks(self, prediction: dict[str, Any], masks: Any) -> None:
+        """Give the rows of an image their masks, and the image the boundaries if they are needed."""
+        is_task = self._tasks is None or "boundary" in self._tasks
+        width = boundary_width(*masks.shape[1:], self._dilation_ratio) if is_task else None
+        encoded = encode_masks(masks, width)
+        for row, rle in zip(prediction["instances"], encoded.masks, strict=True):
+            row["segmentation"] = rle
+        if encoded.boundaries is not None:
+            prediction["boundaries"] = encoded.boundaries
 
-    def _own_overlaps(self) -> Overlaps:
+    def _own_overlaps(self, progress: Progress) -> Overlaps:
         """Mask overlaps of the images that this process saw, with Boundary IoU if it is a task."""
         rows = self._rows(self._predictions)
         tasks = self._chosen_tasks(rows)
@@ -105,12 +168,15 @@ class COCOBoundaryEvaluator(COCOEvaluator):
             return {}
         seen = {row["image_id"] for row in rows}
         annotations = [a for a in self._truth.annotations if a["image_id"] in seen]
+        rows = read_predictions(rows, self._truth)
+        judged = judged_masks(self._truth, annotations, rows, self._max_dets, progress)
         return compute_overlaps(
             self._truth,
-            with_masks(annotations, self._truth, "Annotation"),
-            with_masks(read_predictions(rows, self._truth), self._truth),
+            *judged,
             dilation_ratio=self._dilation_ratio if "boundary" in tasks else None,
-            max_dets=self._max_dets_per_image[-1],
+            max_dets=self._max_dets,
+            boundaries=_boundaries(self._predictions),
+            progress=progress,
         )
 
     def _eval_predictions(
@@ -119,7 +185,7 @@ class COCOBoundaryEvaluator(COCOEvaluator):
         """Write the results file and fill ``_results``, in the main process."""
         rows = self._rows(predictions)
         if self._output_dir:
-            path = os.path.join(self._output_dir, "coco_instances_results.json")
+            path = os.path.join(self._output_dir, self.results_file)
             self._logger.info("Saving results to %s", path)
             with PathManager.open(path, "w") as file:
                 json.dump(rows, file)
@@ -128,17 +194,22 @@ class COCOBoundaryEvaluator(COCOEvaluator):
             return
         if not rows:
             self._logger.warning("The model detected nothing in %d images.", len(predictions))
+        self._logger.info(self._describe(self._metadata.json_file))
         evaluations = evaluate_rows(
             self._truth,
             read_predictions(rows, self._truth),
             self._chosen_tasks(rows),
             dilation_ratio=self._dilation_ratio,
-            max_dets=self._max_dets_per_image[-1],
+            max_dets=self._max_dets,
             image_ids=img_ids,
             overlaps=self._overlaps,
         )
         for task, evaluation in evaluations.items():
             self._results[task] = self._log_figures(task, average_precisions(evaluation, "-"))
+
+    def _describe(self, json_file: str) -> str:
+        """The line above the tables: what was evaluated on."""
+        return f"COCO AP on {json_file}: {len(self._truth.class_names)} categories."
 
     def _log_figures(self, task: str, figures: dict[str, float]) -> dict[str, float]:
         """Log the figures of a task as tables; with a single class there is no ``AP-<class>``."""
@@ -158,16 +229,36 @@ class COCOBoundaryEvaluator(COCOEvaluator):
 
     def _rows(self, predictions: Sequence[dict[str, Any]]) -> list[Row]:
         """Rows of every image once, with the category ids of the annotation file."""
-        by_image: dict[Any, list[Row]] = {}
-        for prediction in predictions:
-            by_image.setdefault(prediction["image_id"], prediction.get("instances", []))
-        rows = list(chain.from_iterable(by_image.values()))
+        rows = [row for prediction in _once(predictions) for row in prediction.get("instances", [])]
         if unknown := sorted({row["category_id"] for row in rows} - self._category_ids.keys()):
             raise ValueError(
                 f"The model predicted class {unknown[0]}, but the data set has {len(self._category_ids)} "
                 "classes: set MODEL.ROI_HEADS.NUM_CLASSES to that."
             )
         return [{**row, "category_id": self._category_ids[row["category_id"]]} for row in rows]
+
+
+def _once(predictions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first prediction of every image."""
+    by_image: dict[Any, dict[str, Any]] = {}
+    for prediction in predictions:
+        by_image.setdefault(prediction["image_id"], prediction)
+    return list(by_image.values())
+
+
+def _boundaries(predictions: Sequence[dict[str, Any]]) -> dict[int, str]:
+    """Boundaries that are there, by the id that ``read_predictions`` gives to their row."""
+    boundaries: dict[int, str] = {}
+    first = 1
+    for prediction in _once(predictions):
+        boundaries.update(enumerate(prediction.get("boundaries", ()), first))
+        first += len(prediction.get("instances", ()))
+    return boundaries
+
+
+def _without_masks(instances: Instances) -> Instances:
+    fields = {name: value for name, value in instances.get_fields().items() if name != "pred_masks"}
+    return Instances(instances.image_size, **fields)
 
 
 def _class_table(per_class: dict[str, float], pairs_per_line: int = 3) -> str:

@@ -47,6 +47,11 @@ class GroundTruth:
     class_names: dict[Any, str]
     annotations: list[Row]
 
+    @property
+    def max_dets(self) -> int:
+        """Detections that count, best first, unless something else is asked for: of an image and category."""
+        return 100
+
     def size(self, image_id: Any) -> tuple[int, int]:
         """(H, W) of an image; ValueError if the file does not say."""
         size = self.sizes[image_id]

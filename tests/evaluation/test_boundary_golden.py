@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from crispmask.evaluation import evaluate
-from crispmask.evaluation.coco import evaluate_coco
+from crispmask.evaluation.coco import average_precisions, evaluate_coco
+from crispmask.evaluation.lvis import evaluate_lvis
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "boundary_coco"
 GT, RESULTS = GOLDEN / "gt.json", GOLDEN / "dt.json"
+LVIS = GOLDEN.with_name("boundary_lvis")
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +71,16 @@ def test_detectron2_is_not_needed(expected):
     done = subprocess.run(command, capture_output=True, text=True, cwd=GOLDEN.parents[2], check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(expected["mask_stats"][0] * 100)
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+@pytest.mark.parametrize("tasks", [("segm", "boundary"), ("boundary",)])
+def test_lvis_is_bit_equal_to_the_official_tool(lazy, tasks):
+    evaluations = evaluate_lvis(LVIS / "gt.json", LVIS / "dt.json", tasks, lazy=lazy)
+    with np.load(LVIS / "expected.npz") as expected:
+        for task in tasks:
+            figures = average_precisions(evaluations[task])
+            names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"]
+            assert [figures[name] for name in names] == [expected[f"{task}/{name}"] * 100 for name in names]
+            direct = evaluate(LVIS / "gt.json", LVIS / "dt.json", protocol="lvis", iou_type=task)
+            assert direct == pytest.approx(figures, rel=0, abs=0, nan_ok=True)

@@ -295,11 +295,14 @@ def test_unreadable_files_and_unknown_choices(tmp_path):
     with pytest.raises(ValueError, match="list with one dict"):
         evaluate(gt, 3)
     with pytest.raises(ValueError, match="supported: coco"):
-        evaluate(gt, results, protocol="lvis")
+        evaluate(gt, results, protocol="voc")
+    with pytest.raises(ValueError, match="supported: coco"):
+        evaluate(gt, results, protocol=["coco"])
     with pytest.raises(ValueError, match="supported: boundary, segm, mask, bbox"):
         evaluate(gt, results, iou_type="keypoints")
-    with pytest.raises(ValueError, match="dilation_ratio"):
-        evaluate(gt, results, dilation_ratio=0)
+    for ratio in (0, -0.02, math.nan, math.inf, "0.02", True, [0.02]):
+        with pytest.raises(ValueError, match="dilation_ratio"):
+            evaluate(gt, results, dilation_ratio=ratio)
 
 
 def test_classes_of_the_same_name_are_kept_apart():

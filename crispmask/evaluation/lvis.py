@@ -1,0 +1,214 @@
+"""LVIS's federated AP of boxes, masks and boundaries, v0.5 and v1, and AP* on cocofied files.
+
+An image of LVIS is annotated for some categories only: a detection of another one is neither right nor
+wrong. The figures are those of lvis-api (0.5.3) to the last bit, its matching and averaging being COCO's;
+Boundary AP is that with the smaller of mask IoU and Boundary IoU. Two rules to know when tools are compared:
+an object of exactly 32 x 32 or 96 x 96 pixels counts in both sizes, as in lvis-api (the Boundary IoU tool
+counts it in the larger), and the size of a detected mask is its own area, never that of its ``bbox``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from crispmask.evaluation.checks import check_flag, short
+from crispmask.evaluation.coco import DILATION_RATIO, check_options, evaluate_rows
+from crispmask.evaluation.inputs import (
+    GroundTruth,
+    Row,
+    Select,
+    load_dataset,
+    read_ground_truth,
+    read_predictions,
+)
+from crispmask.evaluation.instance_eval import InstanceEval
+from crispmask.evaluation.lvis_cocofied import COCO_SYNSETS, is_cocofied, missing_synsets
+from crispmask.evaluation.progress import Progress
+
+# Detections of an image that count: LVIS's limit, and that of the COCO models which AP* is for
+MAX_DETS, MAX_DETS_COCOFIED = 300, 100
+# Of a category: in less than 10 images of the training set, in less than 100, in more
+FREQUENCIES = {"r": "APr", "c": "APc", "f": "APf"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LVISGroundTruth(GroundTruth):
+    """An LVIS data set and its rules.
+
+    Attributes:
+        negatives: image id -> categories that it surely has not; None if the file has no such lists: then
+            every detection counts, as in COCO.
+        not_exhaustive: image id -> categories of which it may have more objects than are annotated.
+        frequencies: category id -> ``r``, ``c`` or ``f``, where the file says it.
+        is_cocofied: the categories are COCO's, see :mod:`crispmask.evaluation.lvis_cocofied`.
+        missing: synsets of COCO's categories that a cocofied file does not have.
+    """
+
+    negatives: dict[Any, frozenset[Any]] | None
+    not_exhaustive: dict[Any, frozenset[Any]]
+    frequencies: dict[Any, str]
+    is_cocofied: bool
+    missing: list[str]
+
+    @property
+    def max_dets(self) -> int:
+        """Detections that count, best first, unless something else is asked for: of an image."""
+        return MAX_DETS_COCOFIED if self.is_cocofied else MAX_DETS
+
+    def known_categories(self) -> Collection[Any]:
+        """Category ids that a prediction may have; a COCO model knows all of COCO's."""
+        return COCO_SYNSETS if self.is_cocofied else self.class_names
+
+    def judged(self, annotations: list[Row], detections: list[Row], max_dets: int) -> Select:
+        """Annotations and detections that count.
+
+        Of each image, the ``max_dets`` best detections of all categories together; of these, the categories
+        that are annotated in the image or that it surely has not. lvis-api leaves out what has no area.
+        """
+        annotations = [a for a in annotations if a["area"] > 0]
+        annotated = {(a["image_id"], a["category_id"]) for a in annotations}
+        return annotations, [
+            d
+            for d in _best_of_images(detections, max_dets)
+            if d["area"] > 0 and d["category_id"] in self.class_names and self._is_known(d, annotated)
+        ]
+
+    def is_ignored(self, annotation: Row) -> bool:
+        """Whether an annotation need not be found: a crowd region, or marked with ``ignore``."""
+        return bool(annotation["iscrowd"] or annotation.get("ignore"))
+
+    def is_unjudged(self, image_id: Any, category_id: Any) -> bool:
+        """Whether surplus detections may be objects that nobody annotated."""
+        return category_id in self.not_exhaustive[image_id]
+
+    def class_groups(self) -> dict[str, list[int]]:
+        """Class indices by frequency."""
+        groups: dict[str, list[int]] = {name: [] for name in FREQUENCIES.values()}
+        for k, category_id in enumerate(self.class_names):
+            if category_id in self.frequencies:
+                groups[FREQUENCIES[self.frequencies[category_id]]].append(k)
+        return groups
+
+    def _is_known(self, detection: Row, annotated: Collection[tuple[Any, Any]]) -> bool:
+        image_id, category_id = detection["image_id"], detection["category_id"]
+        return (
+            self.negatives is None
+            or category_id in self.negatives[image_id]
+            or (image_id, category_id) in annotated
+        )
+
+
+def evaluate_lvis(
+    gt: Any,
+    predictions: Any,
+    tasks: Sequence[str] = ("segm", "boundary"),
+    *,
+    dilation_ratio: float = DILATION_RATIO,
+    lazy: bool = True,
+    max_dets: int | None = None,
+) -> dict[str, InstanceEval]:
+    """Evaluate a results file by LVIS's rules.
+
+    Args:
+        gt: LVIS file, v0.5, v1 or cocofied: path or dict. A file of COCO's will do: all is annotated then.
+        predictions: COCO-format results: path or list. On a cocofied file, those of a COCO model.
+        tasks: any of ``bbox``, ``segm`` and ``boundary``.
+        dilation_ratio: boundary width as a share of the image diagonal.
+        lazy: compute Boundary IoU only where it can change a match; AP is the same to the last bit.
+        max_dets: detections of one image that count, best first; None: 300, or 100 on a cocofied file.
+
+    Returns:
+        The accumulated evaluation of each task; ``average_precisions`` reads it, with APr, APc and APf.
+
+    Raises:
+        ValueError: bad input; the message names the row.
+    """
+    progress = Progress()
+    check_options(tasks, dilation_ratio)
+    truth = read_lvis(gt)
+    logger.info(describe(truth, gt))
+    return evaluate_rows(
+        truth,
+        read_predictions(predictions, truth),
+        tasks,
+        dilation_ratio=dilation_ratio,
+        lazy=lazy,
+        max_dets=truth.max_dets if max_dets is None else max_dets,
+        progress=progress,
+    )
+
+
+def read_lvis(source: str | os.PathLike[str] | Mapping[str, Any] | Any) -> LVISGroundTruth:
+    """Read an LVIS file, see ``read_ground_truth``.
+
+    Raises:
+        ValueError: what ``read_ground_truth`` refuses, a list of categories that is none, or a frequency that
+            LVIS does not have.
+    """
+    data = load_dataset(source)
+    truth = read_ground_truth(data)
+    for annotation in truth.annotations:
+        check_flag(annotation.get("ignore"), f"Annotation {annotation['index']}", "ignore")
+    is_federated = any("neg_category_ids" in image for image in data["images"])
+    return LVISGroundTruth(
+        truth.sizes,
+        truth.class_names,
+        truth.annotations,
+        negatives=_lists(data["images"], "neg_category_ids") if is_federated else None,
+        not_exhaustive=_lists(data["images"], "not_exhaustive_category_ids"),
+        frequencies=_frequencies(data["categories"]),
+        is_cocofied=is_cocofied(data["categories"]),
+        missing=missing_synsets(data["categories"]) if is_cocofied(data["categories"]) else [],
+    )
+
+
+def describe(truth: LVISGroundTruth, source: Any) -> str:
+    """One line for a report: which annotation file it is and what it covers."""
+    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "given annotations"
+    if not truth.is_cocofied:
+        return f"LVIS AP on {name}: {len(truth.class_names)} categories, {len(truth.sizes)} images."
+    there = len(COCO_SYNSETS) - len(truth.missing)
+    lacking = f" (not {', '.join(truth.missing)})" if truth.missing else ""
+    coverage = f"{there} of COCO's {len(COCO_SYNSETS)} categories{lacking}"
+    return f"AP* on {name}: {coverage}, {len(truth.sizes)} images."
+
+
+def _best_of_images(detections: Sequence[Row], max_dets: int) -> list[Row]:
+    """The ``max_dets`` best of each image, in the order given; of equal scores, the first is the better."""
+    by_image: dict[Any, list[int]] = defaultdict(list)
+    for place, detection in enumerate(detections):
+        by_image[detection["image_id"]].append(place)
+    kept = []
+    for places in by_image.values():
+        kept += sorted(places, key=lambda place: -detections[place]["score"])[:max_dets]
+    return [detections[place] for place in sorted(kept)]
+
+
+def _lists(images: Sequence[Mapping[str, Any]], key: str) -> dict[Any, frozenset[Any]]:
+    """Image id -> category ids that the image lists under ``key``; none if it has no list."""
+    result = {}
+    for index, image in enumerate(images):
+        ids = image.get(key) or []
+        if not isinstance(ids, (list, tuple)) or not all(isinstance(i, Hashable) for i in ids):
+            raise ValueError(
+                f"Entry {index} of 'images' has {key} {short(ids)}: a list of category ids is needed."
+            )
+        result[image["id"]] = frozenset(ids)
+    return result
+
+
+def _frequencies(categories: Sequence[Mapping[str, Any]]) -> dict[Any, str]:
+    given = {c["id"]: c["frequency"] for c in categories if c.get("frequency") is not None}
+    for category_id, frequency in given.items():
+        if not isinstance(frequency, str) or frequency not in FREQUENCIES:
+            raise ValueError(
+                f"Category {category_id!r} has frequency {short(frequency)}: r, c or f is needed."
+            )
+    return given
