@@ -43,23 +43,23 @@ def read_weight_file(path: str | Path, *, trust_pickle: bool = False) -> dict[st
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            _refuse_lookalikes(path, file)
-            content = _read(path, file, trust_pickle)
-    except UnsafePickleError as error:
-        raise UserError(_explain_unsafe(path, str(error))) from error
-    except UserError:
-        raise
+        file = path.open("rb")
     except OSError as error:
         raise UserError(
-            f"Weight file '{path}' cannot be opened: {error.strerror or error}: correct the path."
+            f"Weight file '{path}' cannot be opened: {error.strerror}: correct the path."
         ) from error
-    except Exception as error:  # torch, pickle and safetensors raise nearly every kind on wrong bytes
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise UserError(
-            f"Weight file '{path}' cannot be read: it is cut short, or no checkpoint ({reason}): "
-            f"get the file again."
-        ) from error
+    with file:
+        _refuse_lookalikes(path, file)
+        try:
+            content = _read(path, file, trust_pickle)
+        except UnsafePickleError as error:
+            raise UserError(_explain_unsafe(path, str(error))) from error
+        except Exception as error:  # torch, pickle and safetensors raise nearly every kind on wrong bytes
+            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            raise UserError(
+                f"Weight file '{path}' cannot be read: it is cut short, or no checkpoint ({reason}): "
+                f"get the file again."
+            ) from error
     return _as_checkpoint(path, content)
 
 

@@ -42,9 +42,14 @@ class WeightReport:
     wrong_shapes: tuple[tuple[str, Shape, Shape], ...] = ()
 
     @property
+    def problems(self) -> int:
+        """Number of tensors, of the file or of the model, that have no counterpart."""
+        return len(self.missing) + len(self.unexpected) + len(self.wrong_shapes)
+
+    @property
     def fits(self) -> bool:
         """Every tensor of the model is there, and no other."""
-        return not (self.missing or self.unexpected or self.wrong_shapes)
+        return self.problems == 0
 
     @property
     def loaded(self) -> int:
@@ -56,14 +61,15 @@ class WeightReport:
         kept = (name for name in self.missing if not any(fnmatchcase(name, p) for p in patterns))
         return replace(self, missing=tuple(kept))
 
-    def explain(self, file: str, *, converted_for: str = "") -> str:
+    def explain(self, file: str, *, model: str = "the model", converted_for: str = "") -> str:
         """One text for a file that does not fit: what it lacks, has in excess, has otherwise, and the cause.
 
         Args:
             file: name of the file.
+            model: what it does not fit.
             converted_for: config that the file says it belongs to; empty: it does not say.
         """
-        lines = [f"Weight file '{file}' does not fit the model: {self.cause(converted_for)}"]
+        lines = [f"Weight file '{file}' does not fit {model}: {self.cause(converted_for)}"]
         lines += [f"  {why}: {name}{f' ({count})' if count > 1 else ''}" for name, count, why in self.rows()]
         return "\n".join(lines)
 

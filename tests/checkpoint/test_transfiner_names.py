@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
 
 from crispmask import get_config
 from crispmask.checkpoint import convert_state_dict
+from tests.checkpoint.released_transfiner import mask_branch
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "transfiner_coco_seed0.npz"
 MASK = ("roi_heads.mask_head.", "roi_heads.mask_pooler.")
 
 
 @pytest.fixture(scope="module")
 def released() -> dict[str, tuple[int, ...]]:
     """Names and shapes of the mask branch."""
-    expected = np.load(GOLDEN)
-    shapes = (tuple(map(int, str(shape).split(","))) for shape in expected["shapes"])
-    return dict(zip(map(str, expected["keys"]), shapes, strict=True))
+    return mask_branch()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,104 @@
+"""A released checkpoint of RefineMask or Mask Transfiner, made into one that CrispMask loads.
+
+IN is a whole checkpoint of the authors' code: backbone, FPN, RPN, box head and mask head. Every name and
+shape is checked against the config that it belongs to, which is found and printed; nothing is written where
+anything is missing, in excess or of another shape. OUT ends in .safetensors (added where there is no ending)
+or in .pth, which plain Detectron2 reads too.
+
+Without --source the names stay as they are: that makes safetensors of a Detectron2 checkpoint or of an old
+pickle.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from crispmask.errors import UserError
+
+SUFFIXES = (".safetensors", ".pth")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of ``crispmask convert``."""
+    parser.add_argument("input", metavar="IN", help="checkpoint of the authors' code")
+    parser.add_argument("output", metavar="OUT", help="file to write: .safetensors or .pth")
+    parser.add_argument(
+        "--source",
+        choices=["refinemask", "transfiner", "detectron2"],
+        default="detectron2",
+        help="whose code made it (default: detectron2, names stay as they are)",
+    )
+    parser.add_argument("--config", metavar="CONFIG", default="", help="check against this config")
+    parser.add_argument(
+        "--allow-missing",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="tensors of the model that IN may lack, as 'roi_heads.mask_head.*'; may be given again",
+    )
+    parser.add_argument(
+        "--trust-pickle",
+        action="store_true",
+        help="open IN although that runs code of its author; only if you trust where it comes from",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert, check, write, and say how to use the result.
+
+    Raises:
+        UserError: IN cannot be read or does not fit, or OUT cannot be written.
+    """
+    output = _output_path(args.input, args.output)
+    if args.config:
+        from crispmask.engine.arguments import load_config
+
+        load_config(args.config, ())  # its errors are sentences
+    from crispmask.checkpoint.release import convert_checkpoint, write_conversion
+
+    conversion = convert_checkpoint(
+        args.input,
+        args.source,
+        config=args.config,
+        allow_missing=args.allow_missing,
+        trust_pickle=args.trust_pickle,
+    )
+    try:
+        write_conversion(conversion, output)
+    except OSError as error:
+        raise UserError(f"'{output}' cannot be written: {error.strerror or error}.") from error
+    print(f"{output}: {len(conversion.tensors)} tensors", end="")
+    _print_use(conversion, output)
+
+
+def _print_use(conversion, output: Path) -> None:
+    if not conversion.config:
+        print(", unchecked; --config CONFIG checks them")
+        return
+    report = conversion.report
+    print(f", which are {report.loaded} of {report.total} of the model of {conversion.config}")
+    for name, count, _ in report.rows():
+        print(f"  not in the file: {name}{f' ({count})' if count > 1 else ''}")
+    if conversion.also_fits:
+        print(f"The same model, of another schedule: {', '.join(conversion.also_fits)}")
+    words = " ".join((conversion.config, str(output), *conversion.opts))
+    overrides = " ".join(("MODEL.WEIGHTS", str(output), *conversion.opts))
+    print(f"Compare it with the published figures:  crispmask verify {words}")
+    print(f"Evaluate it:  python train_net.py --eval-only --config-file {conversion.config} {overrides}")
+
+
+def _output_path(source: str, target: str) -> Path:
+    """The file to write, which is not the one that is read."""
+    path = Path(target)
+    if path.is_dir():
+        raise UserError(f"OUT '{path}' is a folder: give the name of a file.")
+    if not path.suffix:
+        path = path.with_suffix(SUFFIXES[0])
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"OUT '{path}' must end in {' or '.join(SUFFIXES)}.")
+    if path.resolve() == Path(source).resolve():
+        raise UserError(f"IN and OUT are the same file, '{path}': give OUT another name.")
+    if not path.parent.is_dir():
+        raise UserError(f"OUT '{path}': there is no folder '{path.parent}'; make it first.")
+    return path

@@ -1,0 +1,186 @@
+"""Whole released checkpoints: the config that they belong to is found, and whatever does not fit is said."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from crispmask.checkpoint.release import convert_checkpoint, release_configs
+from crispmask.errors import UserError
+from tests.checkpoint import released_refinemask, released_transfiner
+
+REFINEMASK = {  # config: depth, classes, classes of the last stage, v2; the configs with the same model
+    "refinemask/coco/R_50_FPN_1x.yaml": ((50, 80, 80), ["refinemask/coco/R_50_FPN_2x.yaml"]),
+    "refinemask/coco/R_101_FPN_1x.yaml": ((101, 80, 80), ["refinemask/coco/R_101_FPN_2x.yaml"]),
+    "refinemask/coco/R_50_FPN_1x_v2.yaml": ((50, 80, 1, True), []),
+    "refinemask/lvis/R_50_FPN_1x.yaml": ((50, 1203, 1), []),
+    "refinemask/lvis/R_101_FPN_1x.yaml": ((101, 1203, 1), []),
+    "refinemask/cityscapes/R_50_FPN_1x.yaml": ((50, 8, 8), []),
+}
+TRANSFINER = {
+    "transfiner/coco/R_50_FPN_1x_released.yaml": ["transfiner/coco/R_50_FPN_3x_released.yaml"],
+    "transfiner/coco/R_50_DCN_FPN_3x_released.yaml": [],
+    "transfiner/coco/R_101_FPN_3x_released.yaml": [],
+    "transfiner/coco/R_101_DCN_FPN_3x_released.yaml": [],
+    "transfiner/coco/Swin_T_FPN_3x_released.yaml": [],
+    "transfiner/coco/Swin_B_FPN_3x_released.yaml": [],
+    "transfiner/lvis/X_101_FPN_1x_released.yaml": [],
+}
+HEAD = released_refinemask.HEAD
+LOGITS = f"{HEAD}semantic_logits"
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def zeros(shapes: Shapes) -> dict[str, torch.Tensor]:
+    """Tensors of these shapes, which take a number each, in memory and in a file."""
+    return {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
+
+
+def mmdetection_file(folder: Path, shapes: Shapes) -> Path:
+    """As MMDetection writes it from several GPUs."""
+    path = folder / "epoch_12.pth"
+    state = {f"module.{name}": value for name, value in zeros(shapes).items()}
+    optimizer = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.02}]}
+    torch.save({"meta": {"epoch": 12, "config": "x"}, "state_dict": state, "optimizer": optimizer}, path)
+    return path
+
+
+def detectron2_file(folder: Path, shapes: Shapes) -> Path:
+    """As Detectron2 writes it after training."""
+    path = folder / "model_final.pth"
+    trainer = {"iteration": 89999, "_trainer": {"optimizer": {"state": {}, "param_groups": []}}}
+    torch.save({"model": zeros(shapes), "trainer": trainer, "iteration": 89999}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def refinemask() -> Shapes:
+    return released_refinemask.checkpoint(50, 80, 80)
+
+
+@pytest.mark.parametrize("config", REFINEMASK)
+def test_config_of_a_refinemask_checkpoint_is_found(config: str, tmp_path: Path) -> None:
+    model, same = REFINEMASK[config]
+    path = mmdetection_file(tmp_path, released_refinemask.checkpoint(*model))
+    conversion = convert_checkpoint(path, "refinemask")
+    assert (conversion.config, list(conversion.also_fits), conversion.opts) == (config, same, ())
+    assert conversion.report.fits and conversion.metadata["config"] == config
+
+
+@pytest.mark.parametrize("config", TRANSFINER)
+def test_config_of_a_transfiner_checkpoint_is_found(config: str, tmp_path: Path) -> None:
+    path = detectron2_file(tmp_path, released_transfiner.checkpoint(config))
+    conversion = convert_checkpoint(path, "transfiner")
+    assert (conversion.config, list(conversion.also_fits)) == (config, TRANSFINER[config])
+    assert conversion.report.fits and conversion.opts == ()
+
+
+def test_checkpoint_of_before_the_boundary_head(tmp_path: Path) -> None:
+    config = "transfiner/coco/R_101_FPN_3x_released.yaml"
+    path = detectron2_file(tmp_path, released_transfiner.checkpoint(config, boundary_head=False))
+    conversion = convert_checkpoint(path, "transfiner")
+    assert conversion.config == config and conversion.report.fits
+    assert conversion.opts == ("MODEL.TRANSFINER.BOUNDARY_LOSS_WEIGHT", "0.0")
+    assert conversion.metadata["config"] == f"{config} MODEL.TRANSFINER.BOUNDARY_LOSS_WEIGHT 0.0"
+
+
+def test_every_offered_checkpoint_has_a_config() -> None:
+    assert set(release_configs("refinemask")) >= {*REFINEMASK, "refinemask/coco/R_101_FPN_2x.yaml"}
+    assert set(release_configs("transfiner")) == {*TRANSFINER, "transfiner/coco/R_50_FPN_3x_released.yaml"}
+
+
+CORRUPTIONS: dict[str, tuple[Callable[[Shapes], Shapes], list[str]]] = {
+    "missing key": (
+        lambda shapes: {n: s for n, s in shapes.items() if n != f"{LOGITS}.bias"},
+        [
+            "does not fit the model of refinemask/coco/R_50_FPN_1x.yaml: its mask head is another one",
+            "not in the file: roi_heads.mask_head.semantic_head.logits.bias",
+            "--allow-missing PATTERN",
+        ],
+    ),
+    "extra key": (
+        lambda shapes: {**shapes, f"{HEAD}extra.weight": (1,), "neck.norm.0": (1,)},
+        ["is no released refinemask checkpoint", f"module.{HEAD}extra.weight", "module.neck.norm.0"],
+    ),
+    "extra key that the release may have": (
+        lambda shapes: {**shapes, "backbone.layer4.7.conv1.weight": (1,)},
+        ["its backbone is another one", "not in the model: backbone.bottom_up.res5.7.conv1.weight"],
+    ),
+    "wrong shape": (
+        lambda shapes: {**shapes, f"{LOGITS}.weight": (2, 256, 1, 1)},
+        ["semantic_head.logits.weight (file: 2 x 256 x 1 x 1, model: 1 x 256 x 1 x 1)"],
+    ),
+    "other classes": (
+        lambda shapes: released_refinemask.checkpoint(50, 20, 20),
+        ["it has 20 classes and the model", "MODEL.ROI_HEADS.NUM_CLASSES 20"],
+    ),
+}
+
+
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
+def test_what_does_not_fit_is_listed(corruption: str, refinemask: Shapes, tmp_path: Path) -> None:
+    corrupt, sentences = CORRUPTIONS[corruption]
+    with pytest.raises(UserError) as error:
+        convert_checkpoint(mmdetection_file(tmp_path, corrupt(refinemask)), "refinemask")
+    for sentence in sentences:
+        assert sentence in str(error.value)
+
+
+def test_missing_tensors_are_allowed_by_pattern(refinemask: Shapes, tmp_path: Path) -> None:
+    path = mmdetection_file(tmp_path, {n: s for n, s in refinemask.items() if not n.startswith(HEAD)})
+    conversion = convert_checkpoint(path, "refinemask", allow_missing=["roi_heads.mask_head.*"])
+    assert conversion.config == "refinemask/coco/R_50_FPN_1x.yaml" and len(conversion.report.missing) == 70
+    with pytest.raises(UserError, match=r"not in the file: roi_heads\.mask_head\."):
+        convert_checkpoint(path, "refinemask", allow_missing=["backbone.*"])
+
+
+def test_named_config_is_the_one_checked(refinemask: Shapes, tmp_path: Path) -> None:
+    path = mmdetection_file(tmp_path, refinemask)
+    config = "refinemask/coco/R_50_FPN_2x.yaml"
+    assert convert_checkpoint(path, "refinemask", config=config).config == config
+    with pytest.raises(
+        UserError, match=r"of refinemask/coco/R_101_FPN_1x\.yaml: its backbone is another one"
+    ):
+        convert_checkpoint(path, "refinemask", config="refinemask/coco/R_101_FPN_1x.yaml")
+
+
+@pytest.mark.parametrize("source", ["transfiner", "detectron2"])
+def test_wrong_source_is_said(source: str, refinemask: Shapes, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match="names of a released refinemask checkpoint: give --source refinemask"
+    ):
+        convert_checkpoint(mmdetection_file(tmp_path, refinemask), source)
+
+
+def test_checkpoint_of_no_release_is_said(tmp_path: Path) -> None:
+    path = mmdetection_file(tmp_path, {f"encoder.layer.{i}.weight": (1,) for i in range(30)})
+    with pytest.raises(
+        UserError, match=r"is no released transfiner checkpoint.*\n  module\.encoder\..* \(30\)"
+    ):
+        convert_checkpoint(path, "transfiner")
+
+
+class RunsCode:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_pickle_bomb_and_truncated_file(refinemask: Shapes, tmp_path: Path) -> None:
+    path = mmdetection_file(tmp_path, refinemask)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"epoch_12\.pth' cannot be read: it is cut short"):
+        convert_checkpoint(path, "refinemask")
+    trap = tmp_path / "trap"
+    torch.save({"meta": RunsCode(trap), "state_dict": zeros(refinemask)}, path)
+    with pytest.raises(UserError, match=r"epoch_12\.pth' is refused: opening it would run code"):
+        convert_checkpoint(path, "refinemask")
+    assert not trap.exists()
+    assert convert_checkpoint(path, "refinemask", trust_pickle=True).report.fits and trap.is_dir()

@@ -1,0 +1,64 @@
+"""What MODEL.WEIGHTS may be on the command line: strict in evaluation, a table in training."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from crispmask.checkpoint.files import write_safetensors
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "tests" / "engine" / "tiny.yaml"
+CLASSIFIER = "roi_heads.box_predictor.cls_score.weight"
+BACKBONE = "backbone.bottom_up."
+
+pytestmark = pytest.mark.usefixtures("shapes_root")
+
+
+def run(*words: object, code: int = 0) -> str:
+    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(TINY), *map(str, words)]
+    process = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300
+    )
+    assert process.returncode == code, process.stdout
+    return process.stdout
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    folder = tmp_path_factory.mktemp("trained")
+    run("OUTPUT_DIR", folder, "SOLVER.MAX_ITER", 1, "DATASETS.TEST", "()")
+    return torch.load(folder / "model_final.pth")["model"]
+
+
+def test_evaluation_wants_the_whole_model(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    words = ("OUTPUT_DIR", tmp_path, "MODEL.WEIGHTS", path)
+    write_safetensors(path, state, {})
+    assert "Evaluation results for segm" in run("--eval-only", *words)
+
+    write_safetensors(path, {n: v for n, v in state.items() if n != CLASSIFIER} | {"x": torch.ones(1)}, {})
+    log = run("--eval-only", *words, code=2)
+    assert "train_net.py: Weight file 'model.safetensors' does not fit the model: " in log
+    assert f"not in the file: {CLASSIFIER}" in log and "not in the model: x" in log
+    assert "Traceback" not in log
+
+    log = run("--eval-only", *words, "CRISPMASK.STRICT_WEIGHTS", False)
+    assert "Evaluation results for segm" in log
+    assert re.search(rf"{CLASSIFIER} +\| +1 \| not in the file", log)
+
+
+def test_training_starts_from_a_backbone(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    arrays = {n.removeprefix(BACKBONE): v.numpy() for n, v in state.items() if n.startswith(BACKBONE)}
+    content = {"model": arrays, "__author__": "test", "matching_heuristics": True}
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content))
+    words = ("OUTPUT_DIR", tmp_path / "out", "MODEL.WEIGHTS", tmp_path / "R-50.pkl", "DATASETS.TEST", "()")
+    log = run(*words)
+    assert f"'R-50.pkl' gives {len(arrays)} of " in log and "roi_heads.box_predictor.* " in log
+    assert (tmp_path / "out" / "model_final.pth").is_file()
