@@ -29,12 +29,15 @@ class Pair:
     Attributes:
         annotation, prediction: rows with checked masks.
         mask_iou, boundary_iou: in [0, 1]; 0 where both are empty.
+        missed, extra: pixels that only the object has, and that only the prediction has.
     """
 
     annotation: Row
     prediction: Row
     mask_iou: float
     boundary_iou: float
+    missed: int
+    extra: int
 
 
 def overlaps_by_group(
@@ -93,8 +96,10 @@ def measure_pairs(gt: GroundTruth, pairs: Sequence[tuple[Row, Row]], dilation_ra
         size = gt.size(image_id)
         width = boundary_width(*size, dilation_ratio)
         for pair, crops in zip(group, crop_pairs(group, size[0]), strict=True):
+            truth, found = crops
             boundaries = [erosion_residue(crop, width, crop.copy()) for crop in crops]
-            yield Pair(*pair, _iou(*crops), _iou(*boundaries))
+            wrong = np.count_nonzero(truth > found), np.count_nonzero(found > truth)
+            yield Pair(*pair, _iou(*crops), _iou(*boundaries), *wrong)
 
 
 def crop_pairs(pairs: Sequence[tuple[Row, Row]], height: int) -> Iterator[list[NDArray[np.uint8]]]:

@@ -20,10 +20,16 @@ from typing import Any, NoReturn
 from crispmask import __version__
 from crispmask.errors import UserError
 
+ANALYSES = {
+    "boundary": ("crispmask.cli.analyze_boundary", "where outlines are wrong: HTML page and CSV"),
+    "incoherence": ("crispmask.cli.analyze_incoherence", "errors in incoherent regions, and AP without them"),
+}
 # Verb: the module, or a table of more verbs, and one line about it
 VERBS: dict[str, tuple[str | dict[str, tuple[str, str]], str]] = {
     "evaluate": ("crispmask.cli.evaluate", "AP and Boundary AP of a results file of any model"),
     "demo": ("crispmask.cli.demo", "run a model on images and draw what it finds"),
+    "convert": ("crispmask.cli.convert", "make a released checkpoint one that CrispMask loads"),
+    "analyze": (ANALYSES, "look into results or into a model"),
 }
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from crispmask.cli.models import add_model_arguments, known_classes, load_model_config
 from crispmask.cli.output import check_output_file, check_output_folder, write_json
+from crispmask.cli.progress import track
 from crispmask.errors import UserError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     ids = _image_ids(list(targets))
     rows: list[dict[str, Any]] = []
     drawn = 0
-    for batch in _batches(_with_progress(list(targets)), args.batch_size):
+    for batch in _batches(track(list(targets), "Drawing"), args.batch_size):
         for (path, picture), found in zip(batch, predictor([p for _, p in batch]), strict=True):
             found = found[found.scores >= args.score_threshold]
             _write_picture(targets[path], picture, _drawn_objects(found, classes), args.scale)
@@ -98,14 +99,6 @@ def _plan(args: argparse.Namespace) -> dict[Path, Path]:
     if overwritten := {path.resolve() for path in paths} & {path.resolve() for path in targets}:
         raise UserError(f"'{min(overwritten)}' would be overwritten: give another folder to --output.")
     return dict(zip(paths, targets, strict=True))
-
-
-def _with_progress(paths: Sequence[Path]) -> Iterable[Path]:
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(paths, "Drawing", console=console, transient=True, disable=not console.is_terminal)
 
 
 def _batches(paths: Iterable[Path], size: int) -> Iterator[list[tuple[Path, NDArray[np.uint8]]]]:

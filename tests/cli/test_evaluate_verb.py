@@ -9,32 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from pycocotools import mask as mask_utils
 
 from crispmask.cli import main
 from crispmask.evaluation import evaluate
+from tests.analysis.rectangles import dataset, rle, row
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "boundary_coco"
 GT, RESULTS = str(GOLDEN / "gt.json"), str(GOLDEN / "dt.json")
-SIDE = 100
-
-
-def rle(y0: int, x0: int, y1: int, x1: int) -> dict:
-    mask = np.zeros((SIDE, SIDE), np.uint8, order="F")
-    mask[y0:y1, x0:x1] = 1
-    encoded = mask_utils.encode(mask)
-    return {"size": encoded["size"], "counts": encoded["counts"].decode()}
-
-
-def row(category: int, box: tuple[int, int, int, int], image: int = 1, **more: object) -> dict:
-    """A row with a rectangle of rows ``box[0]`` to ``box[2]`` and columns ``box[1]`` to ``box[3]``."""
-    y0, x0, y1, x1 = box
-    bbox = [x0, y0, x1 - x0, y1 - y0]
-    area = {} if "score" in more else {"area": bbox[2] * bbox[3], "iscrowd": 0}
-    mask = {"segmentation": rle(*box), "bbox": bbox}
-    return {"image_id": image, "category_id": category, **mask, **area, **more}
 
 
 @pytest.fixture
@@ -42,13 +24,8 @@ def files(tmp_path: Path):
     """Write a ground truth of two classes and predictions; give their paths."""
 
     def write(annotations: list[dict], predictions: list[dict]) -> list[str]:
-        gt = {
-            "images": [{"id": i, "height": SIDE, "width": SIDE, "file_name": f"{i}.png"} for i in (1, 2)],
-            "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
-            "annotations": [{**a, "id": number} for number, a in enumerate(annotations, 1)],
-        }
         paths = tmp_path / "gt.json", tmp_path / "dt.json"
-        for path, data in zip(paths, (gt, predictions), strict=True):
+        for path, data in zip(paths, (dataset(annotations), predictions), strict=True):
             path.write_text(json.dumps(data))
         return list(map(str, paths))
 
@@ -137,7 +114,7 @@ def test_gt_boxes_leaves_only_the_masks(files, tmp_path: Path, capsys: pytest.Ca
 def test_gt_boxes_is_the_share_of_good_masks_whatever_the_scores(files, tmp_path: Path) -> None:
     """One mask of two is right, the other covers 60% of its box and object: it passes 0.5, 0.55 and 0.6."""
     objects = [row(1, (0, 0, 20, 20)), row(1, (50, 50, 70, 70))]
-    half = {**row(1, (50, 50, 70, 70), score=0.9), "segmentation": rle(50, 50, 62, 70)}
+    half = {**row(1, (50, 50, 70, 70), score=0.9), "segmentation": rle((50, 50, 62, 70))}
     results = []
     for score in (0.1, 0.95):
         paths = files(objects, [row(1, (0, 0, 20, 20), score=score), half])
@@ -155,7 +132,7 @@ def test_gt_boxes_of_no_pair_at_all(files, tmp_path: Path) -> None:
 def test_gt_boxes_pairs_by_box_and_ignores_crowds(files, tmp_path: Path) -> None:
     """Two predictions of one object: the one with the better box stands for it, though its mask is worse."""
     objects = [row(1, (0, 0, 40, 40)), row(1, (0, 0, 99, 99), iscrowd=1)]
-    better_box = {**row(1, (0, 0, 40, 40), score=0.5), "segmentation": rle(0, 0, 40, 22)}
+    better_box = {**row(1, (0, 0, 40, 40), score=0.5), "segmentation": rle((0, 0, 40, 22))}
     better_mask = {**row(1, (0, 0, 39, 39), score=0.5)}
     report = gt_boxes(files(objects, [better_mask, better_box]), tmp_path)
     assert report["gt_boxes"] == {"paired_objects": 1, "objects": 1}

@@ -1,0 +1,61 @@
+"""The images of a COCO-format data set, for pages that show them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crispmask.errors import UserError
+from crispmask.visualization.images import ImageError, read_image
+
+
+class ImageFiles:
+    """Reads images by their id; those that are not there, or of another size, are counted in ``unread``."""
+
+    def __init__(self, gt_path: str, folder: str | None, sizes: Mapping[Any, tuple[int, int] | None]) -> None:
+        """
+        Args:
+            gt_path: COCO-format JSON that names the files (``file_name``, else the end of ``coco_url``).
+            folder: where they lie; None: there are none, and none is counted as unread.
+            sizes: (H, W) by image id.
+
+        Raises:
+            UserError: none of the files is in the folder.
+        """
+        self.unread = 0
+        self._sizes = sizes
+        self._paths: dict[Any, Path] = {}
+        if folder is None:
+            return
+        images = json.loads(Path(gt_path).read_bytes())["images"]
+        names = {image["id"]: image.get("file_name") or image.get("coco_url") or "" for image in images}
+        self._paths = {image_id: _locate(Path(folder), name) for image_id, name in names.items()}
+        if names and not any(path.is_file() for path in self._paths.values()):
+            example = next(iter(names.values()))
+            raise UserError(
+                f"No image of '{gt_path}' lies in '{folder}', '{example}' for one: correct --images."
+            )
+
+    def read(self, image_id: Any) -> NDArray[np.uint8] | None:
+        """(H, W, 3) RGB, or None."""
+        if image_id not in self._paths:
+            return None
+        try:
+            image = read_image(self._paths[image_id])
+        except ImageError:
+            image = None
+        if image is None or image.shape[:2] != self._sizes[image_id]:
+            self.unread += 1
+            return None
+        return image
+
+
+def _locate(folder: Path, name: str) -> Path:
+    """``folder/name``, or where that is not there the file of this name without its own folders."""
+    path = folder / name
+    return path if path.is_file() else folder / PurePosixPath(name).name

@@ -1,0 +1,119 @@
+"""Show where outlines are wrong: an HTML page and a CSV file of every object, from COCO-format files.
+
+The page, report.html, is one file with its pictures inside: mask AP and Boundary AP, objects by size and by
+class, histograms, and the worst outlines with maps of missed and extra pixels. With a second results file it
+compares the two, and shows the objects whose outlines differ most. objects.csv has a row for every object and
+results file: class, size, mask IoU, Boundary IoU, missed and extra pixels.
+
+An object is paired with at most one prediction of its class, by falling mask IoU and from 0.5 on; crowd
+regions are left out. Without --images the masks alone are drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crispmask.cli.output import check_output_folder, print_table, write_csv
+from crispmask.errors import UserError
+
+if TYPE_CHECKING:
+    from crispmask.analysis.boundary_report import Assessment
+    from crispmask.evaluation.inputs import GroundTruth
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of ``crispmask analyze boundary``."""
+    parser.add_argument("ground_truth", metavar="GT", help="COCO-format JSON")
+    parser.add_argument("predictions", metavar="PREDICTIONS", nargs="+", help="one or two results JSON")
+    parser.add_argument("--images", metavar="FOLDER", help="where the images of the ground truth are")
+    parser.add_argument("--output", metavar="FOLDER", required=True, help="for report.html and objects.csv")
+    parser.add_argument("--worst", type=int, default=12, metavar="N", help="objects shown (default: 12)")
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="lowest score of a prediction that finds an object; AP counts all (default: 0)",
+    )
+    parser.add_argument(
+        "--dilation-ratio",
+        type=float,
+        default=0.02,
+        help="width of the boundary as a share of the image diagonal (default: 0.02)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the page and the table, print the figures.
+
+    Raises:
+        UserError: bad input; the message names the file or the row.
+    """
+    if len(args.predictions) > 2:
+        raise UserError(f"{len(args.predictions)} results files are too many: give one, or two to compare.")
+    if args.images and not Path(args.images).is_dir():
+        raise UserError(f"'{args.images}' is no folder of images: correct --images, or leave it out.")
+    folder = check_output_folder(args.output)
+    from crispmask.analysis.boundary_report import build_report
+    from crispmask.analysis.image_files import ImageFiles
+    from crispmask.analysis.object_quality import CSV_COLUMNS, csv_rows
+    from crispmask.evaluation.inputs import read_ground_truth
+
+    try:
+        gt = read_ground_truth(args.ground_truth)
+        images = ImageFiles(args.ground_truth, args.images, gt.sizes)
+        files = [_assess(gt, *named, args) for named in _labels(args.predictions).items()]
+    except (OSError, ValueError) as error:
+        raise UserError(str(error)) from error
+    report = folder / "report.html"
+    report.write_text(
+        build_report(gt, args.ground_truth, files, args.dilation_ratio, args.worst, images.read)
+    )
+    rows = (row for file in files for row in csv_rows(file.label, gt, file.objects))
+    write_csv(folder / "objects.csv", CSV_COLUMNS, rows)
+    _print(files)
+    print(f"{report} and objects.csv beside it")
+    if images.unread:
+        print(f"{images.unread} images could not be read or had another size: their masks alone are drawn")
+
+
+def _labels(paths: Sequence[str]) -> dict[str, str]:
+    """A short name for each file: its own, or the first part of the path in which two of them differ."""
+    if len(paths) == 1:
+        return {Path(paths[0]).stem: paths[0]}
+    if Path(paths[0]).resolve() == Path(paths[1]).resolve():
+        raise UserError(f"'{paths[0]}' is given twice: give two results files to compare.")
+    pairs = list(zip(*(reversed(Path(path).resolve().parts) for path in paths), strict=False))
+    different = next(pair for pair in pairs if pair[0] != pair[1])
+    if different is pairs[0]:
+        different = tuple(Path(name).stem for name in different)
+    return dict(zip(different if len(set(different)) == 2 else pairs[0], paths, strict=True))
+
+
+def _assess(gt: GroundTruth, label: str, path: str, args: argparse.Namespace) -> Assessment:
+    from crispmask.analysis.boundary_report import Assessment
+    from crispmask.analysis.object_quality import assess_objects
+    from crispmask.evaluation.coco import average_precisions, evaluate_rows
+    from crispmask.evaluation.inputs import read_predictions
+
+    rows = read_predictions(path, gt)
+    evaluations = evaluate_rows(gt, rows, ("segm", "boundary"), dilation_ratio=args.dilation_ratio)
+    figures = {
+        kind: average_precisions(evaluations[task]) for kind, task in (("mask", "segm"), ("boundary",) * 2)
+    }
+    objects = assess_objects(gt, rows, args.dilation_ratio, args.score_threshold)
+    return Assessment(label, path, figures, objects)
+
+
+def _print(files: Sequence[Assessment]) -> None:
+    from crispmask.analysis.boundary_report import METRICS
+
+    rows = [
+        [file.label, kind, *(figures[metric] for metric in METRICS)]
+        for file in files
+        for kind, figures in file.figures.items()
+    ]
+    print_table(["predictions", "", *METRICS], rows)
