@@ -16,7 +16,7 @@ from crispmask.evaluation.rle import Runs
 from crispmask.ops import mask_boundary
 from crispmask.ops.boundary import erosion_residue
 
-# Masks on a GPU whose boundaries are made together
+# Masks whose boundaries are made together on their device
 _CHUNK = 32
 
 
@@ -40,15 +40,17 @@ def crops_of_runs(runs: Runs, height: int, width: int | None = None) -> list[Cro
     return [_with_boundary(box, runs.crop(index, box, height), width) for index, box in enumerate(boxes)]
 
 
-def crops_of_masks(masks: Tensor, width: int | None = None) -> list[Crop]:
-    """Crops of masks as a model gives them; on a GPU the boundaries are made there.
+def crops_of_masks(masks: Tensor, width: int | None = None, *, on_device: bool | None = None) -> list[Crop]:
+    """Crops of masks as a model gives them.
 
     Args:
         masks: (N, H, W) bool, any device.
         width: boundary width in pixels; None leaves the boundaries out.
+        on_device: make the boundaries where the masks are, before they are cropped; None: if that is no CPU.
+            The crops are the same.
     """
-    if masks.device.type == "cpu":
-        return [_crop_array(mask, width) for mask in masks.numpy()]
+    if not (masks.device.type != "cpu" if on_device is None else on_device):
+        return [_crop_array(mask, width) for mask in masks.cpu().numpy()]
     crops = []
     for chunk in masks.split(_CHUNK):
         boundaries = None if width is None else mask_boundary(chunk, width)

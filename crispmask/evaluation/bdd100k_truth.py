@@ -1,0 +1,246 @@
+"""BDD100K's instance segmentation labels, in each published form, as COCO-format data.
+
+- Bitmasks: a folder of RGBA PNG files. R is the category, 1 to 8, and 0 on the background; G holds the flags
+  truncated, occluded, crowd and ignored, from bit 3 down to 0; ``(B << 8) + A`` is the number of the object.
+- Run lengths: a JSON of Scalabel frames, whose labels have a ``category`` and an ``rle``.
+- The third, polygons, has Bezier curves, of which nobody draws the same pixels twice: it is refused.
+
+Image ids count the images from 1 in the order of their names, so both forms give the same.
+
+Crowd and ignored objects both become crowd regions (``iscrowd``): BDD100K's documentation says that neither
+is considered in an evaluation, and its converter of run lengths does the same. Its converter of bitmasks
+takes ignored objects for ordinary ones, its matcher of bitmasks crowds; they contradict the documentation and
+each other, and are not followed. Detectron2 leaves crowd regions out of training. ``crowd`` and ``ignored``
+stay beside ``iscrowd``, for those who decide otherwise.
+
+Categories of old files are renamed (person, bike, motor, caravan, van); those that BDD100K names only to be
+ignored (other person, other vehicle, trailer) become ignored objects of the class that they resemble.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as mask_utils
+
+from crispmask.evaluation.checks import check_rows, check_size, load_json, short
+from crispmask.evaluation.encode import distinct_ids, encode_ids
+from crispmask.evaluation.inputs import GroundTruth, with_masks
+from crispmask.evaluation.progress import Progress
+
+CLASSES = ("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
+CATEGORY_IDS = {name: number for number, name in enumerate(CLASSES, 1)}
+OLD_NAMES = {
+    "person": "pedestrian",
+    "bike": "bicycle",
+    "motor": "motorcycle",
+    "caravan": "car",
+    "van": "car",
+}
+IGNORED_NAMES = {"other person": "pedestrian", "other vehicle": "car", "trailer": "truck"}
+# (H, W) of BDD100K's images, for frames that say nothing
+IMAGE_SIZE = (720, 1280)
+_CROWD, _IGNORED = 0b10, 0b01
+_THREADS = 8
+
+Annotation = dict[str, Any]
+
+
+def to_coco(source: Any) -> Any:
+    """COCO-format data from labels in any form; what is in that form already is returned as it is.
+
+    Args:
+        source: a folder of bitmasks, the path of a JSON of run lengths or of COCO-format data, or what such a
+            JSON holds.
+
+    Raises:
+        ValueError: it is none of these, or cannot be read; the message names the file or the frame.
+    """
+    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+        return bitmasks_to_coco(source)
+    data = load_json(source, "ground truth")
+    return frames_to_coco(data) if is_frames(data) else data
+
+
+def is_frames(data: Any) -> bool:
+    """Whether the content of a JSON file is Scalabel's: a list of frames, or a dict with ``frames``."""
+    if isinstance(data, Mapping):
+        return "frames" in data
+    is_list = isinstance(data, Sequence) and not isinstance(data, (str, bytes))
+    return is_list and len(data) > 0 and all(isinstance(f, Mapping) and "name" in f for f in data[:1])
+
+
+def bitmasks_to_coco(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """COCO-format data from a folder of bitmasks.
+
+    Raises:
+        ValueError: there is none, or one is no bitmask.
+    """
+    paths = sorted(Path(folder).glob("*.png"))
+    if not paths:
+        raise ValueError(f"No bitmask '*.png' in '{folder}'.")
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        futures = [pool.submit(_read_bitmask, path) for path in paths]
+        try:
+            found = [future.result() for future in Progress().track(futures, "BDD100K bitmasks")]
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return _coco(
+        [(path.with_suffix(".jpg").name, *content) for path, content in zip(paths, found, strict=True)]
+    )
+
+
+def frames_to_coco(data: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """COCO-format data from Scalabel frames with run-length masks.
+
+    Raises:
+        ValueError: a frame or label without what is needed, or a mask that cannot be read.
+    """
+    frames = read_frames(data)
+    images = []
+    for name in sorted(frames):
+        size, labels = frames[name]
+        rows = [_annotation_of(label, f"Label {i} of frame '{name}'") for i, label in enumerate(labels)]
+        rows = [{**row, "image_id": name, "index": i} for i, row in enumerate(rows)]
+        rows = with_masks(rows, GroundTruth({name: size}, {}, []), "Label")
+        images.append((name, size, [_with_box(row) for row in rows]))
+    return _coco(images)
+
+
+def read_frames(data: Any) -> dict[str, tuple[tuple[int, int], Sequence[Mapping[str, Any]]]]:
+    """Frame name -> (H, W) and labels.
+
+    Raises:
+        ValueError: something else than frames with names, each there once.
+    """
+    config = data.get("config") if isinstance(data, Mapping) else None
+    frames = data["frames"] if isinstance(data, Mapping) else data
+    check_rows(frames, "the frames")
+    result = {}
+    for index, frame in enumerate(frames):
+        name = frame.get("name")
+        if not isinstance(name, str) or name in result:
+            fault = "is there twice" if isinstance(name, str) else "is no name of an image"
+            raise ValueError(f"Frame {index} has name {short(name)}, which {fault}.")
+        labels = frame.get("labels") or []
+        check_rows(labels, f"the labels of frame '{name}'")
+        result[name] = _frame_size(frame, config, labels, f"Frame '{name}'"), labels
+    return result
+
+
+def category_of(label: Mapping[str, Any], where: str) -> tuple[int, bool]:
+    """Category id of a label, and whether it is one of those that are named only to be ignored.
+
+    Raises:
+        ValueError: BDD100K's instance segmentation has no such category.
+    """
+    given = label.get("category")
+    name = OLD_NAMES.get(given, given) if isinstance(given, str) else None
+    ignored = name in IGNORED_NAMES
+    name = IGNORED_NAMES.get(name, name)
+    if name not in CATEGORY_IDS:
+        raise ValueError(f"{where} has category {short(given)}; the categories are {', '.join(CLASSES)}.")
+    return CATEGORY_IDS[name], ignored
+
+
+def mask_of(label: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """The run lengths of a label.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if label.get("rle") is None:
+        hint = " but poly2d: give the files of run lengths or bitmasks" if label.get("poly2d") else ""
+        raise ValueError(f"{where} has no rle{hint}.")
+    return label["rle"]
+
+
+def _read_bitmask(path: Path) -> tuple[tuple[int, int], list[Annotation]]:
+    """(H, W) and annotations of an image, by the number of the object."""
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image)
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"'{path}' cannot be read as an image: {error}.") from None
+    if pixels.ndim != 3 or pixels.shape[2] != 4 or pixels.dtype != np.uint8:
+        raise ValueError(f"'{path}' is no bitmask: it must be an RGBA image.")
+    columns = np.ascontiguousarray(pixels.transpose(1, 0, 2)).view("<u4")[..., 0]
+    # The bytes of a value are R, G, B, A from the lowest up.
+    found = [(value, *value.to_bytes(4, "little")) for value in distinct_ids(columns).tolist()]
+    if foreign := [category for _, category, *_ in found if category > len(CLASSES)]:
+        raise ValueError(f"'{path}' is no bitmask: category {foreign[0]} is beyond {len(CLASSES)}.")
+    objects = sorted(((b << 8) + a, r, g, value) for value, r, g, b, a in found if r > 0)
+    masks = encode_ids(columns, [value for *_, value in objects])
+    annotations = [
+        {
+            "category_id": category,
+            "crowd": bool(flags & _CROWD),
+            "ignored": bool(flags & _IGNORED),
+            "segmentation": mask,
+            "area": int(mask_utils.area(mask)),
+        }
+        for (_, category, flags, _), mask in zip(objects, masks, strict=True)
+    ]
+    return pixels.shape[:2], [_with_box(annotation) for annotation in annotations]
+
+
+def _annotation_of(label: Mapping[str, Any], where: str) -> Annotation:
+    category_id, ignored = category_of(label, where)
+    attributes = label.get("attributes")
+    attributes = attributes if isinstance(attributes, Mapping) else {}
+    return {
+        "category_id": category_id,
+        "crowd": bool(attributes.get("crowd")),
+        "ignored": ignored or bool(attributes.get("ignored")),
+        "segmentation": mask_of(label, where),
+    }
+
+
+def _frame_size(
+    frame: Mapping[str, Any], config: Any, labels: Sequence[Mapping[str, Any]], where: str
+) -> tuple[int, int]:
+    """(H, W): as the frame says, or the whole file, or the first mask."""
+    sizes = [frame.get("size"), config.get("imageSize") if isinstance(config, Mapping) else None]
+    for mask in (label.get("rle") for label in labels[:1]):
+        of_mask = mask.get("size") if isinstance(mask, Mapping) else None
+        if isinstance(of_mask, Sequence) and len(of_mask) == 2:
+            sizes.append({"height": of_mask[0], "width": of_mask[1]})
+    found = (check_size(size, where) for size in sizes if isinstance(size, Mapping))
+    return next((size for size in found if size is not None), IMAGE_SIZE)
+
+
+def _with_box(annotation: Annotation) -> Annotation:
+    """An annotation with its bbox and ``iscrowd``, the counts of its mask being str."""
+    mask = annotation["segmentation"]
+    counts = mask["counts"].decode("ascii") if isinstance(mask["counts"], bytes) else mask["counts"]
+    return {
+        "category_id": annotation["category_id"],
+        "iscrowd": int(annotation["crowd"] or annotation["ignored"]),
+        "crowd": annotation["crowd"],
+        "ignored": annotation["ignored"],
+        "bbox": mask_utils.toBbox(mask).tolist(),
+        "area": annotation["area"],
+        "segmentation": {"size": list(mask["size"]), "counts": counts},
+    }
+
+
+def _coco(images: Sequence[tuple[str, tuple[int, int], list[Annotation]]]) -> dict[str, Any]:
+    """COCO-format data of images: name, (H, W) and annotations each, in the order given."""
+    content: dict[str, Any] = {
+        "info": {"description": "BDD100K instance segmentation, crowd and ignored objects as crowd regions"},
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": number, "name": name} for name, number in CATEGORY_IDS.items()],
+    }
+    for image_id, (name, (height, width), objects) in enumerate(images, 1):
+        content["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
+        for annotation in objects:
+            number = len(content["annotations"]) + 1
+            content["annotations"].append({"id": number, "image_id": image_id, **annotation})
+    return content
