@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
 from importlib.util import find_spec
@@ -13,6 +14,8 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.data.datasets.cityscapes import load_cityscapes_instances
 from detectron2.utils.file_io import PathManager
 
+from crispmask.data import bdd100k, cityscapes
+from crispmask.data.metadata import MovableMetadata
 from crispmask.data.shapes import CATEGORIES, SPLITS, ensure_shapes, json_path, shapes_folder
 
 # Metadata in which Detectron2's registered data sets keep the paths that they read
@@ -26,8 +29,10 @@ class UnknownDatasetError(KeyError):
         return self.args[0]
 
 
-class ShapesMetadata(Metadata):
-    """Metadata of a split whose paths follow ``$DETECTRON2_DATASETS`` at the time they are asked for."""
+class ShapesMetadata(MovableMetadata):
+    """Metadata of a split of the shapes data set."""
+
+    PATHS = ("json_file", "image_root")
 
     @property
     def json_file(self) -> str:
@@ -37,24 +42,43 @@ class ShapesMetadata(Metadata):
     def image_root(self) -> str:
         return str(shapes_folder() / self.split)
 
-    def as_dict(self) -> dict:
-        return {**super().as_dict(), "json_file": self.json_file, "image_root": self.image_root}
-
 
 def register_shapes() -> None:
     """Register ``shapes_train`` and ``shapes_val``. Reads no file; the images are made on first use."""
     for split in SPLITS:
-        name = f"shapes_{split}"
-        if name in DatasetCatalog:
-            continue
-        DatasetCatalog.register(name, partial(load_shapes, split))
-        MetadataCatalog[name] = ShapesMetadata(
-            name=name,
+        metadata = ShapesMetadata(
+            name=f"shapes_{split}",
             split=split,
             evaluator_type="coco",
             thing_classes=list(CATEGORIES),
             thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(CATEGORIES))},
         )
+        _register(metadata, partial(load_shapes, split))
+
+
+def register_cityscapes() -> None:
+    """Register ``cityscapes_instances_train``, ``_val`` and ``_test``. Reads no file."""
+    for split in cityscapes.SPLITS:
+        metadata = cityscapes.CityscapesMetadata(
+            name=f"cityscapes_instances_{split}",
+            split=split,
+            evaluator_type="cityscapes_instance",
+            thing_classes=list(cityscapes.CLASSES.values()),
+        )
+        _register(metadata, partial(_load_cityscapes, metadata))
+
+
+def register_bdd100k() -> None:
+    """Register ``bdd100k_ins_seg_train`` and ``bdd100k_ins_seg_val``. Reads no file."""
+    for split in bdd100k.SPLITS:
+        metadata = bdd100k.BDD100KMetadata(
+            name=f"bdd100k_ins_seg_{split}",
+            split=split,
+            evaluator_type="bdd100k",
+            thing_classes=list(bdd100k.CLASSES),
+            thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(bdd100k.CLASSES))},
+        )
+        _register(metadata, partial(_load_json, metadata))
 
 
 def load_shapes(split: str) -> list[dict]:
@@ -74,7 +98,7 @@ def require_dataset(name: str) -> None:
 
     Raises:
         UnknownDatasetError: no data set of that name is registered.
-        FileNotFoundError: it is registered, but its files are not on disk.
+        FileNotFoundError: it is registered, but its files are not on disk, or not all of them.
         FileExistsError: a split of the shapes data set is there in part, see ``ensure_shapes``.
         ModuleNotFoundError: the installed Detectron2 cannot read it (Cityscapes instances).
     """
@@ -88,14 +112,36 @@ def require_dataset(name: str) -> None:
     for key in PATH_KEYS:
         path = metadata.get(key)
         if path is not None and not PathManager.exists(path):
-            raise FileNotFoundError(_missing_path(name, path))
+            raise FileNotFoundError(_missing_path(name, path, metadata))
+    if isinstance(metadata, cityscapes.CityscapesMetadata):
+        cityscapes.pair_files(metadata.image_dir, metadata.gt_dir)
     _require_cityscapes_labels(name)
 
 
-def _missing_path(name: str, path: str) -> str:
+def _register(metadata: Metadata, loader: Callable[[], list[dict]]) -> None:
+    """Register a data set, once."""
+    if metadata.name not in DatasetCatalog:
+        DatasetCatalog.register(metadata.name, loader)
+        MetadataCatalog[metadata.name] = metadata
+
+
+def _load_cityscapes(metadata: Metadata) -> list[dict]:
+    return cityscapes.load_cityscapes(metadata.image_dir, metadata.gt_dir)
+
+
+def _load_json(metadata: Metadata) -> list[dict]:
+    return load_coco_json(metadata.json_file, metadata.image_root, metadata.name)
+
+
+def _missing_path(name: str, path: str, metadata: Metadata) -> str:
     where = path if "://" in path else os.path.abspath(path)
     root = os.environ.get("DETECTRON2_DATASETS")
     now = f"now '{root}'" if root else "not set, so ./datasets"
+    if path == metadata.get("json_file") and isinstance(metadata, bdd100k.BDD100KMetadata):
+        return (
+            f"Data set '{name}' needs '{where}', which is not there: make it from BDD100K's labels with "
+            f"'{bdd100k.PREPARE}', or set DETECTRON2_DATASETS ({now}) to the folder that holds all data sets."
+        )
     return (
         f"Data set '{name}' needs '{where}', which is not there: put the files in place, or set "
         f"DETECTRON2_DATASETS ({now}) to the folder that holds all data sets."
@@ -112,9 +158,12 @@ def _require_cityscapes_labels(name: str) -> None:
         if "cityscapesscripts" in module and not _importable(module):
             raise ModuleNotFoundError(
                 f"The installed Detectron2 cannot read data set '{name}': its loader imports '{module}', "
-                "which is not here. Register a loader of your own for it, or use a Detectron2 whose loader "
-                "imports the public cityscapesscripts."
+                f"which is not here. Use '{_our_cityscapes(name)}' instead, which reads the same files."
             )
+
+
+def _our_cityscapes(name: str) -> str:
+    return f"cityscapes_instances_{name.rpartition('_')[2]}"
 
 
 def _importable(module: str) -> bool:

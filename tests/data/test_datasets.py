@@ -95,6 +95,8 @@ def test_data_set_without_paths_is_left_to_its_loader():
         ("coco_2017_train", "coco/annotations/instances_train2017.json"),
         ("lvis_v1_val", "lvis/lvis_v1_val.json"),
         ("cityscapes_fine_instance_seg_train", "cityscapes/leftImg8bit/train"),
+        ("cityscapes_instances_train", "cityscapes/leftImg8bit/train"),
+        ("bdd100k_ins_seg_val", "bdd100k/annotations/ins_seg_val.json"),
     ],
 )
 def test_missing_files_name_path_and_way_out(name, path):
@@ -112,8 +114,9 @@ def test_cityscapes_loader_that_cannot_import_its_labels(monkeypatch):
     monkeypatch.setattr(datasets.PathManager, "exists", lambda path: True)
     name = "cityscapes_fine_instance_seg_train"
     if "deeplearning" in Path(cityscapes.__file__).read_text():
-        with pytest.raises(ModuleNotFoundError, match=f"cannot read data set '{name}'"):
+        with pytest.raises(ModuleNotFoundError, match=f"cannot read data set '{name}'") as error:
             require_dataset(name)
+        assert "Use 'cityscapes_instances_train' instead" in str(error.value)
     else:
         require_dataset(name)
 

@@ -1,0 +1,104 @@
+"""Cityscapes instances for Detectron2, whose own loader, on its main branch, imports an unpublished module.
+
+Masks come from ``*_gtFine_instanceIds.png``, the images that Cityscapes evaluates with: what is covered is
+cut out, and no polygon is rounded. They are run lengths, so configs say ``INPUT.MASK_FORMAT: "bitmask"``.
+
+    $DETECTRON2_DATASETS/cityscapes/leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png
+    $DETECTRON2_DATASETS/cityscapes/gtFine/train/aachen/aachen_000000_000019_gtFine_instanceIds.png
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from detectron2.structures import BoxMode
+from detectron2.utils import comm
+
+from crispmask.data.metadata import MovableMetadata, datasets_folder
+from crispmask.evaluation.cityscapes_truth import CLASSES, SUFFIX, image_name, read_image_truth
+from crispmask.evaluation.progress import Progress
+
+SPLITS = ("train", "val", "test")
+CONTIGUOUS_IDS = {label_id: index for index, label_id in enumerate(CLASSES)}
+# Threads of one process: reading a PNG file leaves the interpreter alone most of the time
+_MAX_THREADS = 8
+
+
+class CityscapesMetadata(MovableMetadata):
+    """Metadata of a split."""
+
+    PATHS = ("image_dir", "gt_dir")
+
+    @property
+    def image_dir(self) -> str:
+        return str(datasets_folder() / "cityscapes" / "leftImg8bit" / self.split)
+
+    @property
+    def gt_dir(self) -> str:
+        return str(datasets_folder() / "cityscapes" / "gtFine" / self.split)
+
+
+def load_cityscapes(
+    image_dir: str | os.PathLike[str], gt_dir: str | os.PathLike[str]
+) -> list[dict[str, Any]]:
+    """Detectron2's dicts of a split, by image name; groups are crowd regions (``iscrowd``).
+
+    Args:
+        image_dir: folder of the cities' folders of images.
+        gt_dir: that of their annotations.
+
+    Raises:
+        FileNotFoundError: there are no images, or one has no annotations.
+        ValueError: an annotation file cannot be read.
+    """
+    files = pair_files(image_dir, gt_dir)
+    threads = max(1, min(_MAX_THREADS, (os.cpu_count() or 1) // comm.get_local_size()))
+    with ThreadPoolExecutor(threads) as pool:
+        futures = [pool.submit(_load_image, *pair) for pair in files]
+        try:
+            return [future.result() for future in Progress().track(futures, f"Reading {gt_dir}")]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def pair_files(image_dir: str | os.PathLike[str], gt_dir: str | os.PathLike[str]) -> list[tuple[Path, Path]]:
+    """Images and their instanceIds files, by name.
+
+    Raises:
+        FileNotFoundError: there are no images, or one has no instanceIds file.
+    """
+    images = sorted(Path(image_dir).glob("*/*_leftImg8bit.png"))
+    if not images:
+        raise FileNotFoundError(
+            f"No image in '{image_dir}': Cityscapes' are in <city>/<city>_<sequence>_<frame>_leftImg8bit.png."
+        )
+    pairs = [(path, Path(gt_dir) / path.parent.name / f"{image_name(path.name)}{SUFFIX}") for path in images]
+    for image, truth in pairs:
+        if not truth.is_file():
+            raise FileNotFoundError(f"Image '{image}' has no annotations '{truth}'.")
+    return pairs
+
+
+def _load_image(image: Path, truth_file: Path) -> dict[str, Any]:
+    truth = read_image_truth(truth_file)
+    height, width = truth.size
+    annotations = [
+        {
+            "iscrowd": a["iscrowd"],
+            "category_id": CONTIGUOUS_IDS[a["category_id"]],
+            "segmentation": a["segmentation"],
+            "bbox": a["bbox"],
+            "bbox_mode": BoxMode.XYWH_ABS,
+        }
+        for a in truth.annotations(None)
+    ]
+    return {
+        "file_name": str(image),
+        "image_id": image_name(image.name),
+        "height": height,
+        "width": width,
+        "annotations": annotations,
+    }
