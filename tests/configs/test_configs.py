@@ -16,6 +16,7 @@ import crispmask
 import crispmask.data
 import refinemask_d2
 from crispmask import get_config
+from transfiner_d2.config import VARIANTS
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -42,6 +43,21 @@ def test_every_row_of_the_paper_has_a_config():
     for row in rows:
         assert f"refinemask/{row}.yaml" in LEAVES
         assert baseline_of(f"refinemask/{row}.yaml") in LEAVES
+
+
+def test_every_model_of_mask_transfiner_has_a_config():
+    """Those of the paper, and both variants where there is a released checkpoint."""
+    rows = ["cityscapes/R_50_FPN_1x", "bdd100k/R_101_FPN_3x", "coco/cascade_R_50_FPN_1x"]
+    models = ["coco/R_50_FPN_1x", "lvis/X_101_FPN_1x"]
+    backbones = ("R_50", "R_50_DCN", "R_101", "R_101_DCN", "Swin_T", "Swin_B")
+    models += [f"coco/{backbone}_FPN_3x" for backbone in backbones]
+    for row in [*rows, *models, *(f"{model}_released" for model in models)]:
+        assert f"transfiner/{row}.yaml" in LEAVES
+        released = row.endswith("_released")
+        assert (
+            "released" if released else "paper"
+        ) == get_config(f"transfiner/{row}.yaml").MODEL.TRANSFINER.VARIANT
+    assert "shapes/transfiner_R_18_FPN.yaml" in LEAVES
 
 
 @pytest.mark.parametrize("leaf", LEAVES)
@@ -174,6 +190,24 @@ def test_every_key_is_read(source):
     }
     unread = {key for key in flat(cfg).keys() - before.keys() if key.split(".")[-1] not in attributes}
     assert not unread
+
+
+def test_every_key_of_mask_transfiner_is_read():
+    """They are read by their names in lower case."""
+    files = [path for path in (ROOT / "transfiner_d2").glob("*.py") if path.name != "config.py"]
+    constants = {
+        node.value
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    keys = {key.lower() for key in get_config().MODEL.TRANSFINER} - {"variant"}
+    assert not keys - constants
+
+
+def test_variants_give_every_key_that_is_left_open():
+    open_keys = {key for key, value in get_config().MODEL.TRANSFINER.items() if value is None}
+    assert all(set(preset) == open_keys for preset in VARIANTS.values())
 
 
 def test_every_key_of_a_config_differs_from_its_base():
