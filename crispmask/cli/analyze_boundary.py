@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crispmask.cli.arguments import add_dilation_ratio
 from crispmask.cli.output import check_output_folder, print_table, write_csv
 from crispmask.errors import UserError
 
@@ -38,12 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="lowest score of a prediction that finds an object; AP counts all (default: 0)",
     )
-    parser.add_argument(
-        "--dilation-ratio",
-        type=float,
-        default=0.02,
-        help="width of the boundary as a share of the image diagonal (default: 0.02)",
-    )
+    add_dilation_ratio(parser, 0.02)
 
 
 def run(args: argparse.Namespace) -> None:

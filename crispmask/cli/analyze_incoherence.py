@@ -19,6 +19,7 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from crispmask.cli.arguments import add_dilation_ratio
 from crispmask.cli.output import check_output_file, print_table, write_csv, write_json
 from crispmask.cli.progress import track
 from crispmask.errors import UserError
@@ -37,12 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=int, default=28, metavar="N", help="cells a side of the first level (default: 28)"
     )
     parser.add_argument("--depth", type=int, default=3, metavar="N", help="levels (default: 3)")
-    parser.add_argument(
-        "--dilation-ratio",
-        type=float,
-        default=0.02,
-        help="width of the boundary as a share of the image diagonal (default: 0.02)",
-    )
+    add_dilation_ratio(parser, 0.02)
     parser.add_argument("--json", metavar="FILE", help="write all figures")
     parser.add_argument("--csv", metavar="FILE", help="write the table")
 

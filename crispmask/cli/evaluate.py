@@ -2,7 +2,9 @@
 
 GT is COCO-format ground truth and PREDICTIONS a list of COCO-format results (image_id, category_id, score,
 segmentation). For cityscapes, GT is the gtFine folder of the split, and a row of PREDICTIONS has image,
-label_id, score and segmentation.
+label_id, score and segmentation; figures by COCO's rules stand beside the official ones. For bdd100k, GT may
+be its folder of bitmasks or its JSON of run lengths; figures of masks that do not overlap stand beside
+COCO's. AP* is the protocol lvis on an LVIS file of COCO's classes.
 
 --gt-boxes takes the detector out and leaves the masks: every object that is no crowd region is paired with at
 most one prediction of its class, by falling box IoU and from a box IoU of 0.5 on. Predictions without a pair
@@ -17,6 +19,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from crispmask.cli.arguments import add_dilation_ratio
 from crispmask.cli.output import check_output_file, print_table, write_csv, write_json
 from crispmask.errors import UserError
 
@@ -25,7 +28,7 @@ TASKS = {"mask": "segm", "boundary": "boundary", "bbox": "bbox"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of ``crispmask evaluate``."""
-    parser.add_argument("ground_truth", metavar="GT", help="COCO-format JSON, or the gtFine folder")
+    parser.add_argument("ground_truth", metavar="GT", help="ground truth: file or folder")
     parser.add_argument("predictions", metavar="PREDICTIONS", help="results JSON")
     parser.add_argument(
         "--iou-type",
@@ -40,11 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="coco",
         help="rules of matching and averaging (default: coco)",
     )
-    parser.add_argument(
-        "--dilation-ratio",
-        type=float,
-        help="width of the boundary as a share of the image diagonal (default: the protocol's; COCO 0.02)",
-    )
+    add_dilation_ratio(parser)
     parser.add_argument("--gt-boxes", action="store_true", help="quality of the masks alone, see above")
     parser.add_argument("--per-class", action="store_true", help="print the AP of every class, too")
     parser.add_argument("--json", metavar="FILE", help="write all figures, those of the classes among them")
@@ -58,8 +57,10 @@ def run(args: argparse.Namespace) -> None:
         UserError: unreadable or wrong input; the message names the row.
     """
     json_file, csv_file = check_output_file(args.json), check_output_file(args.csv)
-    if args.gt_boxes and (args.protocol == "cityscapes" or "bbox" in args.iou_type):
-        raise UserError("--gt-boxes is for masks and COCO-format files: leave bbox and cityscapes out.")
+    if args.gt_boxes and args.protocol not in ("coco", "lvis"):
+        raise UserError(f"--gt-boxes has no protocol {args.protocol}: give --protocol coco or lvis.")
+    if args.gt_boxes and "bbox" in args.iou_type:
+        raise UserError("--gt-boxes takes the boxes out: leave bbox out of --iou-type.")
     try:
         report = _report(args)
     except (OSError, ValueError) as error:
@@ -99,31 +100,40 @@ def _report(args: argparse.Namespace) -> dict[str, Any]:
 def _figures(
     gt: Any, predictions: Any, protocol: str, kinds: Sequence[str], ratio: float
 ) -> dict[str, dict[str, float]]:
-    """Figures by IoU type; COCO's protocol computes mask IoU once for all."""
+    """Figures by IoU type; protocols that can compute mask IoU once for all types."""
     from crispmask.evaluation import evaluate
     from crispmask.evaluation.coco import average_precisions, evaluate_coco
+    from crispmask.evaluation.lvis import evaluate_lvis
 
-    if protocol != "coco":
+    together = {"coco": evaluate_coco, "lvis": evaluate_lvis}.get(protocol)
+    if together is None:
         return {kind: evaluate(gt, predictions, protocol, kind, ratio) for kind in kinds}
-    evaluations = evaluate_coco(gt, predictions, [TASKS[kind] for kind in kinds], dilation_ratio=ratio)
+    evaluations = together(gt, predictions, [TASKS[kind] for kind in kinds], dilation_ratio=ratio)
     return {kind: average_precisions(evaluations[TASKS[kind]]) for kind in kinds}
 
 
 def _default_ratio(protocol: str) -> float:
-    return 0.02
+    from crispmask.evaluation import cityscapes, coco
+
+    return (cityscapes if protocol == "cityscapes" else coco).DILATION_RATIO
 
 
 def _print(report: dict[str, Any], *, per_class: bool) -> None:
-    results = report["results"]
     print(f"ground truth  {report['ground_truth']}")
     print(f"predictions   {report['predictions']}")
     print(f"protocol      {report['protocol']}, boundary {100 * report['dilation_ratio']:g}% of the diagonal")
     if counts := report.get("gt_boxes"):
         print(f"gt boxes      {counts['paired_objects']} of {counts['objects']} objects have a prediction")
-    metrics = [name for name in next(iter(results.values())) if not name.startswith("AP/")]
-    rows = [[kind, *map(figures.get, metrics)] for kind, figures in results.items()]
-    print_table(["", *metrics], rows)
+    rules: dict[str, dict[str, float]] = {}
+    for kind, figures in report["results"].items():
+        for name, value in figures.items():
+            # Some protocols give figures by other rules too: coco/AP, nonoverlap/AP/<class>
+            rule, metric = name.split("/", 1) if not name.startswith("AP") else ("", name)
+            rules.setdefault(f"{kind}, {rule}" if rule else kind, {})[metric] = value
+    names = dict.fromkeys(name for figures in rules.values() for name in figures)
+    metrics = [name for name in names if not name.startswith("AP/")]
+    print_table(["", *metrics], [[label, *map(rule.get, metrics)] for label, rule in rules.items()])
     if per_class:
-        classes = [name for name in next(iter(results.values())) if name.startswith("AP/")]
-        rows = [[name.removeprefix("AP/"), *(results[kind][name] for kind in results)] for name in classes]
-        print_table(["class", *(f"{kind} AP" for kind in results)], rows)
+        classes = [name for name in names if name.startswith("AP/")]
+        rows = [[name[3:], *(rule.get(name) for rule in rules.values())] for name in classes]
+        print_table(["class", *(f"{label} AP" for label in rules)], rows)

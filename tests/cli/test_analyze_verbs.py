@@ -29,10 +29,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("set")
     gt, rows = make_set(SET, 2)
     (folder / "gt.json").write_text(json.dumps(gt))
-    worse = [
-        {**r, "segmentation": other["segmentation"]} for r, other in zip(rows, make_set(SET, 2)[1][::-1])
-    ]
-    worse = [r if i % 3 else w for i, (r, w) in enumerate(zip(rows, worse, strict=True))]
+    masks = [r["segmentation"] for r in rows[::-1]]
+    worse = [r if i % 3 else {**r, "segmentation": masks[i]} for i, r in enumerate(rows)]
     for name, data in (("a", rows), ("b", worse)):
         (folder / name).mkdir()
         (folder / name / "results.json").write_text(json.dumps(data))

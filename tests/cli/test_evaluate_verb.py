@@ -47,6 +47,28 @@ def test_figures_are_those_of_the_function(tmp_path: Path, capsys: pytest.Captur
         assert f"{expected['AP']:.1f}" in printed
 
 
+@pytest.mark.parametrize(
+    ("protocol", "gt", "predictions", "shown"),
+    [
+        ("lvis", "boundary_lvis/gt.json", "boundary_lvis/dt.json", "APr"),
+        ("cityscapes", "boundary_cityscapes/gt", "boundary_cityscapes/predictions.json", "boundary, coco"),
+    ],
+)
+def test_other_protocols_have_their_own_figures_and_width(
+    protocol: str, gt: str, predictions: str, shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [str(GOLDEN.parent / name) for name in (gt, predictions)]
+    out = tmp_path / "out.json"
+    assert main(["evaluate", *paths, "--protocol", protocol, "--json", str(out), "--per-class"]) == 0
+    report, printed = json.loads(out.read_text()), capsys.readouterr().out
+    assert shown in printed and f"boundary {'0.5' if protocol == 'cityscapes' else '2'}%" in printed
+    for kind in ("mask", "boundary"):
+        expected = evaluate(*paths, protocol, kind)
+        found = {name: math.nan if v is None else v for name, v in report["results"][kind].items()}
+        assert found == pytest.approx(expected, nan_ok=True, abs=0)
+        assert f"{expected['AP']:.1f}" in printed
+
+
 def test_real_command_needs_no_detectron2(tmp_path: Path) -> None:
     (tmp_path / "detectron2.py").write_text("raise ImportError('Detectron2 was imported')")
     done = subprocess.run(
@@ -79,6 +101,7 @@ def test_nothing_to_find_is_a_dash_and_null(files, tmp_path: Path, capsys: pytes
         ([GT, RESULTS, "--json", "/"], "'/'"),
         ([GT, RESULTS, "--json", f"{GT}/out.json"], "gt.json"),
         ([GT, RESULTS, "--gt-boxes", "--iou-type", "bbox"], "bbox"),
+        ([GT, RESULTS, "--gt-boxes", "--protocol", "cityscapes"], "cityscapes"),
     ],
 )
 def test_bad_input_is_one_sentence(words: list[str], named: str, capsys: pytest.CaptureFixture) -> None:
