@@ -1,0 +1,108 @@
+"""Is a model as good as its authors say? The evaluation of a checkpoint beside the published figures.
+
+CONFIG is a config of MODEL_ZOO.md and WEIGHTS a checkpoint of exactly this model: a released one after
+crispmask convert, or one that was trained here. It is evaluated on every data set that figures were
+published for and that is found under $DETECTRON2_DATASETS, and on that of the config. What cannot be
+measured is printed with the reason.
+
+The released RefineMask was evaluated on images that OpenCV had resized; here Pillow does it, which may make
+a difference of about 0.2 AP.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from crispmask.cli.output import check_output_file, print_table, write_json
+from crispmask.errors import UserError
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+    from torch import nn
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of ``crispmask verify``."""
+    parser.add_argument("config", metavar="CONFIG", help="config of the model zoo")
+    parser.add_argument("weights", metavar="WEIGHTS", help="checkpoint of this model")
+    parser.add_argument("opts", metavar="KEY VALUE", nargs="*", help="config overrides")
+    parser.add_argument("--json", metavar="FILE", help="write all figures")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate, and print the published figures, ours and the differences.
+
+    Raises:
+        UserError: the config is not in the zoo, the weights do not fit it, or no data set is there.
+    """
+    json_file = check_output_file(args.json)
+    import crispmask.data  # noqa: F401  registers the data sets
+    from crispmask import model_zoo
+    from crispmask.config import find_config
+    from crispmask.engine.arguments import load_config
+    from crispmask.model_zoo.compare import compare
+
+    def config(*more: str) -> CfgNode:
+        return load_config(args.config, [*args.opts, "MODEL.WEIGHTS", args.weights, *more])
+
+    cfg = config()
+    name = model_zoo.name_of(find_config(args.config))
+    if not name:
+        raise UserError(f"'{args.config}' is not in the model zoo, so nothing was published for it.")
+    rows = model_zoo.entry(name).published
+    datasets, reasons = _datasets(cfg, rows)
+    if not datasets:
+        raise UserError(f"There is nothing to evaluate on. {' '.join(dict.fromkeys(reasons.values()))}")
+    model = _load(cfg)
+    measured = {dataset: _evaluate(config("DATASETS.TEST", f"('{dataset}',)"), model) for dataset in datasets}
+    figures = compare(rows, measured, reasons)
+    table = [(f.dataset, f.metric, f.published, f.ours, _signed(f.difference), f.note) for f in figures]
+    columns = ("data set", "figure", "published", "here", "difference", "note")
+    print_table(columns, table, title=f"{name} with {args.weights}")
+    if json_file:
+        write_json(json_file, {"config": name, "weights": args.weights, "results": measured})
+
+
+def _datasets(cfg: CfgNode, rows: Sequence[Any]) -> tuple[list[str], dict[str, str]]:
+    """Data sets that can be evaluated here, and why the others cannot."""
+    from crispmask.engine.checks import check_dataset
+    from crispmask.model_zoo.compare import SECRET, published_datasets
+
+    found, reasons = [], {}
+    for dataset in dict.fromkeys((*cfg.DATASETS.TEST, *published_datasets(rows))):
+        if dataset in SECRET:
+            reasons[dataset] = "its annotations are not public"
+            continue
+        try:
+            check_dataset(cfg, dataset, eval_only=True)
+            found.append(dataset)
+        except UserError as error:
+            reasons[dataset] = str(error)
+    return found, reasons
+
+
+def _load(cfg: CfgNode) -> nn.Module:
+    from detectron2.utils.logger import setup_logger
+
+    from crispmask.checkpoint import load_weights
+    from crispmask.engine import Trainer
+    from crispmask.engine.checks import check_weight_file
+
+    setup_logger()  # how far the evaluation is
+    check_weight_file(cfg.MODEL.WEIGHTS)
+    model = Trainer.build_model(cfg)
+    load_weights(model, cfg.MODEL.WEIGHTS)
+    return model
+
+
+def _evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, dict[str, float]]:
+    """Task: metric: AP in 0..100, on the one data set of the config."""
+    from crispmask.engine import Trainer
+
+    return dict(Trainer.test(cfg, model))
+
+
+def _signed(difference: float | None) -> str:
+    return "" if difference is None else f"{difference:+.1f}"
