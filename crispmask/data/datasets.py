@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from functools import partial
 from importlib.util import find_spec
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
@@ -46,39 +47,25 @@ class ShapesMetadata(MovableMetadata):
 def register_shapes() -> None:
     """Register ``shapes_train`` and ``shapes_val``. Reads no file; the images are made on first use."""
     for split in SPLITS:
-        metadata = ShapesMetadata(
-            name=f"shapes_{split}",
-            split=split,
-            evaluator_type="coco",
-            thing_classes=list(CATEGORIES),
-            thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(CATEGORIES))},
-        )
-        _register(metadata, partial(load_shapes, split))
+        metadata = ShapesMetadata(name=f"shapes_{split}", split=split, evaluator_type="coco")
+        _register(metadata.set(**_numbered(CATEGORIES)), partial(load_shapes, split))
 
 
 def register_cityscapes() -> None:
     """Register ``cityscapes_instances_train``, ``_val`` and ``_test``. Reads no file."""
     for split in cityscapes.SPLITS:
-        metadata = cityscapes.CityscapesMetadata(
-            name=f"cityscapes_instances_{split}",
-            split=split,
-            evaluator_type="cityscapes_instance",
-            thing_classes=list(cityscapes.CLASSES.values()),
-        )
+        name = f"cityscapes_instances_{split}"
+        metadata = cityscapes.CityscapesMetadata(name=name, split=split, evaluator_type="cityscapes_instance")
+        metadata.thing_classes = list(cityscapes.CLASSES.values())
         _register(metadata, partial(_load_cityscapes, metadata))
 
 
 def register_bdd100k() -> None:
     """Register ``bdd100k_ins_seg_train`` and ``bdd100k_ins_seg_val``. Reads no file."""
     for split in bdd100k.SPLITS:
-        metadata = bdd100k.BDD100KMetadata(
-            name=f"bdd100k_ins_seg_{split}",
-            split=split,
-            evaluator_type="bdd100k",
-            thing_classes=list(bdd100k.CLASSES),
-            thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(bdd100k.CLASSES))},
-        )
-        _register(metadata, partial(_load_json, metadata))
+        name = f"bdd100k_ins_seg_{split}"
+        metadata = bdd100k.BDD100KMetadata(name=name, split=split, evaluator_type="bdd100k")
+        _register(metadata.set(**_numbered(bdd100k.CLASSES)), partial(_load_json, metadata))
 
 
 def load_shapes(split: str) -> list[dict]:
@@ -123,6 +110,12 @@ def _register(metadata: Metadata, loader: Callable[[], list[dict]]) -> None:
     if metadata.name not in DatasetCatalog:
         DatasetCatalog.register(metadata.name, loader)
         MetadataCatalog[metadata.name] = metadata
+
+
+def _numbered(classes: Sequence[str]) -> dict[str, Any]:
+    """Metadata of classes whose ids in the annotation file count from 1."""
+    ids = {index + 1: index for index in range(len(classes))}
+    return {"thing_classes": list(classes), "thing_dataset_id_to_contiguous_id": ids}
 
 
 def _load_cityscapes(metadata: Metadata) -> list[dict]:

@@ -183,7 +183,7 @@ def _in_coco_form(row: Mapping[str, Any], index: int, sizes: Mapping[str, tuple[
             f"Prediction {index} has image {short(image)}: the ground truth has no such image, they are "
             f"named as '{next(iter(sizes))}'."
         )
-    if not isinstance(label_id, Hashable) or label_id not in LABEL_IDS:
+    if isinstance(label_id, bool) or not isinstance(label_id, Hashable) or label_id not in LABEL_IDS:
         raise ValueError(
             f"Prediction {index} has label_id {short(label_id)}: Cityscapes has no such label, those of its "
             f"objects are {', '.join(map(str, CLASSES))}."

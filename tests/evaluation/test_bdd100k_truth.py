@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from crispmask.evaluation.bdd100k_truth import to_coco
@@ -203,3 +205,25 @@ def broken(**entries):
 def test_a_wrong_label_is_named(frames, message):
     with pytest.raises(ValueError, match=message):
         to_coco(frames)
+
+
+# What JSON can hold, in any place
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=150)
+@given(data=st.data())
+def test_anything_in_a_frame_is_refused_or_read(data):
+    one = frame("x", IMAGES["b-2"])
+    inside = data.draw(st.sampled_from([one, one["size"], one["labels"][0], one["labels"][0]["rle"]]))
+    inside[data.draw(st.sampled_from(sorted(inside)))] = data.draw(JSON)
+    try:
+        content = to_coco([one])
+    except ValueError as error:
+        assert len(str(error)) < 400
+    else:
+        assert len(content["images"]) == 1

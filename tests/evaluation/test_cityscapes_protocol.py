@@ -1,11 +1,14 @@
 """Cityscapes' rules: against a plain restatement on whole images, and in small cases counted by hand."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from benchmarks.bench_cityscapes import write_cityscapes
@@ -260,6 +263,13 @@ def test_coco_figures_treat_groups_as_crowd(city):
 # ---- bad input
 
 
+@pytest.fixture(scope="module")
+def golden():
+    """Folder and rows of the golden files."""
+    folder = Path(__file__).parents[1] / "golden" / "boundary_cityscapes"
+    return folder / "gt", json.loads((folder / "predictions.json").read_text())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -271,6 +281,7 @@ def test_coco_figures_treat_groups_as_crowd(city):
         ({"image": []}, r"Prediction 1 has image \[\]"),
         ({"label_id": 99}, "Prediction 1 has label_id 99: .* 24, 25, 26"),
         ({"label_id": "car"}, "Prediction 1 has label_id 'car'"),
+        ({"label_id": True}, "Prediction 1 has label_id True"),
         ({"score": float("nan")}, "Prediction 1 has score nan"),
         ({"score": "high"}, "Prediction 1 has score 'high'"),
         ({"segmentation": None}, "Prediction 1 "),
@@ -282,6 +293,32 @@ def test_a_wrong_row_is_named(city, changes, message):
     rows = [prediction(OBJECT, 0.5), {**prediction(OBJECT, 0.9), **changes}]
     with pytest.raises(ValueError, match=message):
         city([(26000, OBJECT)], rows)
+
+
+# What JSON can hold, in any place
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=150)
+@given(data=st.data())
+def test_anything_in_a_row_is_refused_or_evaluated(golden, data):
+    rows = [dict(row) for row in golden[1][:3]]
+    row = data.draw(st.sampled_from(rows))
+    key = data.draw(st.sampled_from([*row, "size", "counts"]))
+    if key in row:
+        row[key] = data.draw(JSON)
+    else:
+        row["segmentation"] = {**row["segmentation"], key: data.draw(JSON)}
+    try:
+        figures = evaluate(golden[0], rows, "cityscapes", data.draw(st.sampled_from(["mask", "boundary"])))
+    except ValueError as error:
+        assert "rediction" in str(error) and len(str(error)) < 400
+    else:
+        assert 0 <= figures["AP"] <= 100
 
 
 def test_predictions_that_are_no_rows(city, tmp_path):
