@@ -13,7 +13,8 @@ DATASETS = {
     "lvis_v0.5_val_cocofied": "COCO val AP*",
     "lvis_v1_val": "LVIS v1 val",
     "lvis_v0.5_val": "LVIS v0.5 val",
-    "cityscapes_fine_instance_seg_val": "Cityscapes val",
+    "cityscapes_instances_val": "Cityscapes val",
+    "bdd100k_ins_seg_val": "BDD100K val",
 }
 TASKS = {"segm": "", "bbox": "box ", "boundary": "boundary "}
 TITLES = {
