@@ -9,7 +9,8 @@ from crispmask.ops.boundary import boundary_band, erosion_residue, mask_boundary
 from crispmask.ops.gather import gather_nodes
 from crispmask.ops.incoherence import incoherence, incoherence_residual
 from crispmask.ops.packed import bucket_by_length, join_packed, packed_to_padded, padded_to_packed
-from crispmask.ops.quadtree import Nodes, build_quadtree, propagate, scatter_nodes
+from crispmask.ops.quadtree import Nodes, build_quadtree
+from crispmask.ops.scatter import propagate, scatter_nodes
 
 __all__ = [
     "Nodes",

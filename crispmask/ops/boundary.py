@@ -3,6 +3,7 @@
 Shapes: R masks, H rows, W columns; leading dimensions are free. Outside of the image is background.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -82,53 +83,56 @@ def erosion_residue(masks: Any, width: int, out: Any) -> Any:
         ``out``, 1 on the boundary and 0 elsewhere.
     """
     height, columns = masks.shape[-2:]
-    if height <= 2 * width or columns <= 2 * width or not masks.shape[0]:
+    if height <= 2 * width or columns <= 2 * width:
         return out
-    # Pixels in one line: a window that runs over the end of a row or a mask reads the next one. That only
-    # spoils centres closer than `width` to the border, which are restored below: they are boundary anyway.
+    # Pixels in one line, rows first: fewer and fewer of them are left for the passes that follow.
     eroded = masks.reshape(-1)
-    for stride in (columns, 1):
-        eroded = _and_of_window(eroded, 2 * width + 1, stride)
+    shifts = _shifts(2 * width + 1)
+    for shift in [shift * columns for shift in shifts] + shifts:
+        eroded = eroded[:-shift] & eroded[shift:]
+    # A window that runs over the end of a row or a mask reads the next one, which spoils the centres closer
+    # than `width` to the border. None of those survives.
+    rows = len(eroded) // columns
+    eroded[: rows * columns].reshape(rows, columns)[:, columns - 2 * width :] = 0
     margin = width * (columns + 1)
     interior = out.reshape(-1)[margin:-margin]
     interior ^= eroded
-    out[..., :width] = masks[..., :width]
-    out[..., columns - width :] = masks[..., columns - width :]
     if masks.ndim > 2:
         out[..., :width, :] = masks[..., :width, :]
         out[..., height - width :, :] = masks[..., height - width :, :]
     return out
 
 
-def _and_of_window(flat: Any, window: int, stride: int) -> Any:
-    """AND of ``window`` values ``stride`` apart, from each element on, in log2(window) shifted passes."""
-    covered = 1
+@functools.cache
+def _shifts(window: int) -> list[int]:
+    """Shifts by which the AND of a sequence with itself covers ``window`` values, longest first: log2."""
+    shifts, covered = [], 1
     while covered < window:
-        shift = min(covered, window - covered) * stride
-        flat = flat[:-shift] & flat[shift:]
-        covered *= 2
-    return flat
+        shifts.append(min(covered, window - covered))
+        covered += shifts[-1]
+    return sorted(shifts, reverse=True)
 
 
 def _mask_boundary_reference(masks: Tensor, width: int, boxes: Tensor | None) -> Tensor:
     masks = masks.contiguous()
     if boxes is not None:
         return _boundary_in_boxes(masks, width, boxes)
-    out = masks.clone()
-    height, columns = masks.shape[-2:]
-    if masks.numel() == 0 or min(height, columns) <= 2 * width:
-        return out
-    if masks.device.type != "cpu":
-        return erosion_residue(masks, width, out)
-    source, target = masks.numpy(), out.numpy()
+    if not masks.is_cpu:
+        return erosion_residue(masks, width, masks.clone())
+    source = masks.numpy()
+    out = source.copy()
     if source.size <= _CACHED_PIXELS:
-        erosion_residue(source, width, target)
-        return out
-    source, target = source.reshape(-1, height, columns), target.reshape(-1, height, columns)
-    step = max(1, _CACHED_PIXELS // (height * columns))
-    for i in range(0, len(source), step):
-        erosion_residue(source[i : i + step], width, target[i : i + step])
-    return out
+        erosion_residue(source, width, out)
+    else:
+        height, columns = source.shape[-2:]
+        several = max(1, _CACHED_PIXELS // (height * columns))
+        parts = (
+            (x[i : i + several] for i in range(0, len(x), several))
+            for x in (source.reshape(-1, height, columns), out.reshape(-1, height, columns))
+        )
+        for part, residue in zip(*parts, strict=True):
+            erosion_residue(part, width, residue)
+    return torch.from_numpy(out)
 
 
 _mask_boundary = torch.library.custom_op(
@@ -147,11 +151,9 @@ def _(masks: Tensor, width: int, boxes: Tensor | None) -> Tensor:
 @_mask_boundary.register_kernel("cuda")
 def _(masks: Tensor, width: int, boxes: Tensor | None) -> Tensor:
     kernels = triton_kernels()
-    return (
-        kernels.mask_boundary(masks, width, boxes)
-        if kernels
-        else _mask_boundary_reference(masks, width, boxes)
-    )
+    if kernels is None or width > kernels.WIDEST_EROSION:
+        return _mask_boundary_reference(masks, width, boxes)
+    return kernels.mask_boundary(masks, width, boxes)
 
 
 def _boundary_in_boxes(masks: Tensor, width: int, boxes: Tensor) -> Tensor:
@@ -172,7 +174,8 @@ def _boundary_in_boxes(masks: Tensor, width: int, boxes: Tensor) -> Tensor:
 
 
 def _check_boxes(boxes: Tensor, masks: Tensor) -> Tensor:
-    if not isinstance(boxes, Tensor) or boxes.dtype.is_floating_point or boxes.dtype == torch.bool:
+    floating = not isinstance(boxes, Tensor) or boxes.dtype.is_floating_point or boxes.dtype.is_complex
+    if floating or boxes.dtype == torch.bool:
         raise TypeError("boxes must be an integer tensor of pixels (x0, y0, x1, y1); round outwards first")
     if masks.dim() != 3 or boxes.shape != (len(masks), 4):
         raise ValueError(
@@ -184,14 +187,16 @@ def _check_boxes(boxes: Tensor, masks: Tensor) -> Tensor:
 
 
 def _boundary_band_reference(masks: Tensor, width: int) -> Tensor:
-    window = 2 * width + 1
-    area = window * window
+    area = (2 * width + 1) ** 2
     # 10% of an odd square is never whole, so "more than 10%" has an exact integer form.
     at_least = area // 10 + 1
-    count = masks.to(torch.uint8 if area < 256 else torch.int32)
+    # No window counts more than the mask holds, which matters to windows far larger than it.
+    most = min(area, masks.shape[-2] * masks.shape[-1])
+    count = masks.to(torch.uint8 if most < 255 else torch.int32)
     for axis in (-2, -1):
-        count = _sum_of_window(count, width, axis)
-    return torch.where(masks, count <= area - at_least, count >= at_least).contiguous()
+        count = _sum_of_window(count, min(width, masks.shape[axis]), axis)
+    is_band = torch.where(masks, count <= min(area - at_least, most), count >= min(at_least, most + 1))
+    return is_band.contiguous()
 
 
 _boundary_band = torch.library.custom_op(
@@ -210,7 +215,9 @@ def _(masks: Tensor, width: int) -> Tensor:
 @_boundary_band.register_kernel("cuda")
 def _(masks: Tensor, width: int) -> Tensor:
     kernels = triton_kernels()
-    return kernels.boundary_band(masks, width) if kernels else _boundary_band_reference(masks, width)
+    if kernels is None or width > kernels.WIDEST_BAND:
+        return _boundary_band_reference(masks, width)
+    return kernels.boundary_band(masks, width)
 
 
 def _sum_of_window(count: Tensor, width: int, axis: int) -> Tensor:

@@ -29,7 +29,7 @@ def is_plain_cpu(tensor: Tensor) -> bool:
     """
     return (
         type(tensor) is Tensor
-        and tensor.device.type == "cpu"
+        and tensor.is_cpu
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and torch._C._len_torch_dispatch_stack() == 0

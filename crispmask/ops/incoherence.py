@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from crispmask.ops.checks import check_int, check_masks
+from crispmask.ops.checks import check_int, check_masks, check_numbers
 from crispmask.ops.dispatch import triton_kernels
 
 
@@ -29,10 +29,10 @@ def incoherence(masks: Tensor, num_levels: int) -> list[Tensor]:
 
     Raises:
         TypeError: ``masks`` is neither bool nor uint8, or ``num_levels`` is no int.
-        ValueError: ``num_levels`` < 1, or H or W is no multiple of 2 ** num_levels.
+        ValueError: ``num_levels`` outside of 1 to 30, or H or W is no multiple of 2 ** num_levels.
     """
     masks = check_masks(masks)
-    check_int(num_levels, "num_levels", 1)
+    check_int(num_levels, "num_levels", 1, 30)
     height, width = masks.shape[-2:]
     if height % 2**num_levels or width % 2**num_levels:
         raise ValueError(
@@ -59,10 +59,13 @@ def incoherence_residual(masks: Tensor, signed: bool = False, threshold: float =
         (..., H // 2, W // 2) float32 in [-1, 1], in [0, 1] unless ``signed``.
 
     Raises:
-        TypeError: ``masks`` is neither bool nor uint8.
+        TypeError: ``masks`` is neither bool nor uint8, ``signed`` no bool, or ``threshold`` no number.
         ValueError: H or W is below 2.
     """
     masks = check_masks(masks)
+    if not isinstance(signed, bool):
+        raise TypeError(f"signed must be True or False, got {type(signed).__name__}")
+    (threshold,) = check_numbers([threshold], "threshold")
     if min(masks.shape[-2:]) < 2:
         raise ValueError(f"masks must be at least 2 x 2, got {tuple(masks.shape)}")
     return torch.ops.crispmask.incoherence_residual(masks, signed, threshold)

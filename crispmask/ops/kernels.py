@@ -12,10 +12,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from crispmask.ops.samples import MOST_SAMPLES, empty_gradients
+
+# Beyond these widths the torch references are as good: a tile is mostly halo, or a window no longer cached.
+WIDEST_EROSION, WIDEST_BAND = 256, 16
+
 _FAR = tl.constexpr(1 << 30)
 _MAX_GRID = 65535
 # Tile of an erosion pass: pixels along the line, and lines at once for rows and for columns, which are read
-# side by side so that loads stay coalesced.
+# side by side so that loads stay coalesced. For wide erosions it is longer and holds fewer lines.
 _BLOCK, _ROWS_AT_ONCE, _COLUMNS_AT_ONCE = 128, 4, 32
 
 
@@ -93,8 +98,9 @@ def mask_boundary(masks: Tensor, width: int, boxes: Tensor | None) -> Tensor:
     block = max(_BLOCK, triton.next_power_of_2(4 * width))
     common = {"HAS_BOXES": boxes is not None, "BLOCK": block}
     box_table = masks if boxes is None else boxes.contiguous()
+    at_once = [max(1, lines * _BLOCK // block) for lines in (_ROWS_AT_ONCE, _COLUMNS_AT_ONCE)]
     across = _tiles(columns, block - 2 * width)
-    _erode_lines[(count, _tiles(height, _ROWS_AT_ONCE), across)](
+    _erode_lines[(count, _tiles(height, at_once[0]), across)](
         source,
         source,
         between,
@@ -105,10 +111,10 @@ def mask_boundary(masks: Tensor, width: int, boxes: Tensor | None) -> Tensor:
         columns,
         width,
         LAST=False,
-        BLOCK_LINES=_ROWS_AT_ONCE,
+        BLOCK_LINES=at_once[0],
         **common,
     )
-    _erode_lines[(count, _tiles(columns, _COLUMNS_AT_ONCE), _tiles(height, block - 2 * width))](
+    _erode_lines[(count, _tiles(columns, at_once[1]), _tiles(height, block - 2 * width))](
         between,
         source,
         target,
@@ -119,7 +125,9 @@ def mask_boundary(masks: Tensor, width: int, boxes: Tensor | None) -> Tensor:
         1,
         width,
         LAST=True,
-        BLOCK_LINES=_COLUMNS_AT_ONCE,
+        BLOCK_LINES=at_once[1],
+        # With four warps this tile does not fit into the registers.
+        num_warps=8,
         **common,
     )
     return out
@@ -152,7 +160,8 @@ def _band(
     for dy in range(-WIDTH, WIDTH + 1):
         for dx in range(-WIDTH, WIDTH + 1):
             near = (y + dy >= 0) & (y + dy < height) & (x + dx >= 0) & (x + dx < columns)
-            pixel = tl.load(masks_ptr + base + (y + dy).to(tl.int64) * columns + (x + dx), mask=near, other=0)
+            place = base + (y + dy).to(tl.int64) * columns + (x + dx)
+            pixel = tl.load(masks_ptr + place, mask=near, other=0)
             total += (pixel != 0).to(tl.int32)
     here = (y < height) & (x < columns)
     offsets = base + y.to(tl.int64) * columns + x
@@ -196,17 +205,19 @@ def _incoherent_cells(
     cells_x = columns >> LEVEL
     cells_y = height >> LEVEL
     x = index % cells_x
-    y = (index // cells_x) % cells_y
-    base = index // (cells_x * cells_y) * height * columns
+    row = index // cells_x
+    y = row % cells_y
+    base = row // cells_y * height * columns
     result = here
     for up in tl.static_range(LEVEL, LEVELS + 1):
         shift = up - LEVEL
         stride = 1 << (up - 1)
         corner = base + ((y >> shift) * columns + (x >> shift)) * (2 * stride)
         a = tl.load(masks_ptr + corner, mask=here, other=0) != 0
-        b = tl.load(masks_ptr + corner + stride, mask=here, other=0) != 0
-        c = tl.load(masks_ptr + corner + stride * columns, mask=here, other=0) != 0
-        d = tl.load(masks_ptr + corner + stride * columns + stride, mask=here, other=0) != 0
+        below = corner + columns.to(tl.int64) * stride
+        b = tl.load(masks_ptr + (corner + stride), mask=here, other=0) != 0
+        c = tl.load(masks_ptr + below, mask=here, other=0) != 0
+        d = tl.load(masks_ptr + (below + stride), mask=here, other=0) != 0
         result = result & ((a != b) | (a != c) | (a != d))
     tl.store(out_ptr + index, result.to(tl.uint8), mask=here)
 
@@ -239,7 +250,6 @@ def _roi_align_cells(
     values_ptr,
     boxes_ptr,
     cells_ptr,
-    count,
     feature,
     batch,
     channels,
@@ -250,30 +260,34 @@ def _roi_align_cells(
     stride_y,
     stride_x,
     scale,
+    MOST_SAMPLES: tl.constexpr,
     BACKWARD: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     # Program = one cell and a block of channels. Forward: the mean of its bilinear samples goes to
     # `values`. Backward: its gradient in `values` is spread over the same samples of `map`, by atomic adds.
     cell = tl.program_id(0).to(tl.int64)
-    own_map = tl.load(cells_ptr + count + cell)
+    own_map = tl.load(cells_ptr + cell * 5 + 1)
     if own_map == feature:
-        roi = tl.load(cells_ptr + cell)
-        side = tl.load(cells_ptr + 2 * count + cell)
-        y = tl.load(cells_ptr + 3 * count + cell)
-        x = tl.load(cells_ptr + 4 * count + cell)
+        roi = tl.load(cells_ptr + cell * 5)
+        side = tl.load(cells_ptr + cell * 5 + 2)
+        y = tl.load(cells_ptr + cell * 5 + 3)
+        x = tl.load(cells_ptr + cell * 5 + 4)
         image = tl.load(boxes_ptr + roi * 5).to(tl.int64)
         low_x = tl.load(boxes_ptr + roi * 5 + 1) * scale - 0.5
         low_y = tl.load(boxes_ptr + roi * 5 + 2) * scale - 0.5
-        step_x = (tl.load(boxes_ptr + roi * 5 + 3) * scale - 0.5 - low_x) / side
-        step_y = (tl.load(boxes_ptr + roi * 5 + 4) * scale - 0.5 - low_y) / side
+        # Rounded as on the CPU: a bin of exactly two places would else be split into three now and then.
+        step_x = tl.div_rn(tl.load(boxes_ptr + roi * 5 + 3) * scale - 0.5 - low_x, side.to(tl.float32))
+        step_y = tl.div_rn(tl.load(boxes_ptr + roi * 5 + 4) * scale - 0.5 - low_y, side.to(tl.float32))
         inside = (x >= 0) & (y >= 0) & (x < side) & (y < side) & (image >= 0) & (image < batch)
+        # False for NaN and infinity too.
+        inside = inside & (step_x < MOST_SAMPLES) & (step_y < MOST_SAMPLES)
         samples_x = tl.where(inside, tl.maximum(tl.ceil(step_x), 0.0), 0.0).to(tl.int32)
         samples_y = tl.where(inside, tl.maximum(tl.ceil(step_y), 0.0), 0.0).to(tl.int32)
         share = 1.0 / tl.maximum(samples_x * samples_y, 1).to(tl.float32)
-        channel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        channel = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
         wanted = channel < channels
-        plane = image * stride_b + channel.to(tl.int64) * stride_c
+        plane = image * stride_b + channel * stride_c
         values = values_ptr + cell * channels + channel
         if BACKWARD:
             total = tl.load(values, mask=wanted, other=0.0).to(tl.float32) * share
@@ -310,20 +324,20 @@ def _launch_cells(
     if not values.numel():
         return
     block = min(256, triton.next_power_of_2(channels))
-    boxes, cells = boxes.float().contiguous(), cells.contiguous()
+    boxes, cells = boxes.float().contiguous(), cells.T.contiguous()
     for index, (feature, scale) in enumerate(zip(maps, scales, strict=True)):
         _roi_align_cells[(count, triton.cdiv(channels, block))](
             feature,
             values,
             boxes,
             cells,
-            count,
             index,
             len(feature),
             channels,
             *feature.shape[2:],
             *feature.stride(),
             scale,
+            MOST_SAMPLES=MOST_SAMPLES,
             BACKWARD=backward,
             BLOCK=block,
         )
@@ -340,7 +354,6 @@ def gather_cells_backward(
     grad: Tensor, batch: int, sizes: list[int], scales: list[float], boxes: Tensor, cells: Tensor
 ) -> list[Tensor]:
     """Gradients of the maps, added up in float32 in no fixed order."""
-    shapes = zip(sizes[::2], sizes[1::2], strict=True)
-    maps = [grad.new_zeros((batch, grad.shape[1], h, w), dtype=torch.float32) for h, w in shapes]
+    maps = [m.zero_() for m in empty_gradients(grad, batch, sizes, torch.float32)]
     _launch_cells(maps, grad.contiguous(), scales, boxes, cells, backward=True)
     return [m.to(grad.dtype) for m in maps]

@@ -8,7 +8,8 @@ which the compiler fuses better than it could an opaque op, so none of it is a c
 import torch
 from torch import Tensor
 
-from crispmask.ops.checks import check_int
+from crispmask.ops.checks import check_int, check_numbers
+from crispmask.ops.dispatch import is_plain_cpu
 
 
 def packed_to_padded(values: Tensor, offsets: Tensor, length: int | None = None) -> tuple[Tensor, Tensor]:
@@ -24,9 +25,10 @@ def packed_to_padded(values: Tensor, offsets: Tensor, length: int | None = None)
         (R, T, ...) tokens, and (R, T) bool, True where there is a token.
 
     Raises:
-        TypeError, ValueError: ``offsets`` is no one-dimensional int64 tensor, or ``length`` is negative.
+        TypeError, ValueError: ``values`` is no tensor, ``offsets`` is no one-dimensional int64 tensor on its
+            device, or ``length`` is negative; on the CPU also offsets that do not cut N tokens.
     """
-    lengths = _lengths(offsets)
+    lengths = _check_packed(values, offsets, "values")
     if length is None:
         length = int(lengths.max()) if len(lengths) else 0
     check_int(length, "length", 0)
@@ -44,11 +46,21 @@ def padded_to_packed(padded: Tensor, offsets: Tensor, total: int | None = None) 
         padded: (R, T, ...) with T no shorter than the longest sequence.
         offsets: (R + 1,) int64.
         total: N where it is known, which saves one host synchronisation.
+
+    Raises:
+        TypeError, ValueError: ``padded`` has no two axes, ``offsets`` is no one-dimensional int64 tensor of
+            R + 1 entries on its device; on the CPU also sequences longer than T, or another ``total``.
     """
+    _check_tokens(padded, offsets, "padded", 2)
     lengths = _lengths(offsets)
     if len(lengths) != len(padded):
         raise ValueError(f"offsets must have R + 1 = {len(padded) + 1} entries, got {len(offsets)}")
-    total = int(offsets[-1]) if total is None else total
+    if is_plain_cpu(offsets) and lengths.numel() and lengths.max() > padded.shape[1]:
+        raise ValueError(f"padded must have T of at least {int(lengths.max())}, got {padded.shape[1]}")
+    if total is None:
+        total = int(offsets[-1])
+    elif is_plain_cpu(offsets) and total != offsets[-1]:
+        raise ValueError(f"total must be the last of offsets, {int(offsets[-1])}, got {total}")
     sequence = sequence_index(offsets, total)
     return padded[sequence, torch.arange(total, device=padded.device) - offsets[sequence]]
 
@@ -73,9 +85,11 @@ def join_packed(
         which it is read back: ``joined[places]``.
 
     Raises:
-        ValueError: the lists do not hold as many sequences, or their tokens differ in shape.
+        TypeError, ValueError: the lists do not hold as many sequences, their tokens differ in shape, dtype or
+            device, or as :func:`packed_to_padded`.
     """
-    _lengths(first_offsets), _lengths(second_offsets)
+    _check_packed(first, first_offsets, "first")
+    _check_packed(second, second_offsets, "second")
     if len(first_offsets) != len(second_offsets):
         raise ValueError(
             f"offsets must have the same length, got {len(first_offsets)} and {len(second_offsets)}"
@@ -84,6 +98,10 @@ def join_packed(
         raise ValueError(
             f"tokens must have the same shape, got {tuple(first.shape[1:])} and {tuple(second.shape[1:])}"
         )
+    if first.dtype != second.dtype:
+        raise TypeError(f"tokens must have the same dtype, got {first.dtype} and {second.dtype}")
+    if first.device != second.device:
+        raise ValueError(f"tokens must be on one device, got {first.device} and {second.device}")
     count1, count2 = len(first), len(second)
     places1 = (
         torch.arange(count1, device=first.device) + second_offsets[sequence_index(first_offsets, count1)]
@@ -113,8 +131,9 @@ def bucket_by_length(
         in none.
 
     Raises:
-        ValueError: ``max_padding`` outside [0, 1] or ``max_tokens`` < 1.
+        TypeError, ValueError: ``max_padding`` outside [0, 1], ``max_tokens`` < 1, or bad ``offsets``.
     """
+    (max_padding,) = check_numbers([max_padding], "max_padding")
     if not 0 <= max_padding <= 1:
         raise ValueError(f"max_padding must lie in [0, 1], got {max_padding}")
     if max_tokens is not None:
@@ -128,6 +147,25 @@ def bucket_by_length(
             cuts.append(i - start)
             start = i
     return list(order[: len(sizes)].split([*cuts, len(sizes) - start])) if sizes else []
+
+
+def _check_packed(values: Tensor, offsets: Tensor, name: str) -> Tensor:
+    """Lengths of the sequences that ``offsets`` cut ``values`` into, after a check of both."""
+    _check_tokens(values, offsets, name, 1)
+    lengths = _lengths(offsets)
+    if is_plain_cpu(offsets) and (
+        offsets[0] != 0 or offsets[-1] != len(values) or (lengths.numel() and lengths.min() < 0)
+    ):
+        raise ValueError(f"offsets must rise from 0 to the {len(values)} tokens of {name}")
+    return lengths
+
+
+def _check_tokens(tokens: Tensor, offsets: Tensor, name: str, axes: int) -> None:
+    if not isinstance(tokens, Tensor) or tokens.dim() < axes:
+        got = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise TypeError(f"{name} must be a tensor of at least {axes} axes, got {got}")
+    if isinstance(offsets, Tensor) and offsets.device != tokens.device:
+        raise ValueError(f"offsets must be on the device of {name}, {tokens.device}, got {offsets.device}")
 
 
 def _lengths(offsets: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crispmask.ops import boundary_band, mask_boundary
+from crispmask.ops import boundary_band, erosion_residue, mask_boundary
 
 
 def opencv_boundary(mask: np.ndarray, width: int) -> np.ndarray:
@@ -62,6 +62,23 @@ def test_full_resolution_batch_with_boxes_equals_the_whole_image():
     np.testing.assert_array_equal(mask_boundary(masks, 16, torch.tensor(boxes)).numpy(), expected)
 
 
+def test_boxes_may_lie_anywhere():
+    masks = torch.from_numpy(np.stack([blobs(40, 50, seed) for seed in range(4)])).bool()
+    boxes = torch.tensor([[-7, -3, 30, 90], [20, 10, 5, 30], [60, 60, 90, 90], [-9, 5, -2, 9]])
+    expected = torch.zeros_like(masks)
+    expected[0, :, :30] = mask_boundary(masks[0, :, :30], 4)
+    for kind in (torch.int64, torch.int16):
+        assert torch.equal(mask_boundary(masks, 4, boxes.to(kind)), expected)
+
+
+@pytest.mark.parametrize("shape", [(41, 37), (3, 41, 37), (2, 3, 20, 33), (0, 41, 37)])
+def test_residue_of_tensors_equals_that_of_arrays(shape):
+    masks = np.random.default_rng(0).random(shape) < 0.99
+    ours = erosion_residue(torch.from_numpy(masks), 3, torch.from_numpy(masks).clone())
+    np.testing.assert_array_equal(ours.numpy(), erosion_residue(masks, 3, masks.copy()))
+    assert torch.equal(ours, mask_boundary(torch.from_numpy(masks), 3))
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 12), st.floats(0.5, 1), st.integers(0, 999))
 def test_mask_boundary_of_any_noise(height, columns, width, density, seed):
@@ -96,6 +113,15 @@ def test_boundary_band_equals_the_released_operator(width):
         assert torch.equal(boundary_band(batch, width), released_band(batch, width))
 
 
+def test_band_of_a_window_larger_than_the_mask():
+    noise = torch.rand(3, 9, 14, generator=torch.Generator().manual_seed(0)) > 0.5
+    for width in (8, 9, 14, 20):
+        assert torch.equal(boundary_band(noise, width), released_band(noise, width))
+    # A window of 10^12 cells holds next to no foreground.
+    assert torch.equal(boundary_band(noise, 10**6), noise)
+    assert boundary_band(noise[:, :0], 3).shape == (3, 0, 14)
+
+
 @pytest.mark.parametrize("op", [mask_boundary, boundary_band])
 def test_bad_arguments_are_named(op):
     masks = torch.zeros(4, 5, dtype=torch.bool)
@@ -107,13 +133,24 @@ def test_bad_arguments_are_named(op):
         op(masks[0], 1)
     with pytest.raises(ValueError, match="width must be at least 1"):
         op(masks, 0)
-    with pytest.raises(TypeError, match="width must be an int"):
-        op(masks, 1.5)
+    with pytest.raises(ValueError, match="width must be at most 2147483647"):
+        op(masks, 10**30)
+    for width in (1.5, True, "2", np.int64(2)):
+        with pytest.raises(TypeError, match="width must be an int"):
+            op(masks, width)
 
 
 def test_bad_boxes_are_named():
     masks = torch.zeros(2, 4, 5, dtype=torch.bool)
-    with pytest.raises(TypeError, match="boxes must be an integer tensor"):
-        mask_boundary(masks, 1, torch.zeros(2, 4))
+    for boxes in (
+        torch.zeros(2, 4),
+        torch.zeros(2, 4).bool(),
+        torch.zeros(2, 4).cfloat(),
+        [[0, 0, 1, 1]] * 2,
+    ):
+        with pytest.raises(TypeError, match="boxes must be an integer tensor"):
+            mask_boundary(masks, 1, boxes)
+    with pytest.raises(ValueError, match="boxes must be on the device of masks, cpu, got meta"):
+        mask_boundary(masks, 1, torch.zeros(2, 4, dtype=torch.long, device="meta"))
     with pytest.raises(ValueError, match=r"boxes must be \(R, 4\)"):
         mask_boundary(masks, 1, torch.zeros(3, 4, dtype=torch.long))

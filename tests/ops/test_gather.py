@@ -187,20 +187,56 @@ def test_bad_arguments_are_named():
 
     with pytest.raises(TypeError, match="features must be a non-empty list"):
         call(features=features[0])
-    with pytest.raises(ValueError, match="scales must be one for each of the 3 features"):
-        call(scales=SCALES[:2])
     with pytest.raises(TypeError, match=r"features\[1\] is torch.float16"):
         call(features=[features[0], features[1].half(), features[2]])
-    with pytest.raises(ValueError, match=r"boxes must be floating \(R, 5\) with R = 2"):
+    with pytest.raises(ValueError, match=r"boxes must be \(R, 5\) with R = 2"):
         call(boxes=boxes[:, 1:])
-    with pytest.raises(ValueError, match=r"feature_levels must be int64 \(R, L\)"):
+    with pytest.raises(ValueError, match=r"feature_levels must be \(R, L\) with R = 2"):
         call(levels=levels[:1])
+    for wrong in (SCALES[:2], (0.25, -1.0, 0.1), (0.25, float("nan"), 0.1)):
+        with pytest.raises(ValueError, match="scales must be 3 positive numbers"):
+            call(scales=wrong)
+    with pytest.raises(TypeError, match="scales must hold numbers, got str"):
+        call(scales=("a", "b", "c"))
+    with pytest.raises(ValueError, match=r"features\[0\] must have shape \(B, C, H, W\)"):
+        call(features=[f[0] for f in features])
+    with pytest.raises(ValueError, match=r"with one B and C and no 0, features\[1\] is \(2, 5, 0, 4\)"):
+        call(features=[features[0], torch.zeros(2, 5, 0, 4), features[2]])
+    with pytest.raises(TypeError, match=r"boxes must be floating, got torch\.int64"):
+        call(boxes=boxes.long())
+    with pytest.raises(TypeError, match=r"feature_levels must be int64, got torch\.int32"):
+        call(levels=levels.int())
+    with pytest.raises(ValueError, match="boxes must be on cpu like the other tensors, got meta"):
+        call(boxes=boxes.to("meta"))
+    with pytest.raises(TypeError, match="nodes must be Nodes, as build_quadtree returns them"):
+        call(nodes=tuple(nodes))
+    with pytest.raises(IndexError, match=r"the level of a node in feature_levels must lie in \[0, 1\)"):
+        call(nodes=make_nodes(2, 4))
+    with pytest.raises(IndexError, match=r"the RoI of a node must lie in \[0, 2\)"):
+        call(nodes=nodes._replace(roi=nodes.roi + 2))
+    for corner in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="boxes must be finite"):
+            call(boxes=boxes.masked_fill(boxes == boxes[1, 3], corner))
+    with pytest.raises(ValueError, match="boxes must span at most 1024 places of a feature map a cell"):
+        call(boxes=boxes * torch.tensor([1, 1e6, 1e6, 1e6, 1e6]))
     with pytest.raises(IndexError, match=r"feature_levels must lie in \[0, 3\), got 3 to 3"):
         call(levels=levels + 3)
     with pytest.raises(IndexError, match="the image index in boxes must lie in"):
         call(boxes=boxes + 5)
     with pytest.raises(ValueError, match="grid_size must be at least 1"):
         call(grid=0)
+
+
+def test_gradients_have_their_channels_last_and_storage_of_their_own():
+    """So that the values of a sample are written side by side, on the CPU and by the kernel."""
+    features = [f.requires_grad_() for f in make_features()]
+    levels = torch.zeros(2, 3, dtype=torch.int64)
+    out = gather_nodes(
+        features, make_boxes(2), make_nodes(2, 4), scales=SCALES, feature_levels=levels, grid_size=4
+    )
+    grads = torch.autograd.grad(out.sum(), features)
+    assert all(g.is_contiguous(memory_format=torch.channels_last) for g in grads)
+    assert len({g.untyped_storage().data_ptr() for g in grads}) == len(grads)
 
 
 def test_nodes_are_a_plain_tuple_of_tensors():

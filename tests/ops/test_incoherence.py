@@ -110,7 +110,13 @@ def test_bad_arguments_are_named():
         incoherence(masks, 3)
     with pytest.raises(ValueError, match="num_levels must be at least 1"):
         incoherence(masks, 0)
+    with pytest.raises(ValueError, match="num_levels must be at most 30, got 1000000000"):
+        incoherence(masks, 10**9)
     with pytest.raises(TypeError, match="masks must be bool or uint8"):
         incoherence_residual(masks.float())
+    with pytest.raises(TypeError, match="signed must be True or False, got str"):
+        incoherence_residual(masks, "yes")
+    with pytest.raises(TypeError, match="threshold must hold numbers, got str"):
+        incoherence_residual(masks, threshold="0.1")
     with pytest.raises(ValueError, match="masks must be at least 2 x 2"):
         incoherence_residual(masks[:, :1])

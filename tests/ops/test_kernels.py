@@ -5,6 +5,7 @@ run in a process of their own, started by ``test_kernels_under_the_interpreter``
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,46 @@ def test_gather_cells_backward(kernels):
 
 
 @needs_kernels
+def test_cells_that_no_map_has_read_nothing(kernels):
+    """On a GPU nobody waits to refuse them: NaN, infinite and gigantic boxes, wrong images and maps."""
+    features, scales, boxes, cells = reading(torch.float32)
+    boxes[:3] = torch.tensor(
+        [[0, float("nan"), 1, 50, 33], [0, 1, 1, float("inf"), 9], [0, -1e30, 1, 1e30, 33]]
+    )
+    boxes[3, 0] = 7
+    features, boxes, cells = [f.to(DEVICE) for f in features], boxes.to(DEVICE), cells.to(DEVICE)
+    assert not kernels.gather_cells(features, scales, boxes, cells).any()
+    cells[1] = 5
+    boxes[:] = torch.tensor([0.0, 2, 1, 50, 33])
+    assert not kernels.gather_cells(features, scales, boxes, cells).any()
+
+
+@needs_kernels
+def test_bins_of_a_whole_number_of_places(kernels):
+    """One rounding too many, and ceil(bin size) would take a sample more than the reference."""
+    features = [torch.randn(1, 3, 40, 40, generator=torch.Generator().manual_seed(0))]
+    sides = torch.arange(1, 13)
+    boxes = torch.tensor([[0.0, 4, 4, 4 + 12 * s, 4 + 12 * s] for s in sides.tolist()])
+    cells = torch.stack([sides - 1, 0 * sides, sides, sides // 2, sides - 1])
+    expected = torch.ops.crispmask.gather_cells(features, [0.25], boxes, cells)
+    ours = kernels.gather_cells([features[0].to(DEVICE)], [0.25], boxes.to(DEVICE), cells.to(DEVICE))
+    torch.testing.assert_close(ours.cpu(), expected, rtol=1e-5, atol=1e-5)
+
+
+@needs_kernels
+def test_maps_of_more_than_2_to_the_31_elements(kernels):
+    """The far corner is read and written; nothing else of the 4 GB is touched, so they cost no memory."""
+    try:
+        features = torch.empty(1, 2, 32768, 32800, dtype=torch.bfloat16, device=DEVICE)
+    except RuntimeError:
+        pytest.skip("no address space for a tensor of 2^31 elements")
+    features[0, 1, -8:, -8:] = 3
+    far = torch.tensor([[0.0, 32794, 32762, 32798, 32766]], device=DEVICE)
+    cells = torch.tensor([[0], [0], [2], [1], [1]], device=DEVICE)
+    assert kernels.gather_cells([features], [1.0], far, cells)[0, 1] == 3
+
+
+@needs_kernels
 def test_empty_input(kernels):
     none = random_masks(0, 8, 8)
     assert kernels.mask_boundary(none, 2, None).shape == (0, 8, 8)
@@ -129,6 +170,48 @@ def test_empty_input(kernels):
     features, scales, boxes, cells = reading(torch.float32)
     features, cells = [f.to(DEVICE) for f in features], cells[:, :0].to(DEVICE)
     assert kernels.gather_cells(features, scales, boxes.to(DEVICE), cells).shape == (0, 5)
+
+
+SCALARS = {"feature": "i32", "scale": "fp32", "total": "i64"}
+POINTERS = {"boxes_ptr": "*i64", "cells_ptr": "*i64", "map_ptr": "*fp32", "values_ptr": "*bf16"}
+LAUNCHES = {
+    "rows": ("_erode_lines", {"LAST": False, "HAS_BOXES": False, "BLOCK_LINES": 4, "BLOCK": 128}),
+    "columns": ("_erode_lines", {"LAST": True, "HAS_BOXES": True, "BLOCK_LINES": 32, "BLOCK": 128}),
+    "band": ("_band", {"WIDTH": 2, "ROWS": 8, "COLS": 64}),
+    "incoherence": ("_incoherent_cells", {"LEVEL": 1, "LEVELS": 3, "BLOCK": 1024}),
+    "gather": ("_roi_align_cells", {"MOST_SAMPLES": 1024, "BACKWARD": False, "BLOCK": 256}),
+    "gather backward": ("_roi_align_cells", {"MOST_SAMPLES": 1024, "BACKWARD": True, "BLOCK": 256}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
+@pytest.mark.parametrize("launch", list(LAUNCHES))
+def test_kernels_compile_for_a_gpu_with_64_bit_offsets(launch):
+    """Down to machine code, which needs no GPU; no pointer of a tensor is moved by a 32-bit offset."""
+    compiler = pytest.importorskip("triton.compiler")
+    backends = pytest.importorskip("triton.backends.compiler")
+    from crispmask.ops import kernels
+
+    name, constants = LAUNCHES[launch]
+    kernel = getattr(kernels, name)
+    types = {argument: "*u8" if argument.endswith("_ptr") else "i32" for argument in kernel.arg_names}
+    types |= {k: v for k, v in (SCALARS | POINTERS).items() if k in types}
+    if name == "_roi_align_cells":
+        types["boxes_ptr"] = "*fp32"
+    types |= dict.fromkeys(constants, "constexpr")
+    try:
+        source = compiler.ASTSource(fn=kernel, signature=types, constexprs=constants)
+    except TypeError:
+        pytest.skip("this Triton compiles ahead of time by another interface")
+    built = compiler.compile(
+        source,
+        target=backends.GPUTarget("cuda", 80, 32),
+        options={"num_warps": 8 if launch == "columns" else 4},
+    )
+    assert built.asm["cubin"]
+    offsets = re.findall(r"tt\.addptr [^:]*: (tensor<.*?>>), tensor<[^>]*x(i\d+)>", built.asm["ttir"])
+    assert offsets and {width for _, width in offsets} == {"i64"}
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU: the public ops must dispatch to the kernels there")

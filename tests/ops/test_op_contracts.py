@@ -76,6 +76,18 @@ def test_opcheck(name):
     torch.library.opcheck(op.default, arguments)
 
 
+def test_shapes_beyond_2_to_the_31_elements():
+    """Sizes are worked out on tensors without memory; none of them wraps around."""
+    masks = torch.empty(3, 40000, 40000, dtype=torch.bool, device="meta")
+    assert mask_boundary(masks, 3).numel() == boundary_band(masks, 3).numel() == 4_800_000_000
+    assert [level.shape[1] for level in incoherence(masks, 3)] == [5000, 10000, 20000]
+    assert incoherence_residual(masks).shape == (3, 20000, 20000)
+    maps = [torch.empty(2, 256, 4000 >> i, 3000 >> i, device="meta") for i in range(2)]
+    cells = torch.empty(5, 10**8, dtype=torch.int64, device="meta")
+    values = OPS.gather_cells(maps, [0.25, 0.125], torch.empty(9, 5, device="meta"), cells)
+    assert values.numel() == 25_600_000_000
+
+
 def compiled(function):
     # The question is whether the graph is captured whole; code generation by inductor would only add minutes.
     return torch.compile(function, fullgraph=True, backend="aot_eager")

@@ -70,17 +70,57 @@ def test_buckets_hold_every_sequence_once_within_the_limits(lengths, max_padding
         assert len(sizes) == 1 or len(sizes) * max(sizes) <= max_tokens
 
 
-def test_bad_arguments_are_named():
+def test_deterministic_mode_gives_the_same_gradient_bits():
+    values, offsets = make_packed([3, 0, 5, 2], channels=33)
+    values.requires_grad_()
+    torch.use_deterministic_algorithms(True)
+    try:
+        runs = []
+        for _ in range(3):
+            joined, both, places = join_packed(values, offsets, values * 2, offsets)
+            packed = padded_to_packed(packed_to_padded(joined, both)[0], both)
+            runs.append(torch.autograd.grad(packed[places].sin().sum() + packed.square().sum(), values)[0])
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(run, runs[0]) for run in runs[1:])
+
+
+def test_bad_offsets_are_named():
     values, offsets = make_packed([2, 1])
     with pytest.raises(TypeError, match="offsets must be an int64 tensor"):
         packed_to_padded(values, offsets.int())
     with pytest.raises(ValueError, match=r"offsets must have shape \(R \+ 1,\)"):
         packed_to_padded(values, offsets[:0])
-    with pytest.raises(ValueError, match="offsets must have R"):
+    for wrong in ([0, 2, 4], [1, 2, 3], [0, 4, 3]):
+        with pytest.raises(ValueError, match="offsets must rise from 0 to the 3 tokens of values"):
+            packed_to_padded(values, torch.tensor(wrong))
+    with pytest.raises(ValueError, match=r"offsets must have R \+ 1 = 4 entries"):
         padded_to_packed(torch.zeros(3, 4), offsets)
+    with pytest.raises(ValueError, match="offsets must be on the device of padded, meta, got cpu"):
+        padded_to_packed(torch.zeros(2, 4, device="meta"), offsets)
     with pytest.raises(ValueError, match="offsets must have the same length"):
-        join_packed(values, offsets, values, offsets[:-1])
+        join_packed(values, offsets, values, torch.tensor([0, 3]))
+
+
+def test_other_bad_arguments_are_named():
+    values, offsets = make_packed([2, 1])
+    with pytest.raises(TypeError, match="values must be a tensor of at least 1 axes, got NoneType"):
+        packed_to_padded(None, offsets)
+    with pytest.raises(TypeError, match=r"padded must be a tensor of at least 2 axes, got \(2,\)"):
+        padded_to_packed(torch.zeros(2), offsets)
+    with pytest.raises(ValueError, match="padded must have T of at least 2, got 1"):
+        padded_to_packed(torch.zeros(2, 1), offsets)
+    with pytest.raises(ValueError, match="total must be the last of offsets, 3, got 5"):
+        padded_to_packed(torch.zeros(2, 2), offsets, total=5)
+    with pytest.raises(ValueError, match="length must be at least 0, got -1"):
+        packed_to_padded(values, offsets, length=-1)
     with pytest.raises(ValueError, match="tokens must have the same shape"):
         join_packed(values, offsets, values[:, :2], offsets)
+    with pytest.raises(TypeError, match="tokens must have the same dtype"):
+        join_packed(values, offsets, values.half(), offsets)
     with pytest.raises(ValueError, match=r"max_padding must lie in \[0, 1\]"):
         bucket_by_length(offsets, 1.5)
+    with pytest.raises(TypeError, match="max_padding must hold numbers"):
+        bucket_by_length(offsets, "much")
+    with pytest.raises(ValueError, match="max_tokens must be at least 1"):
+        bucket_by_length(offsets, max_tokens=0)

@@ -1,12 +1,15 @@
-"""The packed quadtree against a recursive one, and writing refined values back against a loop."""
+"""The packed quadtree against a recursive one."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from crispmask.ops import build_quadtree, incoherence, propagate, scatter_nodes
+from crispmask.ops import build_quadtree, incoherence
+from crispmask.ops.quadtree import _build_quadtree_reference
 
 
 def recursive_nodes(scores, thresholds, roi):
@@ -70,70 +73,13 @@ def test_depth_keeps_the_coarse_part_of_the_tree():
     assert shallow.level.max() == 1
 
 
-def loop_propagate(coarse, nodes, values, levels):
-    """Nearest propagation cell by cell: the value of the nearest refined ancestor, else the coarse one."""
-    written = {}
-    for i in range(len(values)):
-        written[tuple(int(c[i]) for c in (nodes.roi, nodes.level, nodes.y, nodes.x))] = values[i].item()
-    rois, height, width = coarse.shape
-    out = torch.zeros(rois, height << (levels - 1), width << (levels - 1))
-    for roi, y, x in torch.cartesian_prod(*(torch.arange(n) for n in out.shape)).tolist():
-        value = coarse[roi, y >> (levels - 1), x >> (levels - 1)].item()
-        for level in range(levels):
-            shift = levels - 1 - level
-            value = written.get((roi, level, y >> shift, x >> shift), value)
-        out[roi, y, x] = value
-    return out
-
-
-@pytest.mark.parametrize("threshold", [0.3, 0.7, 1.1])
-def test_nearest_propagation_equals_a_loop(threshold):
-    nodes = build_quadtree(random_scores(2, 3, 3, 4), threshold)
-    values = torch.rand(len(nodes.roi))
-    coarse = torch.rand(2, 3, 4)
-    assert torch.equal(propagate(coarse, nodes, values, 3), loop_propagate(coarse, nodes, values, 3))
-
-
-@pytest.mark.parametrize("middle_is_empty", [False, True])
-def test_bilinear_propagation_as_released(middle_is_empty):
-    scores = random_scores(2, 3, 3, 5)
-    if middle_is_empty:
-        scores[1].zero_()
-    nodes = build_quadtree(scores, 0.5)
-    values, coarse = torch.rand(len(nodes.roi)), torch.rand(2, 3, 4)
-
-    def write(maps, level):
-        for i in (nodes.level == level).nonzero()[:, 0].tolist():
-            maps[nodes.roi[i], nodes.y[i], nodes.x[i]] = values[i]
-        return maps
-
-    def up(maps, size):
-        return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=True)[0]
-
-    expected = write(coarse.clone(), 0)
-    if not middle_is_empty:
-        expected = write(up(expected, (6, 8)), 1)
-    expected = write(up(expected, (12, 16)), 2)
-    ours = propagate(coarse, nodes, values, 3, mode="bilinear", skip_empty_levels=True)
-    assert torch.equal(ours, expected)
-
-
-def test_gradients_of_written_and_covered_values():
-    nodes = build_quadtree(random_scores(2, 2, 2, 6), 0.4)
-    maps = torch.rand(2, 4, 6, dtype=torch.float64, requires_grad=True)
-    values = torch.rand(len(nodes.roi), dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda m, v: scatter_nodes(m, nodes, v, 1), (maps, values))
-    coarse = torch.rand(2, 2, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda m, v: propagate(m, nodes, v, 2), (coarse, values))
-
-
 def test_no_roi_and_no_node():
     empty = build_quadtree([torch.zeros(0, 4, 4), torch.zeros(0, 8, 8)], 0.5)
     assert [len(c) for c in empty] == [0, 0, 0, 0, 0, 1]
-    assert propagate(torch.zeros(0, 4, 4), empty, torch.zeros(0), 2).shape == (0, 8, 8)
     bare = build_quadtree([torch.zeros(2, 4, 4), torch.ones(2, 8, 8)], 0.5)
-    assert bare.offsets.tolist() == [0, 0, 0]
-    assert torch.equal(propagate(torch.ones(2, 4, 4), bare, torch.zeros(0), 2), torch.ones(2, 8, 8))
+    assert len(bare.roi) == 0 and bare.offsets.tolist() == [0, 0, 0]
+    gridless = build_quadtree([torch.zeros(2, 0, 4), torch.ones(2, 0, 8)], 0.5)
+    assert len(gridless.roi) == 0 and gridless.offsets.tolist() == [0, 0, 0]
 
 
 def test_half_precision_and_strided_scores():
@@ -144,6 +90,49 @@ def test_half_precision_and_strided_scores():
     ]
     for ours, theirs in zip(build_quadtree(strided, [0.5, 0.5]), expected, strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("threshold", [-1, 0, 0.3, 1, 1.5, float("nan")])
+def test_bool_scores_are_zeros_and_ones(threshold):
+    scores = [level > 0.5 for level in random_scores(3, 4, 3, 8)]
+    expected = build_quadtree([level.float() for level in scores], threshold)
+    for ours, theirs in zip(build_quadtree(scores, threshold), expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_scores_that_are_views_at_odd_addresses_or_require_gradients():
+    scores = random_scores(2, 3, 2, 9)
+    expected = build_quadtree(scores, 0.4)
+    at_odd_places = [torch.cat([s.new_zeros(1), s.flatten()]).gt(0.4)[1:].view(s.shape) for s in scores]
+    wanted = [s.clone().requires_grad_() for s in scores]
+    for ours in (build_quadtree(at_odd_places, 0.5), build_quadtree(wanted, 0.4)):
+        assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
+
+
+def test_scores_that_are_not_numbers_make_no_node():
+    scores = random_scores(2, 4, 2, 10)
+    scores[0][0] = float("nan")
+    nodes = build_quadtree(scores, 0.0)
+    assert nodes.offsets.tolist() == [0, 0, 20 + 80]
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations that make the host wait for an accelerator."""
+
+    names = ("nonzero", "_local_scalar_dense", "masked_select", "_unique2", "is_nonzero")
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket.__name__ in self.names
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_host_waits_once_for_an_accelerator():
+    # Tensors that only pretend to be on a GPU take the path of a real one.
+    with FakeTensorMode(shape_env=ShapeEnv()), Waits() as waits:
+        scores = [torch.rand(5, 4 << i, 6 << i, device="cuda") for i in range(3)]
+        _build_quadtree_reference(scores, [0.5] * 3)
+    assert waits.count == 1
 
 
 def test_bad_arguments_are_named():
@@ -160,10 +149,14 @@ def test_bad_arguments_are_named():
         build_quadtree(scores, [0.5])
     with pytest.raises(ValueError, match="depth must be at most the number of levels, 2, got 3"):
         build_quadtree(scores, 0.5, depth=3)
-    nodes = build_quadtree(scores, 0.5)
-    with pytest.raises(ValueError, match="values must be"):
-        scatter_nodes(scores[0], nodes, torch.zeros(1), 0)
-    with pytest.raises(TypeError, match="values must have the dtype of maps"):
-        scatter_nodes(scores[0], nodes, torch.zeros(len(nodes.roi)).half(), 0)
-    with pytest.raises(ValueError, match='mode must be "nearest" or "bilinear"'):
-        propagate(scores[0], nodes, torch.zeros(len(nodes.roi)), 2, mode="cubic")
+    for thresholds in ("much", None, ["much", 0.5], torch.tensor([0.5, 0.5])):
+        with pytest.raises(TypeError, match="thresholds must"):
+            build_quadtree(scores, thresholds)
+    with pytest.raises(ValueError, match=r"scores\[0\] must have shape \(R, H, W\), got \(\)"):
+        build_quadtree([torch.tensor(1.0)], 0.5)
+    with pytest.raises(ValueError, match=r"scores\[1\] must be on cpu like the other tensors, got meta"):
+        build_quadtree([scores[0], scores[1].to("meta")], 0.5)
+    with pytest.raises(TypeError, match=r"scores\[1\] must be a tensor"):
+        build_quadtree([scores[0], None], 0.5)
+    with pytest.raises(TypeError, match="depth must be an int"):
+        build_quadtree(scores, 0.5, depth=1.0)
