@@ -62,6 +62,7 @@ def root(tmp_path_factory):
     write_split(folder / "bdd100k", "val", 3, seed=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DETECTRON2_DATASETS", str(folder))
+        patch.setenv("PYTHONPATH", str(ROOT))
         printed = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, check=True)
         assert re.findall(r"ins_seg_(\w+)\.json: (\d) images", printed.stdout) == [
             ("train", "4"),
