@@ -164,3 +164,13 @@ def test_mixed_precision(variant):
     with torch.autocast("cpu", torch.bfloat16):
         (masks,) = masks_of(head, features, proposals)
     assert masks.dtype == torch.float32 and masks.isfinite().all()
+
+
+def test_no_hidden_switch(variant):
+    """The released code dilates and blurs its masks where the visualisation period is 100."""
+    masks = []
+    for period in (0, 100):
+        cfg = tiny_config(VARIANT=variant)
+        cfg.VIS_PERIOD = period
+        masks += masks_of(tiny_head(cfg), random_features(cfg, SIZE), [star_proposals(BOXES, SIZE)])
+    assert torch.equal(*masks)
