@@ -25,7 +25,7 @@ from crispmask.evaluation.boundary_iou import boundary_width
 from crispmask.evaluation.build import EVALUATORS, evaluator_type
 
 # Meta-architectures whose number of classes is MODEL.ROI_HEADS.NUM_CLASSES
-ROI_META_ARCHITECTURES = ("GeneralizedRCNN", "PanopticFPN")
+ROI_META_ARCHITECTURES = ("GeneralizedRCNN", "PanopticFPN", "QueryTransfiner")
 # More processes a core than this cannot be meant: somebody counts GPUs that are not there
 MAX_PROCESSES_PER_CORE = 2
 
