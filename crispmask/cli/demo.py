@@ -4,6 +4,9 @@
 are turned as their EXIF tag says; grey ones, ones with alpha and ones with 16 bits will do. One that cannot
 be read is named, the others are done, and the exit code is 1.
 
+--show quadtree and --show attention write sheets beside the pictures, with the best objects of an image: the
+nodes of each level, and what four nodes (red) attend to in the last layer, as in the paper's Figure 6.
+
 --json writes the detections as COCO-format results. The image_id is the number that is the file name, as in
 COCO, if that holds for all images; otherwise they are counted from 1. A file_name is always there.
 
@@ -15,6 +18,7 @@ example:
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from detectron2.structures import Instances
     from numpy.typing import NDArray
 
+    from crispmask.engine.predictor import Predictor
     from crispmask.visualization.overlay import DrawnObject
 
 
@@ -53,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="enlarge pictures, not outlines (default: 1)",
     )
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at once (default: 1)")
+    parser.add_argument(
+        "--show",
+        action="append",
+        choices=["quadtree", "attention"],
+        default=[],
+        help="sheets of a Mask Transfiner, see above; may be given twice",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the detections as COCO-format results")
 
 
@@ -70,6 +82,10 @@ def run(args: argparse.Namespace) -> None:
 
     cfg = load_model_config(args)
     predictor, classes = Predictor(cfg), known_classes(cfg)
+    if args.show:
+        from crispmask.cli.transfiner_views import check_views
+
+        check_views(predictor, args.show)
     check_output_folder(args.output)
     ids = _image_ids(list(targets))
     rows: list[dict[str, Any]] = []
@@ -78,6 +94,7 @@ def run(args: argparse.Namespace) -> None:
         for (path, picture), found in zip(batch, predictor([p for _, p in batch]), strict=True):
             found = found[found.scores >= args.score_threshold]
             _write_picture(targets[path], picture, _drawn_objects(found, classes), args.scale)
+            _write_views(predictor, args, targets[path], picture, classes)
             if json_file:
                 rows += _result_rows(found, classes, ids[path], path)
             drawn += 1
@@ -94,6 +111,9 @@ def _plan(args: argparse.Namespace) -> dict[Path, Path]:
 
     if args.scale < 1 or args.batch_size < 1:
         raise UserError("--scale and --batch-size must be 1 or more.")
+    for word in args.input:
+        if re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+", word) and not Path(word).exists():
+            raise UserError(f"'{word}' follows --input as if it were an image: put another flag before it.")
     paths = find_images(args.input)
     targets = [Path(args.output) / name for name in png_names(paths)]
     if overwritten := {path.resolve() for path in paths} & {path.resolve() for path in targets}:
@@ -145,6 +165,25 @@ def _write_picture(
     from crispmask.visualization.overlay import draw_objects
 
     Image.fromarray(draw_objects(picture, objects, scale)).save(path)
+
+
+def _write_views(
+    predictor: Predictor,
+    args: argparse.Namespace,
+    path: Path,
+    picture: NDArray[np.uint8],
+    classes: Sequence[tuple[int, str]],
+) -> None:
+    """Write the sheets of ``--show`` beside a picture, as ``<name>-quadtree.png``."""
+    if not args.show:
+        return
+    from PIL import Image
+
+    from crispmask.cli.transfiner_views import view_sheets
+
+    names = [name for _, name in classes]
+    for kind, sheet in view_sheets(predictor, picture, args.show, args.score_threshold, names).items():
+        Image.fromarray(sheet).save(path.with_name(f"{path.stem}-{kind}.png"))
 
 
 def _result_rows(
