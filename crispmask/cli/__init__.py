@@ -29,6 +29,8 @@ VERBS: dict[str, tuple[str | dict[str, tuple[str, str]], str]] = {
     "evaluate": ("crispmask.cli.evaluate", "AP and Boundary AP of a results file of any model"),
     "demo": ("crispmask.cli.demo", "run a model on images and draw what it finds"),
     "convert": ("crispmask.cli.convert", "make a released checkpoint one that CrispMask loads"),
+    "verify": ("crispmask.cli.verify", "evaluate a checkpoint beside the figures of its authors"),
+    "doctor": ("crispmask.cli.doctor", "what is installed, which kernels run, which data sets are there"),
     "analyze": (ANALYSES, "look into results or into a model"),
 }
 
