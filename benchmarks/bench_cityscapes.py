@@ -107,9 +107,14 @@ def _blob(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float
 def _inside(blob: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:
     """(height, width) pixels of a blob."""
     x, y, radius_x, radius_y, waves = blob
-    rows, columns = np.arange(height)[:, None], np.arange(width)
-    u, v = (columns + 0.5 - x) / radius_x, (rows + 0.5 - y) / radius_y
-    return np.hypot(u, v) < 1 + waves * np.sin(5 * np.arctan2(v, u))
+    reach = 1 + abs(waves)
+    x0, x1 = np.clip([x - reach * radius_x, x + reach * radius_x + 1], 0, width).astype(int)
+    y0, y1 = np.clip([y - reach * radius_y, y + reach * radius_y + 1], 0, height).astype(int)
+    u = (np.arange(x0, x1) + 0.5 - x) / radius_x
+    v = (np.arange(y0, y1)[:, None] + 0.5 - y) / radius_y
+    mask = np.zeros((height, width), bool)
+    mask[y0:y1, x0:x1] = np.hypot(u, v) < 1 + waves * np.sin(5 * np.arctan2(v, u))
+    return mask
 
 
 def _picture(rng: np.random.Generator, ids: NDArray[np.uint16]) -> NDArray[np.uint8]:
