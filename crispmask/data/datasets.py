@@ -18,6 +18,7 @@ from detectron2.utils.file_io import PathManager
 from crispmask.data import bdd100k, cityscapes
 from crispmask.data.metadata import MovableMetadata
 from crispmask.data.shapes import CATEGORIES, SPLITS, ensure_shapes, json_path, shapes_folder
+from crispmask.errors import UserError
 
 # Metadata in which Detectron2's registered data sets keep the paths that they read
 PATH_KEYS = ("json_file", "image_root", "image_dir", "gt_dir", "dirname")
@@ -119,7 +120,10 @@ def _numbered(classes: Sequence[str]) -> dict[str, Any]:
 
 
 def _load_cityscapes(metadata: Metadata) -> list[dict]:
-    return cityscapes.load_cityscapes(metadata.image_dir, metadata.gt_dir)
+    try:
+        return cityscapes.load_cityscapes(metadata.image_dir, metadata.gt_dir)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _load_json(metadata: Metadata) -> list[dict]:

@@ -17,6 +17,9 @@ class BDD100KBoundaryEvaluator(COCOBoundaryEvaluator):
 
     results_file = "bdd100k_instances_results.json"
 
+    def _describe(self, json_file: str) -> str:
+        return f"BDD100K AP on {json_file}: COCO's, and as *_nonoverlap that of painted predictions."
+
     def _eval_predictions(
         self, predictions: Sequence[dict[str, Any]], img_ids: Collection[Any] | None = None
     ) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from benchmarks.bench_cityscapes import write_cityscapes
 from crispmask.data import require_dataset
+from crispmask.errors import UserError
 from crispmask.evaluation import evaluate
 
 CLASSES = ["person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"]
@@ -95,6 +96,17 @@ def test_what_is_missing_is_said(monkeypatch, tmp_path):
         FileNotFoundError, match=r"has no annotations .*bonn_000000_000019_gtFine_instanceIds"
     ):
         require_dataset("cityscapes_instances_val")
+
+
+def test_an_annotation_file_that_cannot_be_read_is_named(monkeypatch, tmp_path):
+    write_cityscapes(
+        tmp_path / "cityscapes", images=2, height=32, width=32, objects=1, detections=0, split="train"
+    )
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    path = next(tmp_path.rglob("bonn*_instanceIds.png"))
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(UserError, match=f"{path.name}' cannot be read"):
+        DatasetCatalog.get("cityscapes_instances_train")
 
 
 VAL = ("DATASETS.TEST", "('cityscapes_instances_val',)", "TEST.BOUNDARY.DILATION_RATIO", "0.005")
