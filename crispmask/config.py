@@ -29,8 +29,8 @@ def add_crispmask_config(cfg: CfgNode) -> None:
     cfg.CRISPMASK.AMP_DTYPE = "bfloat16"
     # Use deterministic algorithms where torch has them; needs SEED >= 0 to repeat a run
     cfg.CRISPMASK.DETERMINISTIC = False
-    # Evaluation needs every tensor of the model in MODEL.WEIGHTS, and no other; False, and training from
-    # MODEL.WEIGHTS always: take those that fit and print a table of the rest
+    # Evaluation and prediction need every tensor of the model in MODEL.WEIGHTS, and no other. False, and
+    # training from MODEL.WEIGHTS always: those that fit are taken, a table of the rest is printed
     cfg.CRISPMASK.STRICT_WEIGHTS = True
     # Weights & Biases project that scalars are sent to; empty: off
     cfg.CRISPMASK.WANDB_PROJECT = ""

@@ -38,10 +38,13 @@ def run(args: argparse.Namespace) -> None:
         UserError: the config is not in the zoo, the weights do not fit it, or no data set is there.
     """
     json_file = check_output_file(args.json)
+    from detectron2.utils.logger import setup_logger
+
     import crispmask.data  # noqa: F401  registers the data sets
     from crispmask import model_zoo
     from crispmask.config import find_config
     from crispmask.engine.arguments import load_config
+    from crispmask.engine.predictor import load_trained_model
     from crispmask.model_zoo.compare import compare
 
     def config(*more: str) -> CfgNode:
@@ -55,7 +58,8 @@ def run(args: argparse.Namespace) -> None:
     datasets, reasons = _datasets(cfg, rows)
     if not datasets:
         raise UserError(f"There is nothing to evaluate on. {' '.join(dict.fromkeys(reasons.values()))}")
-    model = _load(cfg)
+    setup_logger()  # how far the evaluation is
+    model = load_trained_model(cfg)
     measured = {dataset: _evaluate(config("DATASETS.TEST", f"('{dataset}',)"), model) for dataset in datasets}
     figures = compare(rows, measured, reasons)
     table = [(f.dataset, f.metric, f.published, f.ours, _signed(f.difference), f.note) for f in figures]
@@ -81,20 +85,6 @@ def _datasets(cfg: CfgNode, rows: Sequence[Any]) -> tuple[list[str], dict[str, s
         except UserError as error:
             reasons[dataset] = str(error)
     return found, reasons
-
-
-def _load(cfg: CfgNode) -> nn.Module:
-    from detectron2.utils.logger import setup_logger
-
-    from crispmask.checkpoint import load_weights
-    from crispmask.engine import Trainer
-    from crispmask.engine.checks import check_weight_file
-
-    setup_logger()  # how far the evaluation is
-    check_weight_file(cfg.MODEL.WEIGHTS)
-    model = Trainer.build_model(cfg)
-    load_weights(model, cfg.MODEL.WEIGHTS)
-    return model
 
 
 def _evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, dict[str, float]]:

@@ -14,7 +14,7 @@ from detectron2.structures import Instances
 from numpy.typing import NDArray
 from PIL import Image
 
-from crispmask.engine.checkpointer import AtomicCheckpointer
+from crispmask.checkpoint import load_weights
 from crispmask.engine.checks import check_weight_file
 from crispmask.engine.trainer import Trainer
 from crispmask.errors import UserError
@@ -72,26 +72,15 @@ class Predictor:
 
 
 def load_trained_model(cfg: CfgNode) -> torch.nn.Module:
-    """The model of a config in evaluation mode, every weight of it from ``MODEL.WEIGHTS``.
+    """The model of a config in evaluation mode, every weight of it from ``MODEL.WEIGHTS``, unless
+    ``CRISPMASK.STRICT_WEIGHTS`` is off.
 
     Raises:
-        UserError: there are no weights, they cannot be read, or some of the model are not among them.
+        UserError: there are no weights, they cannot be read, or they do not fit.
     """
     if not cfg.MODEL.WEIGHTS:
         raise UserError("MODEL.WEIGHTS is empty: give the checkpoint of a trained model.")
     check_weight_file(cfg.MODEL.WEIGHTS)
     model = Trainer.build_model(cfg)
-    _StrictCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    load_weights(model, cfg.MODEL.WEIGHTS, strict=cfg.CRISPMASK.STRICT_WEIGHTS)
     return model.eval()
-
-
-class _StrictCheckpointer(AtomicCheckpointer):
-    """Refuses weights that leave a part of the model random, of which Detectron2 only warns."""
-
-    def _log_incompatible_keys(self, incompatible: Any) -> None:
-        wrong = [*incompatible.missing_keys, *(name for name, *_ in incompatible.incorrect_shapes)]
-        if wrong:
-            raise UserError(
-                f"MODEL.WEIGHTS do not fit the model of this config: {len(wrong)} tensors, '{wrong[0]}' one "
-                f"of them, are missing or of another shape: give a checkpoint that was trained with it."
-            )
