@@ -11,6 +11,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
 
 from crispmask import get_config
+from crispmask.checkpoint import load_weights
 from crispmask.swin import SwinTransformer
 
 SMALL = {"embed_dim": 8, "depths": (2, 2, 3, 1), "num_heads": (1, 2, 2, 4), "window_size": 7}
@@ -71,3 +72,20 @@ def test_configs_have_the_models_of_the_paper(config, width, count):
         backbone = build_backbone(cfg)
     assert sum(parameter.numel() for parameter in backbone.bottom_up.parameters()) == count
     assert list(backbone.output_shape()) == ["p2", "p3", "p4", "p5", "p6"]
+
+
+def test_weights_of_the_classifier_are_found_by_name(tmp_path):
+    """As the authors publish them: no prefix, tables of indices, one norm and a classifier at the end."""
+    state = {name: value for name, value in small().state_dict().items() if not name[:5].startswith("norm")}
+    extra = {"norm.weight": torch.ones(64), "norm.bias": torch.ones(64), "head.weight": torch.ones(1000, 64)}
+    tables = {"layers.0.blocks.0.attn.relative_position_index": torch.zeros(49, 49, dtype=torch.int64)}
+    torch.save({"model": {**state, **extra, **tables}}, tmp_path / "swin.pth")
+    backbone = small()
+    for parameter in backbone.parameters():
+        parameter.data.zero_()
+    model = torch.nn.ModuleDict({"backbone": torch.nn.ModuleDict({"bottom_up": backbone})})
+    report = load_weights(model, f"{tmp_path}/swin.pth?matching_heuristics=True", strict=False)
+    assert {name.split(".")[2] for name in report.missing} == {"norm0", "norm1", "norm2", "norm3"}
+    assert set(report.unexpected) == set(extra)
+    for name, value in state.items():
+        torch.testing.assert_close(backbone.state_dict()[name], value, rtol=0, atol=0)

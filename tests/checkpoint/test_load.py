@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.utils.file_io import PathHandler, PathManager
-from tiny_detector import tiny_detector
 
 from crispmask.checkpoint import load_weights
 from crispmask.checkpoint.files import write_safetensors
 from crispmask.errors import UserError
+from tests.checkpoint.tiny_detector import tiny_detector
 
 State = dict[str, torch.Tensor]
 CLASSIFIER = "roi_heads.box_predictor.cls_score"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from crispmask.checkpoint.release import convert_checkpoint, release_configs
 from crispmask.errors import UserError
 from tests.checkpoint import released_refinemask, released_transfiner
+from tests.checkpoint.pickle_bomb import RunsCode
 
 REFINEMASK = {  # config: depth, classes, classes of the last stage, v2; the configs with the same model
     "refinemask/coco/R_50_FPN_1x.yaml": ((50, 80, 80), ["refinemask/coco/R_50_FPN_2x.yaml"]),
@@ -162,14 +162,6 @@ def test_checkpoint_of_no_release_is_said(tmp_path: Path) -> None:
         UserError, match=r"is no released transfiner checkpoint.*\n  module\.encoder\..* \(30\)"
     ):
         convert_checkpoint(path, "transfiner")
-
-
-class RunsCode:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple:
-        return os.mkdir, (str(self.folder),)
 
 
 def test_pickle_bomb_and_truncated_file(refinemask: Shapes, tmp_path: Path) -> None:

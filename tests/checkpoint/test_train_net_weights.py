@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from crispmask.checkpoint.files import write_safetensors
+from tests.engine.tiny_training import tiny_model
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "engine" / "tiny.yaml"
@@ -31,10 +32,8 @@ def run(*words: object, code: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    folder = tmp_path_factory.mktemp("trained")
-    run("OUTPUT_DIR", folder, "SOLVER.MAX_ITER", 1, "DATASETS.TEST", "()")
-    return torch.load(folder / "model_final.pth")["model"]
+def state() -> dict[str, torch.Tensor]:
+    return tiny_model().state_dict()
 
 
 def test_evaluation_wants_the_whole_model(state: dict[str, torch.Tensor], tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections import OrderedDict
 from functools import partial
@@ -15,6 +14,7 @@ import torch
 from crispmask.checkpoint import read_weight_file
 from crispmask.checkpoint.files import write_safetensors
 from crispmask.errors import UserError
+from tests.checkpoint.pickle_bomb import RunsCode
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1, 2])}
 ARRAYS = {name: value.numpy() for name, value in WEIGHTS.items()}
@@ -25,16 +25,6 @@ PYTHON_2 = (
     b"Rq\x0c(K\x03U\x01<q\rNNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tq\x0eb\x89U\x08\x00\x00\x80?\x00\x00"
     b"\x00@q\x0ftq\x10bs."
 )
-
-
-class RunsCode:
-    """What a pickle bomb holds: unpickling it makes a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple:
-        return os.mkdir, (str(self.folder),)
 
 
 def dump(path: Path, content: object, protocol: int = 4) -> Path:

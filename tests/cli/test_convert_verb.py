@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from crispmask import get_config, model_zoo
 from crispmask.checkpoint import load_weights, read_weight_file
 from crispmask.cli import main
 from tests.checkpoint import released_refinemask, released_transfiner
+from tests.checkpoint.pickle_bomb import RunsCode
 from tests.refinemask import conftest as refinemask_golden
 from tests.transfiner import conftest as transfiner_golden
 
@@ -143,14 +143,6 @@ def test_wrong_words_are_said_before_the_file_is_read(
     assert "No config file 'x.yaml'" in failure([source, "x.pth", "--config", "x.yaml"], capsys)
     assert "in.pth' is empty" in failure([source, tmp_path / "x.pth"], capsys)
     assert "invalid choice: 'mmdet'" in failure([source, "x.pth", "--source", "mmdet"], capsys)
-
-
-class RunsCode:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple:
-        return os.mkdir, (str(self.folder),)
 
 
 def test_old_pickle_is_made_safe_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
