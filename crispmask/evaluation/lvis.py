@@ -49,6 +49,7 @@ class LVISGroundTruth(GroundTruth):
         frequencies: category id -> ``r``, ``c`` or ``f``, where the file says it.
         is_cocofied: the categories are COCO's, see :mod:`crispmask.evaluation.lvis_cocofied`.
         missing: synsets of COCO's categories that a cocofied file does not have.
+        extra_categories: ids that predictions may have although the file has no such category: not judged.
     """
 
     negatives: dict[Any, frozenset[Any]] | None
@@ -56,6 +57,7 @@ class LVISGroundTruth(GroundTruth):
     frequencies: dict[Any, str]
     is_cocofied: bool
     missing: list[str]
+    extra_categories: frozenset[Any]
 
     @property
     def max_dets(self) -> int:
@@ -63,8 +65,8 @@ class LVISGroundTruth(GroundTruth):
         return MAX_DETS_COCOFIED if self.is_cocofied else MAX_DETS
 
     def known_categories(self) -> Collection[Any]:
-        """Category ids that a prediction may have; a COCO model knows all of COCO's."""
-        return COCO_SYNSETS if self.is_cocofied else self.class_names
+        """Category ids that a prediction may have."""
+        return self.extra_categories | self.class_names.keys()
 
     def judged(self, annotations: list[Row], detections: list[Row], max_dets: int) -> Select:
         """Annotations and detections that count.
@@ -156,6 +158,7 @@ def read_lvis(source: str | os.PathLike[str] | Mapping[str, Any] | Any) -> LVISG
     truth = read_ground_truth(data)
     for annotation in truth.annotations:
         check_flag(annotation.get("ignore"), f"Annotation {annotation['index']}", "ignore")
+    cocofied = is_cocofied(data["categories"])
     is_federated = any("neg_category_ids" in image for image in data["images"])
     return LVISGroundTruth(
         truth.sizes,
@@ -164,8 +167,10 @@ def read_lvis(source: str | os.PathLike[str] | Mapping[str, Any] | Any) -> LVISG
         negatives=_lists(data["images"], "neg_category_ids") if is_federated else None,
         not_exhaustive=_lists(data["images"], "not_exhaustive_category_ids"),
         frequencies=_frequencies(data["categories"]),
-        is_cocofied=is_cocofied(data["categories"]),
-        missing=missing_synsets(data["categories"]) if is_cocofied(data["categories"]) else [],
+        is_cocofied=cocofied,
+        missing=missing_synsets(data["categories"]) if cocofied else [],
+        # A COCO model knows all of COCO's.
+        extra_categories=frozenset(COCO_SYNSETS if cocofied else ()),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from crispmask.evaluation.coco_evaluator import COCOBoundaryEvaluator
@@ -22,14 +23,19 @@ class LVISBoundaryEvaluator(COCOBoundaryEvaluator):
     results_file = "lvis_instances_results.json"
 
     def _read_truth(self, dataset: Mapping[str, Any]) -> LVISGroundTruth:
-        return read_lvis(dataset)
+        truth = read_lvis(dataset)
+        # What the model knows and the file does not is not judged.
+        return replace(truth, extra_categories=frozenset(self._to_contiguous(truth)))
+
+    def _to_contiguous(self, truth: GroundTruth) -> dict[Any, int]:
+        """Category id -> class index of the model."""
+        given = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        names = self._metadata.get("thing_classes")
+        # Detectron2 counts LVIS's categories from 0, LVIS from 1, without gaps.
+        return given or {i: i - 1 for i in (range(1, len(names) + 1) if names else truth.class_names)}
 
     def _index_categories(self, dataset_name: str, truth: GroundTruth) -> dict[int, Any]:
-        to_contiguous = self._metadata.get("thing_dataset_id_to_contiguous_id")
-        if to_contiguous is None:
-            # Detectron2 counts LVIS's categories from 0, LVIS from 1, without gaps.
-            names = self._metadata.get("thing_classes")
-            to_contiguous = {i: i - 1 for i in (range(1, len(names) + 1) if names else truth.class_names)}
+        to_contiguous = self._to_contiguous(truth)
         if unknown := [category_id for category_id in truth.class_names if category_id not in to_contiguous]:
             raise ValueError(
                 f"Data set '{dataset_name}' has no class in its metadata for category id {unknown[0]} of its "

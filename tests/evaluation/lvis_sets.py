@@ -99,3 +99,30 @@ class PlainLVISEval(COCOeval):
         if result is not None and catId in self.forgiving[imgId]:
             result["dtIgnore"] = result["dtIgnore"] | (result["dtMatches"] == 0)
         return result
+
+
+# LVIS v1's ids of three of COCO's categories and of one that COCO has not; synsets as in LVIS
+REAL_CATEGORIES = {
+    1: {"synset": "aerosol.n.02", "name": "aerosol_can", "frequency": "c"},
+    793: {"synset": "person.n.01", "name": "person", "frequency": "f"},
+    90: {"synset": "bench.n.01", "name": "bench", "frequency": "f"},
+    378: {"synset": "dog.n.01", "name": "dog", "frequency": "f"},
+}
+
+
+def real_lvis(seed=0, images=4):
+    """A set in the form of LVIS v1 val, every other image one of train2017, and its results."""
+    shape = Shape(images, 64, 80, objects=5, detections=12, categories=4, found=0.9)
+    gt, results = make_lvis(shape, seed, is_odd=False)
+    gt["annotations"] = [a for a in gt["annotations"] if isinstance(a["segmentation"], list)]
+    ids = dict(enumerate(REAL_CATEGORIES, 1))
+    for row in [*gt["annotations"], *results]:
+        row["category_id"] = ids[row["category_id"]]
+    for image in gt["images"]:
+        folder = "val2017" if image["id"] % 2 else "train2017"
+        image["coco_url"] = f"http://images.cocodataset.org/{folder}/{image['id']:012}.jpg"
+        del image["file_name"]
+        for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+            image[key] = [ids[i] for i in image[key]]
+    gt["categories"] = [{"id": i, **category} for i, category in REAL_CATEGORIES.items()]
+    return gt, results

@@ -2,21 +2,20 @@
 
 import json
 import uuid
+from functools import partial
 
-import numpy as np
-import pycocotools.mask as mask_utils
 import pytest
-import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import COCOEvaluator, print_csv_format
-from detectron2.structures import Boxes, Instances
-from torch import multiprocessing
+from model_outputs import as_float32, outputs, run_in_two_processes, same, same_tasks
+from model_outputs import run as run_shape
 
 from benchmarks.bench_evaluation import Shape, make_set
 from crispmask import get_config
 from crispmask.evaluation import build_evaluator, evaluate
 from crispmask.evaluation.coco_evaluator import COCOBoundaryEvaluator
+from crispmask.evaluation.device_masks import encode_masks
 
 SHAPE = Shape(images=9, height=64, width=80, objects=4, detections=8, categories=3, found=0.8)
 
@@ -28,38 +27,8 @@ def register(path):
     return name
 
 
-def outputs(results, image_ids, threshold=-1.0):
-    """What a model gives: one dict an image, classes counted from 0."""
-    for image_id in image_ids:
-        rows = [r for r in results if r["image_id"] == image_id and r["score"] > threshold]
-        masks = [mask_utils.decode(r["segmentation"]) for r in rows]
-        masks = torch.from_numpy(np.array(masks, bool).reshape(-1, SHAPE.height, SHAPE.width))
-        boxes = [mask_utils.toBbox(r["segmentation"]).tolist() for r in rows]
-        boxes = torch.tensor(boxes).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        instances = Instances(
-            (SHAPE.height, SHAPE.width),
-            pred_boxes=Boxes(boxes),
-            pred_masks=masks,
-            scores=torch.tensor([r["score"] for r in rows]),
-            pred_classes=torch.tensor([r["category_id"] - 1 for r in rows], dtype=torch.long),
-        )
-        yield {"image_id": image_id, "height": SHAPE.height, "width": SHAPE.width}, {"instances": instances}
-
-
-def run(evaluator, results, image_ids=range(1, SHAPE.images + 1), threshold=-1.0):
-    evaluator.reset()
-    for image, output in outputs(results, image_ids, threshold):
-        evaluator.process([image], [output])
-    return evaluator.evaluate()
-
-
-def same(figures):
-    return pytest.approx(figures, rel=0, abs=0, nan_ok=True)
-
-
-def same_tasks(results):
-    return {task: same(figures) for task, figures in results.items()}
+def run(evaluator, results, image_ids=None, **options):
+    return run_shape(evaluator, results, SHAPE, image_ids, **options)
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +51,7 @@ def test_boxes_and_masks_are_detectron2s_and_boundary_is_ours(generated, one_pro
     for task in ("bbox", "segm"):
         assert list(one_process[task]) == list(theirs[task])
         assert one_process[task] == pytest.approx(theirs[task], rel=1e-12, nan_ok=True)
-    rows = [{**r, "score": float(torch.tensor(r["score"]))} for r in results]
-    direct = evaluate(path, rows)
+    direct = evaluate(path, as_float32(results))
     assert {k.replace("-", "/"): v for k, v in one_process["boundary"].items()} == same(direct)
     assert 5 < one_process["boundary"]["AP"] < one_process["segm"]["AP"]
     with caplog.at_level("INFO", logger="detectron2"):
@@ -113,6 +81,32 @@ def test_results_file_is_what_evaluate_reads(generated, one_process, tmp_path):
     file = tmp_path / "coco_instances_results.json"
     assert evaluate(path, file)["AP"] == one_process["boundary"]["AP"]
     assert evaluate(path, file, iou_type="bbox")["AP"] == one_process["bbox"]["AP"]
+
+
+def test_masks_encoded_on_the_device_give_the_same_figures(generated, one_process):
+    """What an accelerator does, here on the CPU: rows and figures are those of the path of the CPU."""
+    name, _, results = generated
+    plain, there = COCOBoundaryEvaluator(name), COCOBoundaryEvaluator(name, encode_on_device=True)
+    assert run(there, results, [1, 1, *range(2, 10)]) == same_tasks(one_process)
+    run(plain, results)
+    assert there._predictions[2:] == plain._predictions[1:]
+    # Without boundaries there is nothing to keep beside the rows.
+    masks_only = COCOBoundaryEvaluator(name, ("segm",), encode_on_device=True)
+    assert run(masks_only, results) == same_tasks({"segm": one_process["segm"]})
+    assert run(there, results, threshold=2.0)["boundary"]["AP"] == 0
+
+
+def test_boundaries_that_were_made_on_the_device_are_the_ones_that_count(generated, one_process):
+    name, _, results = generated
+    evaluator = COCOBoundaryEvaluator(name, encode_on_device=True)
+    evaluator.reset()
+    for image, output in outputs(results, range(1, 10), (SHAPE.height, SHAPE.width)):
+        evaluator.process([image], [output])
+        # Narrower than those of the data set, which changes their overlaps
+        narrow = encode_masks(output["instances"].pred_masks, 1).boundaries
+        assert evaluator._predictions[-1]["boundaries"] != narrow
+        evaluator._predictions[-1]["boundaries"] = narrow
+    assert evaluator.evaluate()["boundary"]["AP"] < one_process["boundary"]["AP"] - 1
 
 
 def test_no_detection_at_all_is_zero(generated):
@@ -215,19 +209,13 @@ SHARES = {
 }
 
 
-def _rank(rank, rendezvous, path, results, folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=2)
-    evaluator = COCOBoundaryEvaluator(register(path))
-    figures = {case: run(evaluator, results, shares[rank]) for case, shares in SHARES.items()}
-    (folder / f"{rank}.json").write_text(json.dumps(figures))
-    torch.distributed.destroy_process_group()
+def make_evaluator(path, rank):
+    return COCOBoundaryEvaluator(register(path))
 
 
 def test_two_processes_give_what_one_gives(generated, one_process, tmp_path):
     _, path, results = generated
-    multiprocessing.spawn(_rank, (tmp_path / "rendezvous", path, results, tmp_path), nprocs=2)
-    main, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    main, other = run_in_two_processes(partial(make_evaluator, path), results, SHAPE, SHARES, tmp_path)
     for case in SHARES:
         assert other[case] == {}
         assert main[case] == same_tasks(one_process)
