@@ -23,6 +23,7 @@ from crispmask.errors import UserError
 ANALYSES = {
     "boundary": ("crispmask.cli.analyze_boundary", "where outlines are wrong: HTML page and CSV"),
     "incoherence": ("crispmask.cli.analyze_incoherence", "errors in incoherent regions, and AP without them"),
+    "dial": ("crispmask.cli.analyze_dial", "quality, time and memory over the settings of Mask Transfiner"),
 }
 # Verb: the module, or a table of more verbs, and one line about it
 VERBS: dict[str, tuple[str | dict[str, tuple[str, str]], str]] = {

@@ -1,0 +1,118 @@
+"""The dial of Mask Transfiner: what settings of a trained model bring and cost, over the same images."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from itertools import product
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_loader
+
+from crispmask.engine.cost import PeakMemory, timed
+from crispmask.engine.predictor import load_trained_model
+from crispmask.evaluation.build import build_evaluator
+
+# Keys of MODEL.TRANSFINER that need no training, and the values that are tried of each by itself
+DIAL: dict[str, tuple[Any, ...]] = {
+    "DEPTH": (0, 1, 2, 3, 4),
+    "THRESHOLDS": (0.2, 0.35, 0.65, 0.8),
+    "MAX_NODES": (128, 512, 2048),
+    "TOP_K": (5, 20),
+    "MEMORY_BUDGET": (0, 64),
+}
+# Thresholds of the levels that a quadtree can have
+LEVELS = 4
+# Runs that are not timed: the first ones set up memory and choose algorithms
+WARM_UP = 2
+
+Settings = dict[str, Any]
+Track = Callable[[Sequence[Any], str], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A model with some settings.
+
+    Attributes:
+        settings: keys of ``MODEL.TRANSFINER`` that differ from the config.
+        figures: results by task (``segm``, ``boundary``), as the evaluator gives them.
+        milliseconds: median time of an image, masks at its size included.
+        megabytes: most memory in use above that of the loaded model; NaN: not known.
+    """
+
+    settings: Settings
+    figures: Mapping[str, Mapping[str, float]]
+    milliseconds: float
+    megabytes: float
+
+
+def one_at_a_time(cfg: CfgNode) -> Iterator[Settings]:
+    """The config as it is, then every other value of ``DIAL``, one key at a time."""
+    yield {}
+    for key, values in DIAL.items():
+        yield from ({key: value} for value in values if value != cfg.MODEL.TRANSFINER[key])
+
+
+def all_combinations(values: Mapping[str, Sequence[Any]]) -> Iterator[Settings]:
+    """The config as it is, then every combination of the values of some keys."""
+    yield {}
+    for combination in product(*values.values()):
+        yield dict(zip(values, combination, strict=True))
+
+
+def as_overrides(settings: Settings) -> list[str]:
+    """``KEY, VALUE, ...`` of a config; one threshold stands for that of every level."""
+    overrides = []
+    for key, value in settings.items():
+        if key == "THRESHOLDS" and not isinstance(value, tuple):
+            value = (value,) * LEVELS
+        overrides += [f"MODEL.TRANSFINER.{key}", str(value)]
+    return overrides
+
+
+def first_images(cfg: CfgNode, limit: int) -> list[dict[str, Any]]:
+    """The first images of the first data set of ``DATASETS.TEST``, as Detectron2 lists them; 0: all."""
+    return DatasetCatalog.get(cfg.DATASETS.TEST[0])[: limit or None]
+
+
+def measure(cfg: CfgNode, images: list[dict[str, Any]], settings: Settings, track: Track) -> Measurement:
+    """Run and evaluate the model of a config.
+
+    Args:
+        cfg: the config with the settings in it.
+        images: of :func:`first_images`.
+        settings: what is told of it.
+        track: wraps the batches, to show progress, with a title.
+
+    Raises:
+        UserError: the model cannot be built or loaded.
+    """
+    model = load_trained_model(cfg)
+    device = model.device
+    loader = build_detection_test_loader(images, mapper=DatasetMapper(cfg, False), num_workers=0)
+    seconds: list[float] = []
+    with TemporaryDirectory() as folder, torch.inference_mode():
+        evaluator = build_evaluator(cfg, cfg.DATASETS.TEST[0], folder)
+        evaluator.reset()
+        memory = PeakMemory(device)
+        for batch in track(loader, f"{settings or 'as it is'}"):
+            outputs, spent = timed(lambda batch=batch: model(batch), device)
+            seconds.append(spent)
+            evaluator.process(batch, outputs)
+        megabytes = memory.megabytes()
+        figures = _evaluate(evaluator, [image["image_id"] for image in images])
+    median = statistics.median(seconds[WARM_UP:] or seconds)
+    return Measurement(settings, figures, 1000 * median, megabytes)
+
+
+def _evaluate(evaluator: Any, image_ids: list[Any]) -> dict[str, dict[str, float]]:
+    """Results on these images; evaluators that know no ``img_ids`` count those that they were given."""
+    if "img_ids" in signature(evaluator.evaluate).parameters:
+        return evaluator.evaluate(img_ids=image_ids)
+    return evaluator.evaluate()

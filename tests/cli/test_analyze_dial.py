@@ -1,0 +1,88 @@
+"""``crispmask analyze dial`` on four generated images with a tiny Mask Transfiner."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from crispmask.cli import main
+from crispmask.engine.dial import DIAL, one_at_a_time
+from tests.transfiner.tiny_transfiner import tiny_config, tiny_model
+
+pytestmark = pytest.mark.usefixtures("shapes_root")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Flags of a tiny model with the classes of the shapes data set, and its config and weights."""
+    folder = tmp_path_factory.mktemp("model")
+    names = {"MODEL__ROI_HEADS__NUM_CLASSES": 8, "DATASETS__TEST": ("shapes_val",), "MODEL__DEVICE": "cpu"}
+    cfg = tiny_config(**names, INPUT__MASK_FORMAT="bitmask", THRESHOLDS=(0.0,) * 4)
+    (folder / "config.yaml").write_text(cfg.dump())
+    torch.save({"model": tiny_model(cfg).state_dict()}, folder / "model.pth")
+    return ["--config-file", str(folder / "config.yaml"), "--weights", str(folder / "model.pth")]
+
+
+def test_every_combination_is_measured_and_written(
+    model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--set", "DEPTH=0,2", "--set", "thresholds=0.5,(0.1, 0.2, 0.3, 0.4)", "--limit", "3"]
+    files = ["--json", str(tmp_path / "dial.json"), "--csv", str(tmp_path / "dial.csv")]
+    assert main(["analyze", "dial", *model, *flags, *files]) == 0
+    out = capsys.readouterr().out
+    report = json.loads((tmp_path / "dial.json").read_text())
+    assert report["images"] == 3 and report["dataset"] == "shapes_val" and report["device"] in out
+    settings = [measurement["settings"] for measurement in report["measurements"]]
+    levels = [0.1, 0.2, 0.3, 0.4]
+    expected = [{"DEPTH": d, "THRESHOLDS": t} for d in (0, 2) for t in (0.5, levels)]
+    assert settings == [{}, *expected]
+    for measurement in report["measurements"]:
+        assert measurement["milliseconds"] > 0 and {"segm", "boundary"} <= measurement["figures"].keys()
+    rows = list(csv.DictReader((tmp_path / "dial.csv").open()))
+    assert [row["settings"] for row in rows][:2] == ["as it is", "DEPTH 0, THRESHOLDS 0.5"]
+    assert all(not math.isnan(float(row["AP"])) for row in rows)
+
+
+def test_without_wishes_one_key_is_turned_at_a_time() -> None:
+    cfg = tiny_config(DEPTH=2, TOP_K=5)
+    grid = list(one_at_a_time(cfg))
+    assert grid[0] == {} and all(len(settings) == 1 for settings in grid[1:])
+    assert {key for settings in grid for key in settings} == set(DIAL)
+    assert {"DEPTH": 2} not in grid and {"TOP_K": 5} not in grid and {"DEPTH": 4} in grid
+
+
+def test_shallow_trees_are_cheaper(model: list[str], tmp_path: Path) -> None:
+    """With every cell a node, three levels have 21 times the nodes of one."""
+    path = tmp_path / "dial.json"
+    assert main(["analyze", "dial", *model, "--set", "DEPTH=1,4", "--json", str(path)]) == 0
+    _, shallow, deep = json.loads(path.read_text())["measurements"]
+    assert deep["milliseconds"] > 1.5 * shallow["milliseconds"]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--set", "ENCODER_DIM=32"], "ENCODER_DIM"),
+        (["--set", "DEPTH"], "KEY=V1,V2"),
+        (["--set", "DEPTH=deep"], "deep"),
+        (["--set", "DEPTH=7"], "DEPTH is 7"),
+        (["--limit", "-1"], "--limit"),
+        (
+            ["--config-file", str(Path(__file__).parents[1] / "engine" / "tiny.yaml")],
+            "MaskRCNNConvUpsampleHead",
+        ),
+        (["DATASETS.TEST", "()"], "DATASETS.TEST"),
+        (["DATASETS.TEST", "('nowhere',)"], "nowhere"),
+    ],
+)
+def test_what_cannot_work_is_one_sentence(
+    model: list[str], capsys: pytest.CaptureFixture[str], words: list[str], named: str
+) -> None:
+    assert main(["analyze", "dial", *model, *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and named in err
