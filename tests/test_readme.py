@@ -8,9 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-import torch
-
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -19,24 +16,39 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.usefixtures("shapes_root")
-def test_commands(tmp_path, small_run):
-    for name in ("train_net.py", "configs"):
-        (tmp_path / name).symlink_to(ROOT / name)
+def test_commands(tmp_path, shapes_root, small_run):
+    """In their order, in a folder that has what a reader's folder has."""
+    golden = ROOT / "tests" / "golden"
+    (tmp_path / "cityscapes" / "gtFine").mkdir(parents=True)
+    places = {
+        "train_net.py": ROOT / "train_net.py",
+        "configs": ROOT / "configs",
+        "datasets": shapes_root,
+        "instances_val.json": golden / "boundary_coco" / "gt.json",
+        "coco_instances_results.json": golden / "boundary_coco" / "dt.json",
+        "cityscapes/gtFine/val": golden / "boundary_cityscapes" / "gt",
+        "predictions.json": golden / "boundary_cityscapes" / "predictions.json",
+    }
+    for name, target in places.items():
+        (tmp_path / name).symlink_to(target)
     commands = [shlex.split(line) for block in blocks("bash") for line in block.splitlines()]
-    assert len(commands) >= 3
+    assert len(commands) >= 10
     for command in commands:
-        assert command[:2] == ["python", "train_net.py"]
-        done = subprocess.run(
-            [sys.executable, *command[1:], *small_run],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr[-2000:]}"
+        run_command(command, tmp_path, small_run)
     assert (tmp_path / "output/refinemask/model_final.pth").is_file()
     assert (tmp_path / "output/evaluation/inference/coco_instances_results.json").is_file()
+    assert len(list((tmp_path / "drawn").glob("*.png"))) == 4
+    assert (tmp_path / "report/report.html").is_file() and (tmp_path / "figures.json").is_file()
+
+
+def run_command(command: list[str], folder: Path, small_run: list[str]) -> None:
+    if command[0] == "crispmask":
+        words = ["-m", *command]
+    else:
+        assert command[:2] == ["python", "train_net.py"]
+        words = [*command[1:], *small_run]
+    done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr[-2000:]}"
 
 
 def python_block(word: str) -> str:
@@ -58,12 +70,6 @@ def test_building_a_model_as_a_library():
     names: dict = {}
     exec(python_block("build_model(cfg)"), names)
     assert type(names["model"].roi_heads).__name__ == "RefineMaskROIHeads"
-
-
-def test_converting_a_released_checkpoint():
-    names = {"released_state_dict": {"roi_head.mask_head.semantic_logits.bias": torch.zeros(1)}}
-    exec(python_block("convert_state_dict("), names)
-    assert list(names["weights"]) == ["roi_heads.mask_head.semantic_head.logits.bias"]
 
 
 def test_named_files_exist():

@@ -1,4 +1,4 @@
-"""Pictures of the objects whose outline two models draw most differently, as one HTML file."""
+"""Pictures of the objects whose outline the models draw most differently, as one HTML file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MIN_AREA = 400
 
 @dataclass(frozen=True)
 class Comparison:
-    """One ground-truth object that both models found.
+    """One ground-truth object that every model found.
 
     ``truth`` and ``masks`` (by model) are (H, W) bool, ``scores`` are Boundary IoU in [0, 1].
     """
@@ -38,10 +38,9 @@ class Comparison:
     scores: dict[str, float]
 
     @property
-    def gain(self) -> float:
-        """Boundary IoU of the last model minus that of the first."""
-        first, *_, last = self.scores.values()
-        return last - first
+    def spread(self) -> float:
+        """Boundary IoU of the best model minus that of the worst."""
+        return max(self.scores.values()) - min(self.scores.values())
 
 
 def compare(annotations: Path, images: Path, results: dict[str, Path]) -> list[Comparison]:
@@ -77,8 +76,8 @@ def compare(annotations: Path, images: Path, results: dict[str, Path]) -> list[C
 
 
 def write_report(path: Path, table: str, comparisons: list[Comparison], count: int = 16) -> None:
-    """Write the table and the ``count`` objects with the largest difference, either way, to ``path``."""
-    shown = sorted(comparisons, key=lambda c: abs(c.gain), reverse=True)[:count]
+    """Write the table and the ``count`` objects with the largest difference between models to ``path``."""
+    shown = sorted(comparisons, key=lambda c: c.spread, reverse=True)[:count]
     rows = "\n".join(_row(comparison) for comparison in shown)
     path.write_text(
         _PAGE.format(table=html.escape(table), summary=_summary(comparisons, len(shown)), rows=rows)
@@ -89,7 +88,7 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>CrispMask: shapes benchmark</title><style>
 body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1260px; padding: 0 1rem; }}
 pre {{ background: #f4f4f6; padding: 1rem; overflow-x: auto; }}
-section {{ display: grid; grid-template-columns: repeat(4, 1fr); gap: .5rem; margin: 0 0 1.5rem; }}
+section {{ display: grid; grid-auto-flow: column; grid-auto-columns: 1fr; gap: .5rem; margin: 0 0 1.5rem; }}
 figure {{ margin: 0; }} img {{ width: 100%; }} figcaption {{ font-size: 13px; }}
 </style></head><body>
 <h1>Shapes benchmark</h1>
@@ -103,13 +102,13 @@ figure {{ margin: 0; }} img {{ width: 100%; }} figcaption {{ font-size: 13px; }}
 def _summary(comparisons: list[Comparison], shown: int) -> str:
     if not comparisons:
         return "No object was found by every model: train longer to compare outlines."
-    models = list(comparisons[0].scores)
-    better = sum(c.gain > 0 for c in comparisons)
+    first, *others = models = list(comparisons[0].scores)
+    better = ", ".join(f"{m} in {sum(c.scores[m] > c.scores[first] for c in comparisons)}" for m in others)
     means = ", ".join(f"{m} {100 * np.mean([c.scores[m] for c in comparisons]):.1f}" for m in models)
     return html.escape(
         f"{len(comparisons)} objects of at least {MIN_AREA} pixels were found by every model. "
-        f"Mean Boundary IoU: {means}. {models[-1]} draws the better outline in {better} of them. "
-        f"Below, the {shown} objects with the largest difference either way, zoomed where the masks disagree."
+        f"Mean Boundary IoU: {means}. A better outline than that of {first}: {better}. "
+        f"Below, the {shown} objects with the largest difference, zoomed where the masks disagree."
     )
 
 
@@ -131,12 +130,13 @@ def _row(comparison: Comparison) -> str:
 
 def _window(comparison: Comparison) -> tuple[int, int, int]:
     """Left, top and side in pixels of a square around the place where the masks disagree most."""
-    first, *_, last = comparison.masks.values()
+    first, *others = comparison.masks.values()
     rows, columns = np.nonzero(comparison.truth)
     object_side = max(int(np.ptp(rows)), int(np.ptp(columns))) + 1
     height, width = comparison.truth.shape
     side = int(np.clip(0.6 * object_side, 40, min(height, width)))
-    sums = np.pad(first ^ last, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    differs = sum((first ^ other).astype(int) for other in others)
+    sums = np.pad(differs, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     inside = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
     top, left = np.unravel_index(inside.argmax(), inside.shape)
     return int(left), int(top), side

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import subprocess
@@ -98,7 +99,7 @@ def format_table(rows: dict[str, dict[str, Any]]) -> str:
             name,
             f"{row['segm/AP']:.1f}",
             f"{row['segm/AP50']:.1f}",
-            f"{row['boundary/AP']:.1f}",
+            f"{row.get('boundary/AP', math.nan):.1f}",
             f"{row['parameters'] / 1e6:.2f} M",
             f"{row['seconds']:.3f}",
             f"{row['peak_mb']:.0f} MB",

@@ -79,7 +79,7 @@ def test_compare_takes_the_best_mask_of_the_class(report, tmp_path):
     (found,) = report.compare(tmp_path / "gt.json", tmp_path, paths)
     assert found.category == "star" and found.scores["B"] == 1.0
     np.testing.assert_array_equal(found.masks["A"], disc(27))
-    assert found.gain == pytest.approx(1 - found.scores["A"]) and 0 < found.scores["A"] < 1
+    assert found.spread == pytest.approx(1 - found.scores["A"]) and 0 < found.scores["A"] < 1
 
 
 @pytest.mark.parametrize("rows", [[], [(2, disc(30))], [(1, disc(12))]], ids=["nothing", "class", "overlap"])
@@ -89,12 +89,16 @@ def test_compare_leaves_out_what_a_model_missed(report, tmp_path, rows):
 
 
 def test_report_holds_pictures_and_figures(report, tmp_path):
-    paths = write_case(tmp_path, {"A": [(1, disc(26))], "B": [(1, disc(30))]})
+    paths = write_case(tmp_path, {"A": [(1, disc(26))], "B": [(1, disc(30))], "C": [(1, disc(25))]})
     found = report.compare(tmp_path / "gt.json", tmp_path, paths)
     report.write_report(tmp_path / "report.html", "| a < b |", found)
     page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
-    assert "a &lt; b" in page and "B, Boundary IoU 100.0" in page and "better outline in 1 of them" in page
+    assert page.count("data:image/png;base64,") == 5
+    assert (
+        "a &lt; b" in page
+        and "B, Boundary IoU 100.0" in page
+        and "better outline than that of A: B in 1, C in 0." in page
+    )
 
 
 def test_zoom_shows_where_the_masks_disagree(report, tmp_path):
