@@ -6,7 +6,7 @@
 A row is the mask branch alone, from FPN maps of an 800 x 1344 image and given boxes to mask probabilities:
 Detectron2's own, RefineMask's, and Mask Transfiner's variants. Weights are drawn, so the cascades of the
 paper's variant are set to find 14% of the coarsest cells, the share that the paper counts (Table 1), and 35%
-of the quadrants of an incoherent cell, the share that Eq. 1 gives for the generated shapes; "dense" finds 20%
+of the quadrants of an incoherent cell, for which Eq. 1 gives 33% on generated shapes; "dense" finds 20%
 and 50%. The released variant has the weights of its golden file, with which it takes all of the coarsest
 cells and many of the others. With a checkout of github.com/SysCV/transfiner, the released code itself runs on
 the same weights and inputs, and its masks are compared. It refines 10 RoIs, however many there are.
