@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crispmask.ops.checks import check_int, check_masks
-from crispmask.ops.dispatch import is_plain_cpu, triton_kernels
+from crispmask.ops.dispatch import at_least, is_plain_cpu, triton_kernels
 
-# One pass over this many pixels stays in the second-level cache of the CPU.
-_CACHED_PIXELS = 1 << 18
+# One pass over this many pixels stays in a cache of the CPU.
+_CACHED_PIXELS = 1 << 20
 
 
 def mask_boundary(masks: Tensor, width: int, boxes: Tensor | None = None) -> Tensor:
@@ -87,9 +87,8 @@ def erosion_residue(masks: Any, width: int, out: Any) -> Any:
         return out
     # Pixels in one line, rows first: fewer and fewer of them are left for the passes that follow.
     eroded = masks.reshape(-1)
-    shifts = _shifts(2 * width + 1)
-    for shift in [shift * columns for shift in shifts] + shifts:
-        eroded = eroded[:-shift] & eroded[shift:]
+    for head, tail in _passes(columns, 2 * width + 1):
+        eroded = eroded[head] & eroded[tail]
     # A window that runs over the end of a row or a mask reads the next one, which spoils the centres closer
     # than `width` to the border. None of those survives.
     rows = len(eroded) // columns
@@ -103,14 +102,15 @@ def erosion_residue(masks: Any, width: int, out: Any) -> Any:
     return out
 
 
-@functools.cache
-def _shifts(window: int) -> list[int]:
-    """Shifts by which the AND of a sequence with itself covers ``window`` values, longest first: log2."""
+@functools.lru_cache(1024)
+def _passes(columns: int, window: int) -> list[tuple[slice, slice]]:
+    """Parts of a line to AND in turn, until an element covers a square window of lines ``columns`` long."""
     shifts, covered = [], 1
     while covered < window:
         shifts.append(min(covered, window - covered))
         covered += shifts[-1]
-    return sorted(shifts, reverse=True)
+    shifts.sort(reverse=True)
+    return [(slice(-shift), slice(shift, None)) for shift in [s * columns for s in shifts] + shifts]
 
 
 def _mask_boundary_reference(masks: Tensor, width: int, boxes: Tensor | None) -> Tensor:
@@ -189,14 +189,15 @@ def _check_boxes(boxes: Tensor, masks: Tensor) -> Tensor:
 def _boundary_band_reference(masks: Tensor, width: int) -> Tensor:
     area = (2 * width + 1) ** 2
     # 10% of an odd square is never whole, so "more than 10%" has an exact integer form.
-    at_least = area // 10 + 1
+    enough = area // 10 + 1
     # No window counts more than the mask holds, which matters to windows far larger than it.
     most = min(area, masks.shape[-2] * masks.shape[-1])
     count = masks.to(torch.uint8 if most < 255 else torch.int32)
     for axis in (-2, -1):
         count = _sum_of_window(count, min(width, masks.shape[axis]), axis)
-    is_band = torch.where(masks, count <= min(area - at_least, most), count >= min(at_least, most + 1))
-    return is_band.contiguous()
+    # Foreground is out of the band where so much of it is around that background is not enough.
+    near_object = at_least(count, min(enough, most + 1)) | masks
+    return (near_object ^ (at_least(count, min(area - enough, most) + 1) & masks)).contiguous()
 
 
 _boundary_band = torch.library.custom_op(

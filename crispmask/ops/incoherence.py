@@ -74,16 +74,36 @@ def incoherence_residual(masks: Tensor, signed: bool = False, threshold: float =
 def _incoherence_reference(masks: Tensor, num_levels: int) -> list[Tensor]:
     levels: list[Tensor] = []
     for _ in range(num_levels):
-        corner = masks[..., ::2, ::2]
-        others = (masks[..., ::2, 1::2], masks[..., 1::2, ::2], masks[..., 1::2, 1::2])
-        levels.append((corner ^ others[0]) | (corner ^ others[1]) | (corner ^ others[2]))
-        masks = corner
+        pairs = _pairs(masks.contiguous())
+        top, bottom = pairs[..., ::2, :], pairs[..., 1::2, :]
+        # Whether rows differ at one of the two pixels, or the pixels of the upper row from one another
+        change = top ^ bottom
+        change |= change >> 8
+        change |= top ^ (top >> 8)
+        levels.append((change & 1).to(torch.uint8).view(torch.bool))
+        masks = masks[..., ::2, ::2]
     levels.reverse()
-    levels[0] = levels[0].contiguous()
     for i in range(1, num_levels):
-        parents = levels[i - 1].repeat_interleave(2, -2).repeat_interleave(2, -1)
-        levels[i] = (levels[i] & parents).contiguous()
+        levels[i] = inside_parents(levels[i], levels[i - 1])
     return levels
+
+
+def inside_parents(cells: Tensor, parents: Tensor) -> Tensor:
+    """Cells (..., 2 H, 2 W) whose parent is among ``parents`` (..., H, W), both bool and contiguous."""
+    parent_pairs = parents.to(torch.int16) * 0x0101
+    return (
+        (_pairs(cells).unflatten(-2, (-1, 2)) & parent_pairs.unsqueeze(-2)).flatten(-3, -2).view(torch.bool)
+    )
+
+
+def _pairs(masks: Tensor) -> Tensor:
+    """Two neighbours in a row as one 16-bit number, 1 and 256 where they differ, without a copy if it can be.
+
+    Masks are then read in whole rows, which is several times as fast as by every second pixel.
+    """
+    if masks.numel() == 0:
+        return masks.new_empty((*masks.shape[:-1], masks.shape[-1] // 2), dtype=torch.int16)
+    return (masks.clone() if masks.storage_offset() % 2 else masks).view(torch.int16)
 
 
 _incoherence = torch.library.custom_op(
