@@ -123,10 +123,20 @@ def release_configs(source: str) -> list[str]:
 
 
 def model_shapes(config: str, opts: Sequence[str] = ()) -> dict[str, Shape]:
-    """Names and shapes of the tensors of a config's model, which takes no memory."""
+    """Names and shapes of the tensors of a config's model, which takes no memory.
+
+    Raises:
+        UserError: the model has deformable convolutions, and Detectron2's compiled ops are not here.
+    """
     cfg = get_config(config, [*opts, "MODEL.DEVICE", "meta"])
-    with torch.device("meta"):
-        model = build_model(cfg)
+    try:
+        with torch.device("meta"):
+            model = build_model(cfg)
+    except ImportError as error:
+        raise UserError(
+            f"The model of {config} needs Detectron2's compiled ops, which are not here: "
+            f"python tools/install_detectron2.py --source repository builds them."
+        ) from error
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 
@@ -152,7 +162,12 @@ def _best_fit(
 ) -> tuple[_Fit, tuple[str, ...]]:
     """The config whose model is nearest, and the others with the same model."""
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
-    groups = _same_models(configs)
+    deformable = any(".conv2_offset." in name for name in tensors)
+    # Such models cannot even be built without Detectron2's compiled ops
+    alike = [
+        name for name in configs if any(get_config(name).MODEL.RESNETS.DEFORM_ON_PER_STAGE) == deformable
+    ]
+    groups = _same_models(alike or configs)
     fits = [fit for names in groups for fit in _fits(shapes, names[0])]
     # The first of equals
     best = min(fits, key=lambda fit: fit.report.without(allow_missing).problems)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,14 @@ def test_config_of_a_refinemask_checkpoint_is_found(config: str, tmp_path: Path)
     assert conversion.report.fits and conversion.metadata["config"] == config
 
 
-@pytest.mark.parametrize("config", TRANSFINER)
+COMPILED = pytest.mark.skipif(
+    find_spec("detectron2._C") is None, reason="DCN needs Detectron2's compiled ops"
+)
+
+
+@pytest.mark.parametrize(
+    "config", [pytest.param(c, marks=COMPILED if "DCN" in c else ()) for c in TRANSFINER]
+)
 def test_config_of_a_transfiner_checkpoint_is_found(config: str, tmp_path: Path) -> None:
     path = detectron2_file(tmp_path, released_transfiner.checkpoint(config))
     conversion = convert_checkpoint(path, "transfiner")
@@ -86,6 +94,14 @@ def test_checkpoint_of_before_the_boundary_head(tmp_path: Path) -> None:
     assert conversion.config == config and conversion.report.fits
     assert conversion.opts == ("MODEL.TRANSFINER.BOUNDARY_LOSS_WEIGHT", "0.0")
     assert conversion.metadata["config"] == f"{config} MODEL.TRANSFINER.BOUNDARY_LOSS_WEIGHT 0.0"
+
+
+@pytest.mark.skipif(find_spec("detectron2._C") is not None, reason="Detectron2's compiled ops are here")
+def test_deformable_convolutions_without_compiled_ops(tmp_path: Path) -> None:
+    shapes = released_transfiner.checkpoint("transfiner/coco/R_50_FPN_3x_released.yaml")
+    offsets = {"backbone.bottom_up.res3.0.conv2_offset.weight": (18, 128, 3, 3)}
+    with pytest.raises(UserError, match=r"R_50_DCN_FPN_3x_released.yaml needs Detectron2's compiled ops"):
+        convert_checkpoint(detectron2_file(tmp_path, shapes | offsets), "transfiner")
 
 
 def test_every_offered_checkpoint_has_a_config() -> None:
