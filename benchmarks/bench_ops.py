@@ -90,14 +90,14 @@ class Reading(NamedTuple):
 
 
 def median_seconds(run: Callable[[], object], seconds: float, device: str) -> float:
-    """Median time of ``run`` over about ``seconds``, at least 5 samples of a millisecond or longer."""
+    """Median time of ``run`` over about ``seconds``, at least 3 samples of a millisecond or longer."""
     run()
     began = time.perf_counter()
     run()
     calls = max(1, int(1e-3 / max(time.perf_counter() - began, 1e-7)))
     times: list[float] = []
     end = time.perf_counter() + seconds
-    while len(times) < 5 or time.perf_counter() < end:
+    while len(times) < 3 or time.perf_counter() < end:
         if device == "cuda":
             start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()

@@ -51,6 +51,7 @@ def op_calls():
     wanted = [f.clone().requires_grad_() for f in features]
     maps, values = torch.randn(2, 4, 4, requires_grad=True), torch.randn(3, requires_grad=True)
     strided = sample_masks().mT
+    one_channel = [f[:, :1].bfloat16().requires_grad_() for f in features]
     boxes_of_masks = torch.tensor([[0, 0, 9, 9], [3, 2, 30, 20], [5, 5, 5, 5]])
     return {
         "mask_boundary": (OPS.mask_boundary, (sample_masks(), 2, None)),
@@ -63,9 +64,15 @@ def op_calls():
         "build_quadtree": (OPS.build_quadtree, (sample_tree(), [0.5, 0.5])),
         "scatter_cells": (OPS.scatter_cells, (maps, values, torch.tensor([3, -1, 20]))),
         "gather_cells": (OPS.gather_cells, (wanted, [0.25, 0.125], boxes, cells)),
+        "gather_cells half": (OPS.gather_cells, (one_channel, [0.25, 0.125], boxes, cells)),
+        "gather_cells none": (OPS.gather_cells, (wanted, [0.25, 0.125], boxes, cells[:, :0])),
         "gather_cells_backward": (
             OPS.gather_cells_backward,
             (grad, 1, [16, 12, 8, 6], [0.25, 0.125], boxes, cells),
+        ),
+        "gather_cells_backward half": (
+            OPS.gather_cells_backward,
+            (grad[:, :1].half(), 1, [16, 12, 8, 6], [0.25, 0.125], boxes, cells),
         ),
     }
 

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from crispmask.ops import build_quadtree, propagate, scatter_nodes
@@ -31,12 +33,20 @@ def loop_propagate(coarse, nodes, values, levels):
     return out
 
 
-@pytest.mark.parametrize("threshold", [0.3, 0.7, 1.1])
-def test_nearest_propagation_equals_a_loop(threshold):
-    nodes = random_tree(2, 3, 4, 3, 4, threshold)
-    values = torch.rand(len(nodes.roi))
-    coarse = torch.rand(2, 3, 4)
-    assert torch.equal(propagate(coarse, nodes, values, 3), loop_propagate(coarse, nodes, values, 3))
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 3),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.floats(0, 1.1),
+    st.integers(0, 99),
+)
+def test_nearest_propagation_equals_a_loop(rois, height, width, levels, threshold, seed):
+    nodes = random_tree(rois, height, width, levels, seed, threshold)
+    values, coarse = torch.rand(len(nodes.roi)), torch.rand(rois, height, width)
+    expected = loop_propagate(coarse, nodes, values, levels)
+    assert torch.equal(propagate(coarse, nodes, values, levels), expected)
 
 
 @pytest.mark.parametrize("middle_is_empty", [False, True])
