@@ -5,8 +5,9 @@ crispmask convert, or one that was trained here. It is evaluated on every data s
 published for and that is found under $DETECTRON2_DATASETS, and on that of the config. What cannot be
 measured is printed with the reason.
 
-The released RefineMask was evaluated on images that OpenCV had resized; here Pillow does it, which may make
-a difference of about 0.2 AP.
+It runs in one process. Where that takes too long, train_net.py --eval-only --num-gpus N prints our figures,
+and MODEL_ZOO.md has the published ones. The released RefineMask was evaluated on images that OpenCV had
+resized; here Pillow does it, which may make a difference of about 0.2 AP.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ DATASETS = {
     "cityscapes_instances_val": "Cityscapes val",
     "bdd100k_ins_seg_val": "BDD100K val",
 }
-TASKS = {"segm": "", "bbox": "box ", "boundary": "boundary "}
+TASKS = {"segm": "", "bbox": "box ", "boundary": "boundary ", "segm_coco": ""}
 TITLES = {
     "refinemask": "RefineMask",
     "transfiner": "Mask Transfiner",
