@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import build_detection_test_loader
 from detectron2.modeling import build_model
 
 import crispmask
 import crispmask.data
+from crispmask.checkpoint import load_weights
 
 
 def measure(config: str, weights: str, opts: list[str], images: int = 30, warm_up: int = 5) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def measure(config: str, weights: str, opts: list[str], images: int = 30, warm_u
     cfg = crispmask.get_config(config, ["MODEL.DEVICE", default, "MODEL.WEIGHTS", weights, *opts])
     device = cfg.MODEL.DEVICE
     model = build_model(cfg).eval()
-    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    load_weights(model, cfg.MODEL.WEIGHTS)
     loader = build_detection_test_loader(cfg, cfg.DATASETS.TEST[0])
     seconds: list[float] = []
     held = _memory_held(device)
