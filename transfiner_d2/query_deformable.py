@@ -170,11 +170,11 @@ class TwoStageStart(nn.Module):
 
 
 def _library_layers(**settings: Any) -> tuple[nn.Module, nn.ModuleList]:
-    """Encoder and decoder layers of the library, which builds no backbone here."""
-    from transformers import DeformableDetrConfig
+    from transformers import DeformableDetrConfig, ResNetConfig
     from transformers.models.deformable_detr import modeling_deformable_detr as library
 
-    config = DeformableDetrConfig(use_timm_backbone=False, **settings)
+    # Nothing builds this backbone; without it, early versions 5 look for one on the network
+    config = DeformableDetrConfig(backbone_config=ResNetConfig(), **settings)
     parts = library.DeformableDetrEncoder(config), library.DeformableDetrDecoder(config).layers
     for part in parts:
         xavier_uniform(part)

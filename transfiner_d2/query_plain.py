@@ -70,10 +70,11 @@ class PlainDetector(nn.Module):
 
 
 def _library_parts(**settings: Any) -> tuple[nn.Module, nn.Module]:
-    from transformers import DetrConfig
+    from transformers import DetrConfig, ResNetConfig
     from transformers.models.detr import modeling_detr as library
 
-    config = DetrConfig(use_timm_backbone=False, **settings)
+    # Nothing builds this backbone; without it, early versions 5 look for one on the network
+    config = DetrConfig(backbone_config=ResNetConfig(), **settings)
     parts = library.DetrEncoder(config), library.DetrDecoder(config)
     for part in parts:
         xavier_uniform(part)

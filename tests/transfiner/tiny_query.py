@@ -18,6 +18,7 @@ TINY_QUERY = {
     "DECODER_LAYERS": 2,
     "NUM_POINTS": 2,
     "DROPOUT": 0.0,
+    "TWO_STAGE": False,
 }
 PLAIN = {"DETECTOR": "plain", "IN_FEATURES": ("p5",), "CLASS_LOSS": "softmax", "CLASS_COST": 1.0}
 KINDS = {"deformable": {}, "two-stage": {"TWO_STAGE": True}, "plain": PLAIN}
