@@ -1,0 +1,182 @@
+"""Other people's files: a right answer, or one sentence that names the row; never a traceback of ours."""
+
+import copy
+import json
+import math
+
+import pycocotools.mask as mask_utils
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lvis_sets import real_lvis
+
+from benchmarks.bench_evaluation import Shape, make_set
+from crispmask.evaluation import evaluate
+from crispmask.evaluation.lvis_cocofied import cocofy
+
+SHAPE = Shape(images=2, height=40, width=50, objects=3, detections=4, categories=2, found=0.9)
+
+
+def small_set():
+    gt, results = make_set(SHAPE, 1)
+    for row in results:
+        row["bbox"] = mask_utils.toBbox(row["segmentation"]).tolist()
+    gt["annotations"][1].update(iscrowd=1, segmentation=results[0]["segmentation"])
+    gt["annotations"][2]["segmentation"] = {"size": [40, 50], "counts": [100, 30, 1870]}
+    return gt, results
+
+
+SETS = {"coco": small_set(), "lvis": real_lvis(images=2)}
+SETS["lvis cocofied"] = (cocofy(SETS["lvis"][0]), [])
+
+
+TREES = {name: {"gt": gt, "results": results} for name, (gt, results) in SETS.items()}
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.sampled_from([0, 1, -1, 2, 10**9, -(10**30), 10**400, 0.5, 1e308, math.nan, math.inf, -math.inf]),
+    st.sampled_from(["", "0", "nan", "1", "x" * 99, "\u0000", "\ud800", [], {}, [[]], [{}], {"id": 1}]),
+    st.integers(-5, 60),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.one_of(st.integers(-3, 50), st.floats(), st.none(), st.text(max_size=2)), max_size=8),
+    st.lists(st.lists(st.floats(-100, 100), max_size=8), max_size=3),
+    st.fixed_dictionaries(
+        {"size": st.just([40, 50]), "counts": st.text(alphabet="0123<?@NOPo", max_size=12)}
+    ),
+    st.fixed_dictionaries({"size": st.just([40, 50]), "counts": st.lists(st.integers(-1, 2000), max_size=5)}),
+)
+
+
+@st.composite
+def places(draw, tree):
+    """Path of something in a tree of dicts and lists; what lies deep is as likely as what does not."""
+    path = []
+    while isinstance(tree, (dict, list)) and tree and (len(path) < 2 or draw(st.integers(0, 3))):
+        path.append(draw(st.sampled_from(list(tree) if isinstance(tree, dict) else range(len(tree)))))
+        tree = tree[path[-1]]
+    return path
+
+
+@st.composite
+def spoilt(draw, name):
+    """A valid set with up to three values replaced, removed, doubled, or taken from elsewhere in it."""
+    tree = copy.deepcopy(TREES[name])
+    for _ in range(draw(st.integers(1, 3))):
+        path = draw(places(tree))
+        parent = find(tree, path[:-1])
+        how = draw(st.sampled_from(["junk", "junk", "copy", "remove", "double"]))
+        if how == "junk":
+            parent[path[-1]] = copy.deepcopy(draw(JUNK))
+        elif how == "copy":
+            parent[path[-1]] = copy.deepcopy(find(tree, draw(places(tree))))
+        elif how == "double" and isinstance(parent, list):
+            parent.append(copy.deepcopy(parent[path[-1]]))
+        elif how == "remove" and len(path) > 1:
+            del parent[path[-1]]
+    return tree
+
+
+def find(tree, path):
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def check(gt, results, protocol, iou_type):
+    """Figures that are none, or in 0..100; or one sentence."""
+    try:
+        figures = evaluate(gt, results, protocol, iou_type)
+    except ValueError as error:
+        message = str(error)
+        assert message.endswith(".") and "\n" not in message and len(message) > 20, message
+        assert not type(error).__name__.startswith("Unicode"), message
+        return
+    assert all(isinstance(v, float) and (math.isnan(v) or -1e-9 <= v <= 100 + 1e-9) for v in figures.values())
+
+
+@settings(max_examples=150)
+@given(st.data(), st.sampled_from(list(SETS)), st.sampled_from(["boundary", "segm", "bbox"]))
+def test_spoilt_sets_never_end_in_a_traceback(data, name, iou_type):
+    tree = data.draw(spoilt(name))
+    before = repr(tree)
+    check(tree["gt"], tree["results"], name.split()[0], iou_type)
+    assert repr(tree) == before
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_spoilt_files_never_end_in_a_traceback(data, tmp_path_factory):
+    """Bytes of both files cut, overwritten or doubled."""
+    folder = tmp_path_factory.mktemp("files")
+    for name, content in zip(("gt.json", "results.json"), SETS["coco"], strict=True):
+        text = bytearray(json.dumps(content).encode())
+        if data.draw(st.booleans()):
+            a, b = sorted(data.draw(st.tuples(*[st.integers(0, len(text))] * 2)))
+            junk = st.one_of(st.just(b""), st.just(bytes(text[a : a + 20])), st.binary(max_size=4))
+            text[a : data.draw(st.sampled_from([a + 1, a + 10, b]))] = data.draw(junk)
+        (folder / name).write_bytes(text)
+    check(folder / "gt.json", folder / "results.json", "coco", "boundary")
+
+
+def prediction(**values):
+    """Spoils the fourth prediction."""
+    return lambda gt, results: results[3].update(values)
+
+
+def annotation(**values):
+    """Spoils the first object."""
+    return lambda gt, results: gt["annotations"][0].update(values)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (prediction(image_id=99), "Prediction 3 has image_id 99: the ground truth has no such image."),
+        (
+            prediction(category_id=99),
+            "Prediction 3 has category_id 99: the ground truth has no such category.",
+        ),
+        (prediction(score=math.nan), "Prediction 3 has score nan; a finite number is needed."),
+        (prediction(score=True), "Prediction 3 has score True; a finite number is needed."),
+        (
+            prediction(segmentation={"size": [41, 50], "counts": [2050]}),
+            "has size \\[41, 50\\], not \\[40, 50\\]",
+        ),
+        (prediction(segmentation={"size": [40, 50], "counts": ""}), "mask of prediction 3 .* do not fill"),
+        (annotation(iscrowd="0"), "Annotation 0 has iscrowd '0': 0 or 1 is needed."),
+        (annotation(segmentation=[[1, 1, math.nan, 5, 5, 5]]), "Annotation 0 .* polygon with a corner"),
+        (lambda gt, results: gt["images"][0].update(height=0), "Entry 0 of 'images' has height 0"),
+        (
+            lambda gt, results: gt["images"].append(gt["images"][0]),
+            "Entries 0 and 2 of 'images' .* same id 1",
+        ),
+        (lambda gt, results: gt["categories"].append(gt["categories"][0]), "'categories' .* same id 1"),
+        (lambda gt, results: results.insert(2, 7), "Entry 2 of the predictions is not a dict but int."),
+    ],
+)
+def test_spoilt_row_is_named(spoil, sentence):
+    gt, results = copy.deepcopy(SETS["coco"])
+    spoil(gt, results)
+    with pytest.raises(ValueError, match=sentence):
+        evaluate(gt, results)
+
+
+def test_mask_without_a_pixel_finds_nothing():
+    gt, results = copy.deepcopy(SETS["coco"])
+    without = [row for index, row in enumerate(results) if index != 3]
+    results[3]["segmentation"] = {"size": [40, 50], "counts": [2000]}
+    assert evaluate(gt, results)["AP"] <= evaluate(gt, without)["AP"]
+
+
+def test_no_prediction_at_all_is_an_ap_of_0():
+    assert evaluate(SETS["coco"][0], [])["AP"] == 0
+
+
+def test_object_ids_play_no_role():
+    """Custom files often repeat or lack them."""
+    gt, results = copy.deepcopy(SETS["coco"])
+    expected = evaluate(gt, results)
+    for row in gt["annotations"]:
+        row["id"] = 0
+    assert evaluate(gt, results) == pytest.approx(expected, rel=0, abs=0, nan_ok=True)
