@@ -67,7 +67,9 @@ def test_interrupt_and_closed_pipe_end_quietly() -> None:
         "import sys; from crispmask.cli import evaluate, main\ndef run(args):\n    {}\nevaluate.run = run\n"
     )
     code += f"sys.exit(main({EVALUATE}))"
-    interrupted = code.format("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    # A shell's background jobs, which tests may run in, start with the signal ignored
+    raised = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    interrupted = code.format(f"{raised}; signal.raise_signal(signal.SIGINT)")
     done = subprocess.run([sys.executable, "-c", interrupted], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
