@@ -95,7 +95,8 @@ def csv_rows(label: str, gt: GroundTruth, objects: Iterable[ObjectQuality]) -> l
     for item in objects:
         a, pair = item.annotation, item.pair
         name = gt.class_names[a["category_id"]]
-        row = [label, a["image_id"], a["id"], name, a["area"], item.size, int(pair is not None)]
+        object_id = a.get("file_id", a["id"])
+        row = [label, a["image_id"], object_id, name, a["area"], item.size, int(pair is not None)]
         if pair is None:
             rows.append([*row, "", "", 0.0, 0.0, "", ""])
             continue

@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-from crispmask.evaluation.checks import check_rows, check_size, load_json, short
+from crispmask.evaluation.checks import check_flag, check_rows, check_size, load_json, short
 from crispmask.evaluation.encode import distinct_ids, encode_ids
 from crispmask.evaluation.inputs import GroundTruth, with_masks
 from crispmask.evaluation.progress import Progress
@@ -192,12 +192,13 @@ def _read_bitmask(path: Path) -> tuple[tuple[int, int], list[Annotation]]:
 
 def _annotation_of(label: Mapping[str, Any], where: str) -> Annotation:
     category_id, ignored = category_of(label, where)
-    attributes = label.get("attributes")
-    attributes = attributes if isinstance(attributes, Mapping) else {}
+    attributes = label.get("attributes") or {}
+    if not isinstance(attributes, Mapping):
+        raise ValueError(f"{where} has attributes {short(attributes)}: a dict is needed.")
     return {
         "category_id": category_id,
-        "crowd": bool(attributes.get("crowd")),
-        "ignored": ignored or bool(attributes.get("ignored")),
+        "crowd": bool(check_flag(attributes.get("crowd"), where, "crowd")),
+        "ignored": ignored or bool(check_flag(attributes.get("ignored"), where, "ignored")),
         "segmentation": mask_of(label, where),
     }
 

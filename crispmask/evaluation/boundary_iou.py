@@ -22,11 +22,11 @@ def boundary_width(height: int, width: int, dilation_ratio: float) -> int:
     """Width in pixels of the boundary on an image: a share of its diagonal, half to even, and 1 at least.
 
     Raises:
-        ValueError: ``dilation_ratio`` is not a positive number.
+        ValueError: ``dilation_ratio`` is not in (0, 1].
     """
-    if not (math.isfinite(dilation_ratio) and dilation_ratio > 0):
+    if not 0 < dilation_ratio <= 1:
         raise ValueError(
-            f"dilation_ratio must be a positive share of the image diagonal, got {dilation_ratio}"
+            f"dilation_ratio must be a positive share of the image diagonal, 1 at most, got {dilation_ratio}"
         )
     return max(1, round(dilation_ratio * math.sqrt(height**2 + width**2)))
 

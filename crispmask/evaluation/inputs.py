@@ -104,7 +104,7 @@ def read_ground_truth(source: str | os.PathLike[str] | Mapping[str, Any] | Any) 
     ids = [annotation.get("id") for annotation in annotations]
     if not all(isinstance(i, int) and i > 0 for i in ids) or len(set(ids)) < len(ids):
         for annotation in annotations:
-            annotation["id"] = annotation["index"] + 1
+            annotation.update(id=annotation["index"] + 1, file_id=annotation.get("id"))
     return GroundTruth(sizes, class_names, annotations)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,8 +164,8 @@ def read_lvis(source: str | os.PathLike[str] | Mapping[str, Any] | Any) -> LVISG
         truth.sizes,
         truth.class_names,
         truth.annotations,
-        negatives=_lists(data["images"], "neg_category_ids") if is_federated else None,
-        not_exhaustive=_lists(data["images"], "not_exhaustive_category_ids"),
+        negatives=_lists(data["images"], "neg_category_ids", truth.class_names) if is_federated else None,
+        not_exhaustive=_lists(data["images"], "not_exhaustive_category_ids", truth.class_names),
         frequencies=_frequencies(data["categories"]),
         is_cocofied=cocofied,
         missing=missing_synsets(data["categories"]) if cocofied else [],
@@ -196,12 +196,18 @@ def _best_of_images(detections: Sequence[Row], max_dets: int) -> list[Row]:
     return [detections[place] for place in sorted(kept)]
 
 
-def _lists(images: Sequence[Mapping[str, Any]], key: str) -> dict[Any, frozenset[Any]]:
-    """Image id -> category ids that the image lists under ``key``; none if it has no list."""
+def _lists(
+    images: Sequence[Mapping[str, Any]], key: str, known: Collection[Any]
+) -> dict[Any, frozenset[Any]]:
+    """Image id -> category ids that the image lists under ``key``; none if it has no list.
+
+    Ids that no category has may stand there, as in files of which categories were left out.
+    """
+    kinds = {type(category_id) for category_id in known}
     result = {}
     for index, image in enumerate(images):
         ids = image.get(key) or []
-        if not isinstance(ids, (list, tuple)) or not all(isinstance(i, Hashable) for i in ids):
+        if not isinstance(ids, (list, tuple)) or not all(type(i) in kinds for i in ids):
             raise ValueError(
                 f"Entry {index} of 'images' has {key} {short(ids)}: a list of category ids is needed."
             )

@@ -102,3 +102,12 @@ def test_pairs_are_greedy_and_one_to_one(rows: int, columns: int, seed: int) -> 
     left = np.array([[d not in dict(pairs) and g not in dict(map(reversed, pairs)) for g in range(columns)]
                      for d in range(rows)], bool).reshape(rows, columns)  # fmt: skip
     assert not (overlaps[left] >= 0.5).any()
+
+
+def test_ids_in_the_table_are_those_of_the_file() -> None:
+    """Also where matching cannot use them, since they repeat or are 0."""
+    gt = dataset([row(1, (0, 0, 40, 40)), row(2, (0, 0, 20, 20), image=2)])
+    for number, annotation in zip((0, 1000), gt["annotations"], strict=True):
+        annotation["id"] = number
+    lines = csv_rows("model", read_ground_truth(gt), assess(gt, []))
+    assert [line[CSV_COLUMNS.index("annotation_id")] for line in lines] == [0, 1000]

@@ -180,3 +180,15 @@ def test_object_ids_play_no_role():
     for row in gt["annotations"]:
         row["id"] = 0
     assert evaluate(gt, results) == pytest.approx(expected, rel=0, abs=0, nan_ok=True)
+
+
+def test_width_above_the_diagonal_is_refused():
+    with pytest.raises(ValueError, match="share of the image diagonal, 1 at most"):
+        evaluate(*SETS["coco"], dilation_ratio=1e308)
+
+
+def test_category_ids_of_another_kind_are_refused():
+    gt, results = copy.deepcopy(SETS["lvis"])
+    gt["images"][1]["neg_category_ids"] = [str(i) for i in gt["images"][1]["neg_category_ids"]] or ["1"]
+    with pytest.raises(ValueError, match="Entry 1 of 'images' has neg_category_ids"):
+        evaluate(gt, results, "lvis")

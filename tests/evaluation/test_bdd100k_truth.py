@@ -194,6 +194,8 @@ def broken(**entries):
             [broken(rle={"size": [60, 40], "counts": "Pd4"})],
             r"Label 1 \(image 'x\.jpg'\) has size \[60, 40\]",
         ),
+        ([broken(attributes={"crowd": "false"})], r"Label 1 of frame 'x\.jpg' has crowd 'false'"),
+        ([broken(attributes="x")], r"Label 1 of frame 'x\.jpg' has attributes 'x'"),
         ([frame("x", []), frame("x", [])], "Frame 1 has name 'x.jpg', which is there twice"),
         ([{"name": "x.jpg"}, {"name": 3}], "Frame 1 has name 3"),
         ([{"name": "x.jpg"}, 3], "Entry 1 of the frames is not a dict"),
