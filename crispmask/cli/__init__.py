@@ -64,6 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python flushes stdout once more when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + getattr(signal, "SIGPIPE", 13)
+    except OSError as error:
+        place = f"'{error.filename}'" if error.filename else "A file"
+        print(f"crispmask: {place} cannot be read or written: {error.strerror}.", file=sys.stderr, flush=True)
+        return 2
     return 0
 
 

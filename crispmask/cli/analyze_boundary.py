@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> None:
     """
     if len(args.predictions) > 2:
         raise UserError(f"{len(args.predictions)} results files are too many: give one, or two to compare.")
+    if args.worst < 0 or not 0 <= args.score_threshold <= 1:
+        raise UserError("--worst must be 0 or more, and --score-threshold lie in 0 to 1.")
     if args.images and not Path(args.images).is_dir():
         raise UserError(f"'{args.images}' is no folder of images: correct --images, or leave it out.")
     folder = check_output_folder(args.output)
@@ -65,9 +67,8 @@ def run(args: argparse.Namespace) -> None:
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error
     report = folder / "report.html"
-    report.write_text(
-        build_report(gt, args.ground_truth, files, args.dilation_ratio, args.worst, images.read)
-    )
+    page = build_report(gt, args.ground_truth, files, args.dilation_ratio, args.worst, images.read)
+    report.write_text(page, encoding="utf-8", errors="backslashreplace")
     rows = (row for file in files for row in csv_rows(file.label, gt, file.objects))
     write_csv(folder / "objects.csv", CSV_COLUMNS, rows)
     _print(files)

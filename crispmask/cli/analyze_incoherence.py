@@ -51,7 +51,9 @@ def run(args: argparse.Namespace) -> None:
     """
     if not (1 <= args.size <= 1024 and 1 <= args.depth <= 5):
         raise UserError("--size must be 1 to 1024 and --depth 1 to 5.")
-    json_file, csv_file = check_output_file(args.json), check_output_file(args.csv)
+    inputs = args.ground_truth, args.predictions
+    json_file = check_output_file(args.json, inputs)
+    csv_file = check_output_file(args.csv, (*inputs, args.json))
     from crispmask.analysis.incoherence_study import study_incoherence
     from crispmask.evaluation.inputs import read_ground_truth, read_predictions
 

@@ -56,7 +56,9 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: unreadable or wrong input; the message names the row.
     """
-    json_file, csv_file = check_output_file(args.json), check_output_file(args.csv)
+    inputs = args.ground_truth, args.predictions
+    json_file = check_output_file(args.json, inputs)
+    csv_file = check_output_file(args.csv, (*inputs, args.json))
     if args.gt_boxes and args.protocol not in ("coco", "lvis"):
         raise UserError(f"--gt-boxes has no protocol {args.protocol}: give --protocol coco or lvis.")
     if args.gt_boxes and "bbox" in args.iou_type:

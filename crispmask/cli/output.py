@@ -15,15 +15,17 @@ from crispmask.errors import UserError
 PIPED_WIDTH = 200
 
 
-def check_output_file(path: str | Path | None) -> Path | None:
+def check_output_file(path: str | Path | None, others: Iterable[str | Path | None] = ()) -> Path | None:
     """Make the folder of a file that is written later, so that a wrong path fails before the work.
 
     Raises:
-        UserError: the path is a folder, or its folder cannot be made.
+        UserError: the path is a folder, one of the ``others``, or its folder cannot be made.
     """
     if path is None:
         return None
     path = Path(path)
+    if any(other is not None and Path(other).resolve() == path.resolve() for other in others):
+        raise UserError(f"'{path}' is given twice and would be overwritten: give another file.")
     if path.is_dir():
         raise UserError(f"'{path}' is a folder: give the name of a file.")
     check_output_folder(path.parent)
@@ -50,7 +52,7 @@ def write_json(path: Path, data: Any, *, indent: int | None = 1) -> None:
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write rows below their column names, NaN as an empty cell."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows([_without_nan(cell) for cell in row] for row in rows)

@@ -98,7 +98,10 @@ def test_nothing_to_find_is_a_dash_and_null(files, tmp_path: Path, capsys: pytes
         ([GT, "nowhere.json"], "'nowhere.json'"),
         ([GT, GT], "predictions"),
         ([GT, RESULTS, "--dilation-ratio", "-1"], "dilation_ratio"),
+        ([GT, RESULTS, "--dilation-ratio", "1e308"], "dilation_ratio"),
         ([GT, RESULTS, "--json", "/"], "'/'"),
+        ([GT, RESULTS, "--json", RESULTS], "would be overwritten"),
+        ([GT, RESULTS, "--json", "out", "--csv", "out"], "'out' is given twice"),
         ([GT, RESULTS, "--json", f"{GT}/out.json"], "gt.json"),
         ([GT, RESULTS, "--gt-boxes", "--iou-type", "bbox"], "bbox"),
         ([GT, RESULTS, "--gt-boxes", "--protocol", "cityscapes"], "cityscapes"),
@@ -108,6 +111,13 @@ def test_bad_input_is_one_sentence(words: list[str], named: str, capsys: pytest.
     assert main(["evaluate", *words]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and named in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_full_disk_is_one_sentence_after_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", GT, RESULTS, "--json", "/dev/full"]) == 2
+    out, err = capsys.readouterr()
+    assert "boundary" in out and err.count("\n") == 1 and "cannot be read or written: No space" in err
 
 
 def gt_boxes(paths: list[str], tmp_path: Path) -> dict:
