@@ -108,6 +108,10 @@ def _without(model: Mapping[str, Any], ending: str) -> dict[str, Any]:
 
 def _check_values(path: Path, model: Mapping[str, Any]) -> None:
     for name, value in model.items():
+        if not isinstance(name, str):
+            raise UserError(f"Weight file '{path}' holds no weights: {name!r} is no name of a tensor.")
+        if isinstance(value, Tensor) and value.layout != torch.strided:
+            raise UserError(f"Weight file '{path}' cannot be used: '{name}' is a sparse tensor.")
         if not isinstance(value, Tensor | np.ndarray):
             raise UserError(
                 f"Weight file '{path}' holds no weights: '{name}' is a {type(value).__name__}, no tensor."

@@ -162,3 +162,17 @@ def test_files_without_weights_are_named(content: object, sentence: str, tmp_pat
     path = torch_save(tmp_path / "x.pth", content)
     with pytest.raises(UserError, match=sentence):
         read_weight_file(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({1: torch.zeros(2)}, "1 is no name of a tensor"),
+        ({"a.weight": torch.eye(2).to_sparse()}, "'a.weight' is a sparse tensor"),
+    ],
+)
+def test_odd_names_and_tensors_are_named(content: dict, sentence: str, tmp_path: Path) -> None:
+    path = torch_save(tmp_path / "odd.pth", {"model": content})
+    with pytest.raises(UserError, match=sentence) as error:
+        read_weight_file(path)
+    assert str(path) in str(error.value)
