@@ -153,8 +153,7 @@ class Trainer(DefaultTrainer):
         """
         if evaluator_type(dataset_name) not in EVALUATORS:
             raise NotImplementedError(f"no evaluator for data set '{dataset_name}'")
-        folder = output_folder or str(Path(cfg.OUTPUT_DIR) / "inference")
-        return build_evaluator(cfg, dataset_name, folder)
+        return build_evaluator(cfg, dataset_name, output_folder)
 
     @classmethod
     def test_with_tta(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from crispmask.evaluation.coco import DILATION_RATIO, average_precisions, evaluate_coco
@@ -65,7 +66,10 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
             f"Data set '{dataset_name}' has evaluator type '{kind}'; supported: {', '.join(EVALUATORS)}."
         )
     folder = os.path.join(cfg.OUTPUT_DIR, "inference") if output_folder is None else output_folder
-    return EVALUATORS[kind](cfg, dataset_name, folder)
+    module, name = EVALUATORS[kind]
+    evaluator = getattr(import_module(f"crispmask.evaluation.{module}"), name)
+    ratio = cfg.TEST.BOUNDARY.DILATION_RATIO
+    return evaluator(dataset_name, _tasks(cfg), output_dir=folder, dilation_ratio=ratio)
 
 
 def evaluator_type(dataset_name: str) -> str:
@@ -105,36 +109,6 @@ def _evaluate_bdd100k(gt: Any, predictions: Any, task: str, dilation_ratio: floa
     )
 
 
-def _coco_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
-    from crispmask.evaluation.coco_evaluator import COCOBoundaryEvaluator
-
-    ratio = cfg.TEST.BOUNDARY.DILATION_RATIO
-    return COCOBoundaryEvaluator(dataset_name, _tasks(cfg), output_dir=output_folder, dilation_ratio=ratio)
-
-
-def _lvis_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
-    from crispmask.evaluation.lvis_evaluator import LVISBoundaryEvaluator
-
-    ratio = cfg.TEST.BOUNDARY.DILATION_RATIO
-    return LVISBoundaryEvaluator(dataset_name, _tasks(cfg), output_dir=output_folder, dilation_ratio=ratio)
-
-
-def _cityscapes_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
-    from crispmask.evaluation.cityscapes_evaluator import CityscapesBoundaryEvaluator
-
-    ratio = cfg.TEST.BOUNDARY.DILATION_RATIO
-    return CityscapesBoundaryEvaluator(
-        dataset_name, _tasks(cfg), output_dir=output_folder, dilation_ratio=ratio
-    )
-
-
-def _bdd100k_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
-    from crispmask.evaluation.bdd100k_evaluator import BDD100KBoundaryEvaluator
-
-    ratio = cfg.TEST.BOUNDARY.DILATION_RATIO
-    return BDD100KBoundaryEvaluator(dataset_name, _tasks(cfg), output_dir=output_folder, dilation_ratio=ratio)
-
-
 def _tasks(cfg: CfgNode) -> list[str]:
     """What the model and the config give figures of."""
     if not cfg.MODEL.MASK_ON:
@@ -154,9 +128,10 @@ PROTOCOLS: dict[str, Callable[[Any, Any, str, float | None], dict[str, float]]] 
     "cityscapes": _evaluate_cityscapes,
     "bdd100k": _evaluate_bdd100k,
 }
-EVALUATORS: dict[str, Callable[[CfgNode, str, str], DatasetEvaluator]] = {
-    "coco": _coco_evaluator,
-    "lvis": _lvis_evaluator,
-    "cityscapes_instance": _cityscapes_evaluator,
-    "bdd100k": _bdd100k_evaluator,
+# Module and class by the type that a data set's metadata names; imported on use, since they need Detectron2
+EVALUATORS = {
+    "coco": ("coco_evaluator", "COCOBoundaryEvaluator"),
+    "lvis": ("lvis_evaluator", "LVISBoundaryEvaluator"),
+    "cityscapes_instance": ("cityscapes_evaluator", "CityscapesBoundaryEvaluator"),
+    "bdd100k": ("bdd100k_evaluator", "BDD100KBoundaryEvaluator"),
 }
