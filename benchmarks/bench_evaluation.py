@@ -177,12 +177,10 @@ def main() -> None:
 
 def describe_machine() -> str:
     """Processor, its number of threads, and the versions that decide the times."""
-    cpu_info = Path("/proc/cpuinfo")
-    lines = cpu_info.read_text().splitlines() if cpu_info.is_file() else []
-    models = [line for line in lines if line.startswith("model name")]
-    model = models[0].partition(":")[2].strip() if models else platform.machine()
+    from crispmask.engine.cost import cpu_name
+
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("numpy", "pycocotools", "torch"))
-    return f"{model}, {os.cpu_count()} threads; Python {platform.python_version()}, {versions}"
+    return f"{cpu_name()}, {os.cpu_count()} threads; Python {platform.python_version()}, {versions}"
 
 
 if __name__ == "__main__":

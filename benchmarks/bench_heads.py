@@ -18,7 +18,6 @@ are those of the clock. MB is what the memory grows by at most.
 import argparse
 import importlib.util
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from torch import Tensor, nn
 
 from crispmask import get_config
 from crispmask.checkpoint import convert_state_dict
+from crispmask.engine.cost import cpu_name
 
 HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "tests" / "golden"
@@ -205,8 +205,7 @@ def compare(cost: Cost, inputs: tuple[dict[str, Tensor], Tensor]) -> float:
 
 def describe() -> str:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    cpu = platform.processor() or platform.machine()
-    return f"{cpu}, {torch.get_num_threads()} thread(s), {gpu}, torch {torch.__version__}"
+    return f"{cpu_name()}, {torch.get_num_threads()} thread(s), {gpu}, torch {torch.__version__}"
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from full_image_erosion import IMAGE, WIDTH, disc, full_image_boundary, image_wi
 from timing import cpu_cost, gpu_cost
 from torchvision.ops import roi_align
 
+from crispmask.engine.cost import cpu_name
 from crispmask.ops import (
     Nodes,
     boundary_band,
@@ -318,16 +319,6 @@ def main() -> None:
     print_boundaries(seconds)
     print_ops(devices, seconds)
     print_memory(devices)
-
-
-def cpu_name() -> str:
-    """Model of the CPU as Linux tells it, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

@@ -114,18 +114,12 @@ def machine(device: str) -> str:
     import detectron2
     import torch
 
+    from crispmask.engine.cost import cpu_name
+
     return (
-        f"{device} ({processor()}), torch {torch.__version__}, "
+        f"{device} ({cpu_name()}), torch {torch.__version__}, "
         f"Detectron2 {detectron2.__version__}, Python {platform.python_version()}."
     )
-
-
-def processor() -> str:
-    """Name of the CPU, as far as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def make_report(args: argparse.Namespace, table: str) -> Path:
