@@ -23,6 +23,8 @@ def add_crispmask_config(cfg: CfgNode) -> None:
     cfg.CRISPMASK = CN()
     # "SGD", Detectron2's, or "ADAMW"; both with SOLVER.BASE_LR, WEIGHT_DECAY and WEIGHT_DECAY_NORM
     cfg.CRISPMASK.OPTIMIZER = "SGD"
+    # Factors on SOLVER.BASE_LR under "ADAMW": [part of a parameter's name, factor]; all that fit multiply
+    cfg.CRISPMASK.LR_FACTORS = []
     # Batches of SOLVER.IMS_PER_BATCH images whose gradients are averaged before one optimizer step
     cfg.CRISPMASK.ACCUMULATION_STEPS = 1
     # Autocast type when SOLVER.AMP.ENABLED: "bfloat16" or "float16" (with loss scaling)

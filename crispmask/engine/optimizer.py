@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -32,10 +34,31 @@ def clips_full_model(cfg: CfgNode) -> bool:
 def _adamw(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     solver = cfg.SOLVER
     groups = build.get_default_optimizer_params(
-        model, base_lr=solver.BASE_LR, weight_decay_norm=solver.WEIGHT_DECAY_NORM
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        # As in the training of Swin Transformer
+        overrides={"relative_position_bias_table": {"weight_decay": 0.0}},
     )
+    groups = _with_own_rates(groups, model, cfg.CRISPMASK.LR_FACTORS)
     optimizer = build.maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
     return optimizer(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
+
+
+def _with_own_rates(
+    groups: list[dict[str, Any]], model: nn.Module, factors: Sequence[tuple[str, float]]
+) -> list[dict[str, Any]]:
+    """Split groups of parameters so that each has the product of the factors that its names ask for."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    result = []
+    for group in groups:
+        by_factor: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            factor = math.prod(factor for part, factor in factors if part in names[parameter])
+            by_factor.setdefault(factor, []).append(parameter)
+        result += [{**group, "params": some, "lr": group["lr"] * f} for f, some in by_factor.items()]
+    return result
 
 
 OPTIMIZERS: dict[str, Callable[[CfgNode, nn.Module], torch.optim.Optimizer]] = {

@@ -163,7 +163,7 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("source", [*SOURCES, "transfiner_d2/config.py"])
+@pytest.mark.parametrize("source", [*SOURCES, "transfiner_d2/config.py", "transfiner_d2/query_config.py"])
 def test_every_key_has_a_comment(source):
     """A comment stands above the key or above the run of keys that it belongs to."""
     lines = (ROOT / source).read_text().splitlines()
@@ -220,3 +220,12 @@ def test_every_key_of_a_config_differs_from_its_base():
         before, after = flat(get_config(base)), flat(get_config(CONFIGS / leaf))
         repeated = [key for key in flat(CfgNode(content)) if before[key] == after[key]]
         assert not repeated, f"{leaf} repeats {repeated}"
+
+
+def test_parameters_that_learn_slower_exist():
+    """A part of a name that fits none would leave the rate as it is, in silence."""
+    cfg = get_config(CONFIGS / "transfiner/coco/query_R_50_FPN.yaml")
+    names = [name for name, _ in build(cfg).named_parameters()]
+    assert cfg.CRISPMASK.LR_FACTORS
+    for part, _ in cfg.CRISPMASK.LR_FACTORS:
+        assert any(part in name for name in names), part

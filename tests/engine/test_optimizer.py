@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from detectron2.modeling import build_backbone
 from torch import nn
 
 import crispmask
@@ -42,3 +43,28 @@ def test_clipping_by_parameter_is_the_optimizers_the_whole_gradient_the_steps(na
     optimizer.step()
     limit = cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE
     assert (net[0].weight.grad.abs().max().item() == limit) == clipped_here
+
+
+def test_factors_of_the_rate_multiply_by_name():
+    net = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 2))
+    factors = [["0.", 0.1], ["bias", 0.5]]
+    groups = build_optimizer(
+        config("CRISPMASK.OPTIMIZER", "ADAMW", "CRISPMASK.LR_FACTORS", factors), net
+    ).param_groups
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    found = [rates[id(p)] for p in (net[0].weight, net[0].bias, net[1].weight, net[1].bias)]
+    assert found == pytest.approx([0.05, 0.025, 0.5, 0.25])
+
+
+def test_position_bias_of_swin_is_not_decayed():
+    cfg = config("MODEL.BACKBONE.NAME", "build_swin_fpn_backbone", "CRISPMASK.OPTIMIZER", "ADAMW")
+    cfg.MODEL.FPN.IN_FEATURES = ["stage2", "stage3", "stage4", "stage5"]
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    backbone = build_backbone(cfg)
+    decay = {
+        id(p): group["weight_decay"]
+        for group in build_optimizer(cfg, backbone).param_groups
+        for p in group["params"]
+    }
+    tables = [id(p) for name, p in backbone.named_parameters() if name.endswith("position_bias_table")]
+    assert tables and {decay[table] for table in tables} == {0}
