@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,13 @@ from crispmask.analysis.object_quality import ObjectQuality, summarize
 from crispmask.analysis.pairs import Pair
 from crispmask.evaluation.boundary_iou import boundary_width
 from crispmask.evaluation.inputs import GroundTruth, Row
+from crispmask.evaluation.progress import Progress
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 # Image of an id, (H, W, 3) uint8 RGB; None: there is none
 ImageReader = Callable[[object], NDArray[np.uint8] | None]
+# Page of objects, each with the pair of every file
+Gallery = Callable[[Sequence[tuple[Row, Mapping[str, Pair]]]], str]
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,14 @@ class Assessment:
 
 
 def build_report(
-    gt: GroundTruth, gt_path: str, files: Sequence[Assessment], ratio: float, worst: int, read: ImageReader
+    gt: GroundTruth,
+    gt_path: str,
+    files: Sequence[Assessment],
+    ratio: float,
+    *,
+    worst: int,
+    read: ImageReader,
+    progress: Progress,
 ) -> str:
     """The whole page.
 
@@ -49,7 +60,9 @@ def build_report(
         ratio: boundary width as a share of the image diagonal.
         worst: objects that are shown of each kind.
         read: gives the image of an id.
+        progress: where to say how far it is.
     """
+    gallery = partial(_gallery, gt, read, progress)
     parts = [
         _inputs(gt_path, files, ratio),
         html.table(["", *_ap_columns(files)], _ap_rows(files)),
@@ -61,8 +74,8 @@ def build_report(
         html.table(["class", *_class_columns(files)], _class_rows(gt, files), tall=True),
     ]
     if len(files) == 2:
-        parts.append(_differences(gt, files, worst, read))
-    parts += [_worst(gt, file, worst, read) for file in files]
+        parts.append(_differences(files, worst, gallery))
+    parts += [_worst(file, worst, gallery) for file in files]
     return html.page("Boundary analysis", "\n".join(parts))
 
 
@@ -144,7 +157,7 @@ def _class_rows(gt: GroundTruth, files: Sequence[Assessment]) -> list[list[objec
     return sorted(rows, key=lambda row: row[last])
 
 
-def _differences(gt: GroundTruth, files: Sequence[Assessment], count: int, read: ImageReader) -> str:
+def _differences(files: Sequence[Assessment], count: int, gallery: Gallery) -> str:
     """The objects that both files found and whose outlines differ most."""
     first, second = files
     both = [(a, b) for a, b in zip(first.objects, second.objects, strict=True) if a.pair and b.pair]
@@ -158,20 +171,28 @@ def _differences(gt: GroundTruth, files: Sequence[Assessment], count: int, read:
         f"Both found {len(both)} objects, and {second.label} has the higher Boundary IoU in {better} of "
         f"them. {only[0]} objects were found by {first.label} alone, {only[1]} by {second.label} alone."
     )
-    shown = [
-        _gallery_entry(gt, a.annotation, {first.label: a.pair, second.label: b.pair}, read)
-        for a, b in both[:count]
-    ]
-    return f"<h2>Largest differences</h2>{html.paragraph(text)}{_KEY}{''.join(shown)}"
+    shown = gallery([(a.annotation, {first.label: a.pair, second.label: b.pair}) for a, b in both[:count]])
+    return f"<h2>Largest differences</h2>{html.paragraph(text)}{shown}"
 
 
-def _worst(gt: GroundTruth, file: Assessment, count: int, read: ImageReader) -> str:
+def _worst(file: Assessment, count: int, gallery: Gallery) -> str:
     """The objects that a file found with the lowest Boundary IoU."""
     found = sorted((o for o in file.objects if o.pair), key=lambda item: _boundary_iou(item.pair))
-    shown = [_gallery_entry(gt, o.annotation, {file.label: o.pair}, read) for o in found[:count]]
+    shown = gallery([(o.annotation, {file.label: o.pair}) for o in found[:count]])
     text = f"The lowest Boundary IoU among the {len(found)} objects that {file.label} found."
     title = html.escape(f"Worst outlines of {file.label}")
-    return f"<h2>{title}</h2>{html.paragraph(text)}{_KEY}{''.join(shown)}"
+    return f"<h2>{title}</h2>{html.paragraph(text)}{shown}"
+
+
+def _gallery(
+    gt: GroundTruth,
+    read: ImageReader,
+    progress: Progress,
+    entries: Sequence[tuple[Row, Mapping[str, Pair]]],
+) -> str:
+    """Objects, each with the pairs of the files, below the key of their colours."""
+    shown = (_gallery_entry(gt, *entry, read) for entry in progress.track(entries, "Pictures of the page"))
+    return _KEY + "".join(shown)
 
 
 def _gallery_entry(gt: GroundTruth, annotation: Row, pairs: Mapping[str, Pair], read: ImageReader) -> str:

@@ -6,15 +6,15 @@ taken out is the rest: false alarms, duplicates, wrong classes, missed objects, 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from crispmask.analysis.pairs import measure_pairs, one_to_one, overlaps_by_group
-from crispmask.evaluation.inputs import Row, read_ground_truth, read_predictions, with_boxes, with_masks
+from crispmask.evaluation.inputs import Row, load_dataset, read_ground_truth, read_predictions
+from crispmask.evaluation.progress import Progress
+from crispmask.evaluation.regions import with_boxes, with_masks
 
 # From here on a box is nearer to its object than to the background
 LOWEST_BOX_IOU = 0.5
@@ -55,21 +55,23 @@ def given_boxes(
     Raises:
         ValueError: bad input; the message names the row.
     """
-    truth = read_ground_truth(gt)
-    annotations = with_masks(truth.annotations, truth, "Annotation")
-    found = with_masks(read_predictions(predictions, truth), truth)
-    groups = overlaps_by_group(with_boxes(annotations, truth, "Annotation"), with_boxes(found, truth), "bbox")
+    progress = Progress()
+    data = load_dataset(gt, progress)
+    truth = read_ground_truth(data, progress)
+    annotations = with_masks(truth.annotations, truth, "Annotation", progress)
+    found = with_masks(read_predictions(predictions, truth, progress), truth, progress=progress)
+    annotations = with_boxes(annotations, truth, "Annotation", progress)
+    groups = overlaps_by_group(annotations, with_boxes(found, truth, progress=progress), "bbox", progress)
     pairs = [
         (objects[g], candidates[d])
         for objects, candidates, ious in groups
         for d, g in one_to_one(ious, LOWEST_BOX_IOU)
     ]
     ranked: dict[str, list[Row]] = {"segm": [], "boundary": []}
-    for pair in measure_pairs(truth, pairs, dilation_ratio):
+    for pair in measure_pairs(truth, pairs, dilation_ratio, progress):
         scores = {"segm": pair.mask_iou, "boundary": min(pair.mask_iou, pair.boundary_iou)}
         for task, score in scores.items():
             ranked[task].append({**pair.prediction, "score": score})
-    data = gt if isinstance(gt, Mapping) else json.loads(Path(gt).read_bytes())
     paired = {annotation["id"] for annotation, _ in pairs}
     kept = [row for row, read in zip(data["annotations"], annotations, strict=True) if read["id"] in paired]
     num_objects = sum(not annotation["iscrowd"] for annotation in annotations)

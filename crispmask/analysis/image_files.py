@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,10 +16,16 @@ from crispmask.visualization.images import ImageError, read_image
 class ImageFiles:
     """Reads images by their id; those that are not there, or of another size, are counted in ``unread``."""
 
-    def __init__(self, gt_path: str, folder: str | None, sizes: Mapping[Any, tuple[int, int] | None]) -> None:
+    def __init__(
+        self,
+        images: Sequence[Mapping[str, Any]],
+        folder: str | None,
+        sizes: Mapping[Any, tuple[int, int] | None],
+    ) -> None:
         """
         Args:
-            gt_path: COCO-format JSON that names the files (``file_name``, else the end of ``coco_url``).
+            images: entries of COCO-format data, which name the files (``file_name``, else the end of
+                ``coco_url``).
             folder: where they lie; None: there are none, and none is counted as unread.
             sizes: (H, W) by image id.
 
@@ -32,13 +37,12 @@ class ImageFiles:
         self._paths: dict[Any, Path] = {}
         if folder is None:
             return
-        images = json.loads(Path(gt_path).read_bytes())["images"]
-        names = {image["id"]: image.get("file_name") or image.get("coco_url") or "" for image in images}
+        names = {image["id"]: str(image.get("file_name") or image.get("coco_url") or "") for image in images}
         self._paths = {image_id: _locate(Path(folder), name) for image_id, name in names.items()}
         if names and not any(path.is_file() for path in self._paths.values()):
             example = next(iter(names.values()))
             raise UserError(
-                f"No image of '{gt_path}' lies in '{folder}', '{example}' for one: correct --images."
+                f"No image of the ground truth lies in '{folder}', '{example}' for one: correct --images."
             )
 
     def read(self, image_id: Any) -> NDArray[np.uint8] | None:

@@ -24,7 +24,7 @@ finest grid.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,10 +35,14 @@ from pycocotools import mask as mask_utils
 
 from crispmask.analysis.pairs import one_to_one, overlaps_by_group
 from crispmask.evaluation.coco import DILATION_RATIO, average_precisions, evaluate_rows
-from crispmask.evaluation.inputs import GroundTruth, Row, with_boxes, with_masks
+from crispmask.evaluation.inputs import GroundTruth, Row
+from crispmask.evaluation.progress import Progress
+from crispmask.evaluation.regions import with_boxes, with_masks
 from crispmask.ops import incoherence
 
 LOWEST_BOX_IOU = 0.5
+# Cells a side of the finest grid: some of these grids are in memory at a time
+MAX_SIDE = 4096
 SHARES = ("percent", "recall_err", "accuracy_inside", "accuracy_outside")
 Mask = NDArray[np.bool_]
 
@@ -104,7 +108,7 @@ def study_incoherence(
     size: int = 28,
     depth: int = 3,
     dilation_ratio: float = DILATION_RATIO,
-    track: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+    progress: Progress | None = None,
 ) -> IncoherenceStudy:
     """Count errors in the incoherent regions of results, and fill these regions from the ground truth.
 
@@ -112,18 +116,26 @@ def study_incoherence(
         gt: the data set.
         predictions: rows of ``read_predictions``; where one has no ``bbox``, that of its mask is taken.
         size: cells a side of the coarsest level.
-        depth: L.
+        depth: L; the finest grid, of ``size * 2 ** depth`` cells a side, must not exceed ``MAX_SIDE``.
         dilation_ratio: boundary width as a share of the image diagonal, for Boundary AP.
-        track: wraps the sequence that is worked through, to show progress.
+        progress: where to say how far it is.
 
     Raises:
-        ValueError: a row without a readable mask or box; the message names it.
+        ValueError: a grid that is too fine, or a row without a readable mask or box; the message names it.
     """
-    annotations = with_boxes(with_masks(gt.annotations, gt, "Annotation"), gt, "Annotation")
-    rows = with_boxes(with_masks(predictions, gt), gt)
+    if size << depth > MAX_SIDE:
+        raise ValueError(
+            f"{depth} levels from {size} x {size} cells on need a grid of {size << depth} cells a side, but "
+            f"{MAX_SIDE} is the limit: take a smaller size or depth."
+        )
+    progress = progress or Progress()
+    annotations = with_masks(gt.annotations, gt, "Annotation", progress)
+    annotations = with_boxes(annotations, gt, "Annotation", progress)
+    rows = with_boxes(with_masks(predictions, gt, progress=progress), gt, progress=progress)
     counts = [_Counts() for _ in range(depth)]
     filled: list[dict[Any, Row]] = [{} for _ in range(depth)]
-    for row, annotation, counted in track(list(_objects_of(annotations, rows))):
+    found = list(_objects_of(annotations, rows))
+    for row, annotation, counted in progress.track(found, "Incoherent regions"):
         truth, mask = (mask_utils.decode(one["segmentation"]).astype(bool) for one in (annotation, row))
         true_cells, cells = (sample_grid(one, row["bbox"], size << depth) for one in (truth, mask))
         for level, region in enumerate(incoherence(torch.from_numpy(true_cells), depth)):
@@ -131,12 +143,13 @@ def study_incoherence(
                 counts[level].add(region.numpy(), true_cells ^ cells)
             better = fill(mask, truth, row["bbox"], region.numpy())
             filled[level][row["id"]] = {**row, "segmentation": _encode(better)}
-    before = _average_precisions(gt, rows, dilation_ratio)
+    options = {"dilation_ratio": dilation_ratio, "progress": progress}
+    before = _average_precisions(gt, rows, **options)
     levels = []
     for level in range(depth):
-        after = _average_precisions(gt, [filled[level].get(r["id"], r) for r in rows], dilation_ratio)
-        found = counts[level]
-        levels.append(LevelStudy(size << level, found.shares(_mean), found.shares(_pooled), *after))
+        after = _average_precisions(gt, [filled[level].get(r["id"], r) for r in rows], **options)
+        shares = (counts[level].shares(combine) for combine in (_mean, _pooled))
+        levels.append(LevelStudy(size << level, *shares, *after))
     return IncoherenceStudy(len(counts[0].box), *before, levels)
 
 
@@ -199,8 +212,8 @@ def _encode(mask: Mask) -> dict[str, Any]:
     return {**rle, "counts": rle["counts"].decode()}
 
 
-def _average_precisions(gt: GroundTruth, rows: Sequence[Row], ratio: float) -> tuple[float, float]:
-    evaluations = evaluate_rows(gt, rows, ("segm", "boundary"), dilation_ratio=ratio)
+def _average_precisions(gt: GroundTruth, rows: Sequence[Row], **options: Any) -> tuple[float, float]:
+    evaluations = evaluate_rows(gt, rows, ("segm", "boundary"), **options)
     return tuple(average_precisions(evaluations[task])["AP"] for task in ("segm", "boundary"))
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from crispmask.analysis.pairs import Pair, measure_pairs, one_to_one, overlaps_by_group
-from crispmask.evaluation.inputs import GroundTruth, Row, with_masks
+from crispmask.evaluation.inputs import GroundTruth, Row
+from crispmask.evaluation.progress import Progress
+from crispmask.evaluation.regions import with_masks
 
 # As in COCO's loosest threshold: below it an object counts as not found
 LOWEST_MASK_IOU = 0.5
@@ -48,7 +50,11 @@ class QualitySummary:
 
 
 def assess_objects(
-    gt: GroundTruth, predictions: Sequence[Row], dilation_ratio: float, score_threshold: float = 0.0
+    gt: GroundTruth,
+    predictions: Sequence[Row],
+    dilation_ratio: float,
+    score_threshold: float = 0.0,
+    progress: Progress | None = None,
 ) -> list[ObjectQuality]:
     """Find the prediction of each object and measure it.
 
@@ -60,6 +66,7 @@ def assess_objects(
         predictions: rows of ``read_predictions``.
         dilation_ratio: boundary width as a share of the image diagonal.
         score_threshold: predictions below it are left out.
+        progress: where to say how far it is.
 
     Returns:
         All objects, in the order of the annotations.
@@ -67,14 +74,15 @@ def assess_objects(
     Raises:
         ValueError: a row without a readable mask; the message names it.
     """
-    annotations = with_masks(gt.annotations, gt, "Annotation")
-    found = [row for row in with_masks(predictions, gt) if row["score"] >= score_threshold]
+    annotations = with_masks(gt.annotations, gt, "Annotation", progress)
+    found = [row for row in predictions if row["score"] >= score_threshold]
+    found = with_masks(found, gt, progress=progress)
     chosen = [
         (objects[g], candidates[d])
-        for objects, candidates, ious in overlaps_by_group(annotations, found, "segmentation")
+        for objects, candidates, ious in overlaps_by_group(annotations, found, "segmentation", progress)
         for d, g in one_to_one(ious, LOWEST_MASK_IOU)
     ]
-    pairs = {pair.annotation["id"]: pair for pair in measure_pairs(gt, chosen, dilation_ratio)}
+    pairs = {p.annotation["id"]: p for p in measure_pairs(gt, chosen, dilation_ratio, progress)}
     return [ObjectQuality(a, pairs.get(a["id"])) for a in annotations if not a["iscrowd"]]
 
 

@@ -18,6 +18,7 @@ from pycocotools import mask as mask_utils
 from crispmask.evaluation.boundary_iou import boundary_width
 from crispmask.evaluation.inputs import GroundTruth, Row
 from crispmask.evaluation.overlaps import group_rows
+from crispmask.evaluation.progress import Progress, tracked
 from crispmask.evaluation.rle import parse_runs
 from crispmask.ops import erosion_residue
 
@@ -41,19 +42,23 @@ class Pair:
 
 
 def overlaps_by_group(
-    annotations: Sequence[Row], predictions: Sequence[Row], region: str
+    annotations: Sequence[Row],
+    predictions: Sequence[Row],
+    region: str,
+    progress: Progress | None = None,
 ) -> Iterator[tuple[list[Row], list[Row], NDArray[np.float64]]]:
     """The IoU of what could be paired: objects (no crowd regions) and predictions of an image and class.
 
     Args:
         annotations, predictions: rows with ``region``.
         region: ``segmentation`` or ``bbox``.
+        progress: where to say how far it is.
 
     Yields:
         G annotations, D predictions and (D, G) IoU, of every group that has both.
     """
     objects = group_rows(a for a in annotations if not a["iscrowd"])
-    for key, found in group_rows(predictions).items():
+    for key, found in tracked(group_rows(predictions).items(), "Pairs of the images", progress):
         if truths := objects.get(key):
             ious = mask_utils.iou([d[region] for d in found], [a[region] for a in truths], [0] * len(truths))
             yield truths, found, ious
@@ -78,13 +83,19 @@ def one_to_one(overlaps: NDArray[np.float64], lowest: float) -> list[tuple[int, 
     return pairs
 
 
-def measure_pairs(gt: GroundTruth, pairs: Sequence[tuple[Row, Row]], dilation_ratio: float) -> Iterator[Pair]:
+def measure_pairs(
+    gt: GroundTruth,
+    pairs: Sequence[tuple[Row, Row]],
+    dilation_ratio: float,
+    progress: Progress | None = None,
+) -> Iterator[Pair]:
     """Mask IoU and Boundary IoU (Boundary IoU, CVPR 2021, section 4) of annotations and predictions.
 
     Args:
         gt: the data set, for the sizes of its images.
         pairs: P annotations and predictions, of one image each, with checked masks.
         dilation_ratio: boundary width as a share of the image diagonal.
+        progress: where to say how far it is.
 
     Yields:
         P pairs, image by image.
@@ -92,7 +103,7 @@ def measure_pairs(gt: GroundTruth, pairs: Sequence[tuple[Row, Row]], dilation_ra
     by_image: dict[Any, list[tuple[Row, Row]]] = defaultdict(list)
     for annotation, prediction in pairs:
         by_image[annotation["image_id"]].append((annotation, prediction))
-    for image_id, group in by_image.items():
+    for image_id, group in tracked(by_image.items(), "Outlines of the images", progress):
         size = gt.size(image_id)
         width = boundary_width(*size, dilation_ratio)
         for pair, crops in zip(group, crop_pairs(group, size[0]), strict=True):

@@ -23,6 +23,7 @@ from crispmask.errors import UserError
 if TYPE_CHECKING:
     from crispmask.analysis.boundary_report import Assessment
     from crispmask.evaluation.inputs import GroundTruth
+    from crispmask.evaluation.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,16 +59,20 @@ def run(args: argparse.Namespace) -> None:
     from crispmask.analysis.boundary_report import build_report
     from crispmask.analysis.image_files import ImageFiles
     from crispmask.analysis.object_quality import CSV_COLUMNS, csv_rows
-    from crispmask.evaluation.inputs import read_ground_truth
+    from crispmask.evaluation.inputs import load_dataset, read_ground_truth
+    from crispmask.evaluation.progress import Progress
 
+    progress = Progress()
     try:
-        gt = read_ground_truth(args.ground_truth)
-        images = ImageFiles(args.ground_truth, args.images, gt.sizes)
-        files = [_assess(gt, *named, args) for named in _labels(args.predictions).items()]
+        data = load_dataset(args.ground_truth, progress)
+        gt = read_ground_truth(data, progress)
+        images = ImageFiles(data["images"], args.images, gt.sizes)
+        files = [_assess(gt, *named, args, progress) for named in _labels(args.predictions).items()]
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error
     report = folder / "report.html"
-    page = build_report(gt, args.ground_truth, files, args.dilation_ratio, args.worst, images.read)
+    options = {"worst": args.worst, "read": images.read, "progress": progress}
+    page = build_report(gt, args.ground_truth, files, args.dilation_ratio, **options)
     report.write_text(page, encoding="utf-8", errors="backslashreplace")
     rows = (row for file in files for row in csv_rows(file.label, gt, file.objects))
     write_csv(folder / "objects.csv", CSV_COLUMNS, rows)
@@ -90,18 +95,21 @@ def _labels(paths: Sequence[str]) -> dict[str, str]:
     return dict(zip(different if len(set(different)) == 2 else pairs[0], paths, strict=True))
 
 
-def _assess(gt: GroundTruth, label: str, path: str, args: argparse.Namespace) -> Assessment:
+def _assess(
+    gt: GroundTruth, label: str, path: str, args: argparse.Namespace, progress: Progress
+) -> Assessment:
     from crispmask.analysis.boundary_report import Assessment
     from crispmask.analysis.object_quality import assess_objects
     from crispmask.evaluation.coco import average_precisions, evaluate_rows
     from crispmask.evaluation.inputs import read_predictions
 
-    rows = read_predictions(path, gt)
-    evaluations = evaluate_rows(gt, rows, ("segm", "boundary"), dilation_ratio=args.dilation_ratio)
+    rows = read_predictions(path, gt, progress)
+    options = {"dilation_ratio": args.dilation_ratio, "progress": progress}
+    evaluations = evaluate_rows(gt, rows, ("segm", "boundary"), **options)
     figures = {
         kind: average_precisions(evaluations[task]) for kind, task in (("mask", "segm"), ("boundary",) * 2)
     }
-    objects = assess_objects(gt, rows, args.dilation_ratio, args.score_threshold)
+    objects = assess_objects(gt, rows, score_threshold=args.score_threshold, **options)
     return Assessment(label, path, figures, objects)
 
 

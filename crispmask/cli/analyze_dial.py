@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from crispmask.cli.models import add_model_arguments, load_model_config
 from crispmask.cli.output import check_output_file, print_table, write_csv, write_json
-from crispmask.cli.progress import track
 from crispmask.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,6 +61,7 @@ def run(args: argparse.Namespace) -> None:
 
     from crispmask.engine.cost import describe_device
     from crispmask.engine.dial import all_combinations, first_images, measure, one_at_a_time
+    from crispmask.evaluation.progress import Progress
 
     grid = list(all_combinations(values) if values else one_at_a_time(cfg))
     images = first_images(cfg, args.limit)
@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> None:
         "images": len(images),
         "device": describe_device(torch.device(cfg.MODEL.DEVICE)),
     }
+    track = Progress().track
     found = [measure(config, images, settings, track) for config, settings in zip(configs, grid, strict=True)]
     for name, value in report.items():
         print(f"{name.replace('_', ' '):13} {value}")

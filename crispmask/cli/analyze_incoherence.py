@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from crispmask.cli.arguments import add_dilation_ratio
 from crispmask.cli.output import check_output_file, print_table, write_csv, write_json
-from crispmask.cli.progress import track
 from crispmask.errors import UserError
 
 if TYPE_CHECKING:
     from crispmask.analysis.incoherence_study import IncoherenceStudy
 
+# Finer levels than pixels have: 2 ** 8 cells in one of the first
+MAX_DEPTH = 8
 COLUMNS = ("regions", "percent", "recall err", "acc inside", "acc outside", "AP GT", "Boundary AP GT")
 
 
@@ -49,30 +50,33 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: bad input; the message names the file or the row.
     """
-    if not (1 <= args.size <= 1024 and 1 <= args.depth <= 5):
-        raise UserError("--size must be 1 to 1024 and --depth 1 to 5.")
+    if args.size < 1 or not 1 <= args.depth <= MAX_DEPTH:
+        raise UserError(f"--size must be 1 or more, and --depth 1 to {MAX_DEPTH}.")
     inputs = args.ground_truth, args.predictions
     json_file = check_output_file(args.json, inputs)
     csv_file = check_output_file(args.csv, (*inputs, args.json))
     from crispmask.analysis.incoherence_study import study_incoherence
     from crispmask.evaluation.inputs import read_ground_truth, read_predictions
+    from crispmask.evaluation.progress import Progress
 
     options = {"size": args.size, "depth": args.depth, "dilation_ratio": args.dilation_ratio}
+    progress = Progress()
     try:
-        gt = read_ground_truth(args.ground_truth)
-        study = study_incoherence(gt, read_predictions(args.predictions, gt), **options, track=track)
+        gt = read_ground_truth(args.ground_truth, progress)
+        rows = read_predictions(args.predictions, gt, progress)
+        study = study_incoherence(gt, rows, **options, progress=progress)
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error
-    rows = _rows(study)
+    table = _rows(study)
     print(f"ground truth  {args.ground_truth}")
     print(f"predictions   {args.predictions}")
     print(f"objects       {study.num_objects}")
-    print_table(COLUMNS, rows)
+    print_table(COLUMNS, table)
     if json_file:
         files = {"ground_truth": args.ground_truth, "predictions": args.predictions}
         write_json(json_file, {**files, **options, **asdict(study)})
     if csv_file:
-        write_csv(csv_file, COLUMNS, rows)
+        write_csv(csv_file, COLUMNS, table)
 
 
 def _rows(study: IncoherenceStudy) -> list[list[Any]]:

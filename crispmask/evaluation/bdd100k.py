@@ -8,15 +8,25 @@ with its plain IoU for crowds, is not repeated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from crispmask.evaluation.bdd100k_truth import category_of, is_frames, mask_of, read_frames, to_coco
-from crispmask.evaluation.checks import load_json
+from crispmask.evaluation.bdd100k_truth import (
+    CATEGORY_IDS,
+    CLASSES,
+    OLD_NAMES,
+    category_of,
+    is_frames,
+    label_place,
+    mask_of,
+    read_frames,
+    to_coco,
+)
+from crispmask.evaluation.checks import load_json, short
 from crispmask.evaluation.coco import DILATION_RATIO, average_precisions, check_options, evaluate_rows
 from crispmask.evaluation.encode import encode_ids
 from crispmask.evaluation.inputs import (
@@ -25,10 +35,10 @@ from crispmask.evaluation.inputs import (
     load_dataset,
     read_ground_truth,
     read_predictions,
-    with_masks,
 )
 from crispmask.evaluation.overlaps import group_rows
 from crispmask.evaluation.progress import Progress
+from crispmask.evaluation.regions import with_masks
 from crispmask.evaluation.rle import parse_runs
 
 
@@ -54,9 +64,10 @@ def evaluate_bdd100k(
     """
     check_options((task,), dilation_ratio)
     progress = Progress()
-    data = load_dataset(to_coco(gt))
-    truth = read_ground_truth(data)
-    rows = _read_rows(predictions, data, truth)
+    data = load_dataset(to_coco(gt, progress), progress)
+    class_ids = _class_ids(data["categories"])
+    truth = read_ground_truth(data, progress)
+    rows = _read_rows(predictions, data, truth, class_ids, progress)
     options = {"dilation_ratio": dilation_ratio, "progress": progress}
     figures = average_precisions(evaluate_rows(truth, rows, (task,), **options)[task])
     if task == "bbox":
@@ -80,11 +91,11 @@ def paint(rows: Sequence[Row], truth: GroundTruth, progress: Progress | None = N
     Raises:
         ValueError: a row without a readable mask.
     """
-    masked = with_masks(rows, truth)
+    progress = progress or Progress()
+    masked = with_masks(rows, truth, progress=progress)
     # Every image is one group
     images = group_rows({**row, "category_id": None, "place": i} for i, row in enumerate(masked))
     painted: dict[int, Row] = {}
-    progress = progress or Progress()
     for (image_id, _), group in progress.track(images.items(), "Painting of predictions"):
         for row, mask in zip(group, _paint_image(group, truth.size(image_id)), strict=True):
             if mask_utils.area(mask):
@@ -105,22 +116,78 @@ def _paint_image(rows: Sequence[Row], size: tuple[int, int]) -> list[dict[str, A
     return encode_ids(canvas, range(1, len(rows) + 1))
 
 
-def _read_rows(source: Any, data: Any, truth: GroundTruth) -> list[Row]:
+def _class_ids(categories: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Category id of the ground truth by BDD100K's name of the class.
+
+    Raises:
+        ValueError: a category that is none of BDD100K's classes, or two of one class.
+    """
+    ids: dict[str, Any] = {}
+    for category in categories:
+        given = category.get("name")
+        name = OLD_NAMES.get(given, given) if isinstance(given, str) else None
+        if name not in CATEGORY_IDS:
+            raise ValueError(
+                f"The ground truth has category {short(given)}, which is no class of BDD100K "
+                f"({', '.join(CLASSES)}): protocol coco is for other data."
+            )
+        if name in ids:
+            raise ValueError(
+                f"The ground truth has two categories of BDD100K's class '{name}': merge them into one."
+            )
+        ids[name] = category["id"]
+    return ids
+
+
+def _read_rows(
+    source: Any, data: Any, truth: GroundTruth, class_ids: Mapping[str, Any], progress: Progress
+) -> list[Row]:
     """Checked predictions, from COCO-format results or from frames."""
-    source = load_json(source, "predictions")
+    source = load_json(source, "predictions", progress)
     if not is_frames(source):
-        return read_predictions(source, truth)
-    image_ids = {PurePath(str(image.get("file_name"))).name: image["id"] for image in data["images"]}
-    rows = []
+        return read_predictions(source, truth, progress)
+    image_ids = _image_ids(data["images"])
+    rows, places = [], []
     for name, (_, labels) in read_frames(source).items():
         if name not in image_ids:
-            raise ValueError(f"Frame '{name}' of the predictions: the ground truth has no such image.")
+            raise ValueError(
+                f"Frame {short(name)} of the predictions: the ground truth has no such image, its images are "
+                f"named as {short(next(iter(image_ids), None))}."
+            )
         for index, label in enumerate(labels):
-            where = f"Label {index} of frame '{name}'"
+            where = label_place(index, name)
             category_id, ignored = category_of(label, where)
             if ignored:
-                raise ValueError(f"{where} has category '{label['category']}', which is not predicted.")
-            mask = mask_of(label, where)
-            row = {"image_id": image_ids[name], "category_id": category_id, "segmentation": mask}
-            rows.append({**row, "score": label.get("score")})
-    return read_predictions(rows, truth)
+                raise ValueError(
+                    f"{where} has category {short(label['category'])}, which is not predicted: leave it out."
+                )
+            # A file in COCO's format may count its classes in another way
+            class_name = CLASSES[category_id - 1]
+            if class_name not in class_ids:
+                raise ValueError(f"{where} is a {class_name}: the ground truth has no such category.")
+            row = {
+                "image_id": image_ids[name],
+                "category_id": class_ids[class_name],
+                "score": label.get("score"),
+            }
+            rows.append({**row, "segmentation": mask_of(label, where)})
+            places.append(where)
+    return read_predictions(rows, truth, progress, places)
+
+
+def _image_ids(images: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Image id by file name, without the folder.
+
+    Raises:
+        ValueError: two images have the same.
+    """
+    ids: dict[str, Any] = {}
+    for image in images:
+        name = PurePath(str(image.get("file_name"))).name
+        if name in ids:
+            raise ValueError(
+                f"The ground truth has two images named {short(name)}, so frames, which have only names, do "
+                "not tell them apart: give predictions with image ids."
+            )
+        ids[name] = image["id"]
+    return ids

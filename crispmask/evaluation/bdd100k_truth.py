@@ -31,8 +31,9 @@ from pycocotools import mask as mask_utils
 
 from crispmask.evaluation.checks import check_flag, check_rows, check_size, load_json, short
 from crispmask.evaluation.encode import distinct_ids, encode_ids
-from crispmask.evaluation.inputs import GroundTruth, with_masks
-from crispmask.evaluation.progress import Progress
+from crispmask.evaluation.inputs import NAME, GroundTruth
+from crispmask.evaluation.progress import Progress, tracked
+from crispmask.evaluation.regions import with_masks
 
 CLASSES = ("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 CATEGORY_IDS = {name: number for number, name in enumerate(CLASSES, 1)}
@@ -52,31 +53,37 @@ _THREADS = 8
 Annotation = dict[str, Any]
 
 
-def to_coco(source: Any) -> Any:
+def to_coco(source: Any, progress: Progress | None = None) -> Any:
     """COCO-format data from labels in any form; what is in that form already is returned as it is.
 
     Args:
         source: a folder of bitmasks, the path of a JSON of run lengths or of COCO-format data, or what such a
             JSON holds.
+        progress: where to say how far it is.
 
     Raises:
         ValueError: it is none of these, or cannot be read; the message names the file or the frame.
     """
     if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
-        return bitmasks_to_coco(source)
-    data = load_json(source, "ground truth")
-    return frames_to_coco(data) if is_frames(data) else data
+        return bitmasks_to_coco(source, progress)
+    data = load_json(source, "ground truth", progress)
+    return frames_to_coco(data, progress) if is_frames(data) else data
 
 
 def is_frames(data: Any) -> bool:
-    """Whether the content of a JSON file is Scalabel's: a list of frames, or a dict with ``frames``."""
+    """Whether the content of a JSON file is Scalabel's: a list of frames, or a dict with ``frames``.
+
+    A frame has a name or labels; one that has neither may stand among them. Results have an ``image_id``.
+    """
     if isinstance(data, Mapping):
         return "frames" in data
-    is_list = isinstance(data, Sequence) and not isinstance(data, (str, bytes))
-    return is_list and len(data) > 0 and all(isinstance(f, Mapping) and "name" in f for f in data[:1])
+    if not isinstance(data, Sequence) or isinstance(data, (str, bytes)):
+        return False
+    rows = [row for row in data if isinstance(row, Mapping)]
+    return any("name" in r or "labels" in r for r in rows) and not any("image_id" in r for r in rows)
 
 
-def bitmasks_to_coco(folder: str | os.PathLike[str]) -> dict[str, Any]:
+def bitmasks_to_coco(folder: str | os.PathLike[str], progress: Progress | None = None) -> dict[str, Any]:
     """COCO-format data from a folder of bitmasks.
 
     Raises:
@@ -84,11 +91,12 @@ def bitmasks_to_coco(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """
     paths = sorted(Path(folder).glob("*.png"))
     if not paths:
-        raise ValueError(f"No bitmask '*.png' in '{folder}'.")
+        raise ValueError(f"No bitmask '*.png' in '{folder}': give the folder of a split, as bitmasks/val.")
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         futures = [pool.submit(_read_bitmask, path) for path in paths]
         try:
-            found = [future.result() for future in Progress().track(futures, "BDD100K bitmasks")]
+            futures_done = (progress or Progress()).track(futures, "BDD100K bitmasks")
+            found = [future.result() for future in futures_done]
         finally:
             pool.shutdown(cancel_futures=True)
     return _coco(
@@ -96,7 +104,9 @@ def bitmasks_to_coco(folder: str | os.PathLike[str]) -> dict[str, Any]:
     )
 
 
-def frames_to_coco(data: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def frames_to_coco(
+    data: Mapping[str, Any] | Sequence[Mapping[str, Any]], progress: Progress | None = None
+) -> dict[str, Any]:
     """COCO-format data from Scalabel frames with run-length masks.
 
     Raises:
@@ -104,11 +114,12 @@ def frames_to_coco(data: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dic
     """
     frames = read_frames(data)
     images = []
-    for name in sorted(frames):
+    for name in tracked(sorted(frames), "BDD100K frames", progress):
         size, labels = frames[name]
-        rows = [_annotation_of(label, f"Label {i} of frame '{name}'") for i, label in enumerate(labels)]
-        rows = [{**row, "image_id": name, "index": i} for i, row in enumerate(rows)]
-        rows = with_masks(rows, GroundTruth({name: size}, {}, []), "Label")
+        places = [label_place(i, name) for i in range(len(labels))]
+        rows = [_annotation_of(label, place) for label, place in zip(labels, places, strict=True)]
+        rows = [{**row, "image_id": name, NAME: place} for row, place in zip(rows, places, strict=True)]
+        rows = with_masks(rows, GroundTruth({name: size}, {}, []))
         images.append((name, size, [_with_box(row) for row in rows]))
     return _coco(images)
 
@@ -127,11 +138,16 @@ def read_frames(data: Any) -> dict[str, tuple[tuple[int, int], Sequence[Mapping[
         name = frame.get("name")
         if not isinstance(name, str) or name in result:
             fault = "is there twice" if isinstance(name, str) else "is no name of an image"
-            raise ValueError(f"Frame {index} has name {short(name)}, which {fault}.")
+            raise ValueError(f"Frame {index} has name {short(name)}, which {fault}: each needs its own.")
         labels = frame.get("labels") or []
-        check_rows(labels, f"the labels of frame '{name}'")
-        result[name] = _frame_size(frame, config, labels, f"Frame '{name}'"), labels
+        check_rows(labels, f"the labels of frame {short(name)}")
+        result[name] = _frame_size(frame, config, labels, f"Frame {short(name)}"), labels
     return result
+
+
+def label_place(index: int, frame: str) -> str:
+    """What messages call a label."""
+    return f"Label {index} of frame {short(frame)}"
 
 
 def category_of(label: Mapping[str, Any], where: str) -> tuple[int, bool]:
@@ -156,8 +172,8 @@ def mask_of(label: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         ValueError: it has none.
     """
     if label.get("rle") is None:
-        hint = " but poly2d: give the files of run lengths or bitmasks" if label.get("poly2d") else ""
-        raise ValueError(f"{where} has no rle{hint}.")
+        hint = ", but poly2d" if label.get("poly2d") else ""
+        raise ValueError(f"{where} has no rle{hint}: give the files of run lengths or bitmasks.")
     return label["rle"]
 
 

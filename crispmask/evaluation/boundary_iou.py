@@ -26,7 +26,8 @@ def boundary_width(height: int, width: int, dilation_ratio: float) -> int:
     """
     if not 0 < dilation_ratio <= 1:
         raise ValueError(
-            f"dilation_ratio must be a positive share of the image diagonal, 1 at most, got {dilation_ratio}"
+            "The dilation ratio must be a share of the image diagonal, above 0 and 1 at most, not "
+            f"{dilation_ratio}."
         )
     return max(1, round(dilation_ratio * math.sqrt(height**2 + width**2)))
 
@@ -47,7 +48,7 @@ def boundary_iou(mask: Tensor, other: Tensor, dilation_ratio: float = 0.02) -> f
     """
     if mask.shape != other.shape or mask.dim() != 2:
         raise ValueError(
-            f"two masks (H, W) of one shape expected, got {tuple(mask.shape)} and {tuple(other.shape)}"
+            f"Two masks (H, W) of one shape are needed, not {tuple(mask.shape)} and {tuple(other.shape)}."
         )
     width = boundary_width(*mask.shape, dilation_ratio)
     first, second = mask_boundary(torch.stack([mask, other]), width)

@@ -8,18 +8,24 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from crispmask.evaluation.progress import Progress, Report
+
 # Pixels that a run-length mask of pycocotools can count
 _MAX_PIXELS = 2**32 - 1
+# Dicts between two reports of a reader
+_REPORT_EVERY = 4096
+# How files of gzip, zip, bzip2, xz and zstd begin
+_COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
 
-def load_json(source: Any, what: str) -> Any:
+def load_json(source: Any, what: str, progress: Progress | None = None) -> Any:
     """What the JSON file ``source`` holds; anything that is no path is returned as it is.
 
     Raises:
@@ -28,22 +34,28 @@ def load_json(source: Any, what: str) -> Any:
     if not isinstance(source, (str, os.PathLike)):
         return source
     path = Path(source)
-    if not path.is_file():
-        raise ValueError(f"No {what} file '{path}'.")
+    name = f"The {what} file '{path}'"
     try:
-        return json.loads(path.read_bytes())
+        content = _read_file(path, what)
+        # Every dict is counted when it ends, so that a reader of gigabytes is no silent one
+        with (progress or Progress()).step(f"Reading {path.name}", content.count(b"{")) as report:
+            return json.loads(content, object_hook=_counting(report))
     except OSError as error:
-        raise ValueError(f"The {what} file '{path}' cannot be read: {error.strerror}.") from None
+        raise ValueError(f"{name} cannot be read: {error.strerror}.") from None
     except RecursionError:
-        raise ValueError(f"The {what} file '{path}' is nested too deeply for a COCO-format file.") from None
-    except ValueError as error:
-        raise ValueError(f"The {what} file '{path}' is not complete JSON: {error}.") from None
+        raise ValueError(f"{name} is nested too deeply for a COCO-format file.") from None
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"{name} is no text, which JSON is: give the file that a JSON writer made."
+        ) from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is not complete JSON: {error}; write it again.") from None
 
 
 def check_rows(rows: Any, what: str) -> None:
     """Refuse what is no list of dicts; ``what`` names the list."""
     if not isinstance(rows, Sequence) or isinstance(rows, (str, bytes)):
-        raise ValueError(f"{what} must be a list with one dict for each entry, not {_type(rows)}.")
+        raise ValueError(f"{_capital(what)} must be a list with one dict for each entry, not {_type(rows)}.")
     for index, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise ValueError(f"Entry {index} of {what} is not a dict but {_type(row)}.")
@@ -54,7 +66,7 @@ def check_unique_ids(rows: Sequence[Mapping[str, Any]], what: str) -> None:
     places: dict[Any, int] = {}
     for index, row in enumerate(rows):
         if "id" not in row:
-            raise ValueError(f"Entry {index} of {what} has no id.")
+            raise ValueError(f"Entry {index} of {what} has no id: a number or a string is needed.")
         key = row["id"]
         if isinstance(key, bool) or not (isinstance(key, str) or is_finite(key)):
             raise ValueError(f"Entry {index} of {what} has id {short(key)}: a number or a string is needed.")
@@ -65,11 +77,13 @@ def check_unique_ids(rows: Sequence[Mapping[str, Any]], what: str) -> None:
         raise ValueError(f"The ids of {what} are numbers and strings mixed: one kind is needed.")
 
 
-def check_known(key: Any, known: Mapping[Any, Any] | Iterable[Any], where: str, name: str) -> None:
+def check_known(key: Any, known: Collection[Any], where: str, name: str) -> None:
     """Refuse an id of an image or a category (``name``) that the data set does not have."""
     # True is 1 and 1.0 is 1 for a dict, but only the second is meant so.
     if isinstance(key, bool) or not isinstance(key, Hashable) or key not in known:
-        raise ValueError(f"{where} has {name}_id {short(key)}: the ground truth has no such {name}.")
+        example = next(map(short, known), None)
+        hint = f"its ids are as {example}" if example else f"for it has no {name} at all"
+        raise ValueError(f"{where} has {name}_id {short(key)}: the ground truth has no such {name}, {hint}.")
 
 
 def check_size(image: Mapping[str, Any], where: str) -> tuple[int, int] | None:
@@ -129,6 +143,38 @@ def short(value: Any, length: int = 60) -> str:
     """``repr`` on one line, cut if it is long."""
     text = " ".join(repr(value).split())
     return text if len(text) <= length else f"{text[:length]}..."
+
+
+def _read_file(path: Path, what: str) -> bytes:
+    """The content of a file that is there and can be JSON."""
+    if path.is_dir():
+        raise ValueError(f"'{path}' is a folder: give the {what} file that lies in it.")
+    if not path.is_file():
+        raise ValueError(f"No {what} file '{path}'.")
+    content = path.read_bytes()
+    if content.startswith(_COMPRESSED):
+        raise ValueError(
+            f"The {what} file '{path}' is compressed: give the JSON file that was packed into it."
+        )
+    return content
+
+
+def _counting(report: Report) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Hook of a JSON reader that reports how many dicts were read."""
+    done = 0
+
+    def count(entry: dict[str, Any]) -> dict[str, Any]:
+        nonlocal done
+        done += 1
+        if done % _REPORT_EVERY == 0:
+            report(done)
+        return entry
+
+    return count
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _type(value: Any) -> str:

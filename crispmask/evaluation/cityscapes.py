@@ -24,9 +24,10 @@ from crispmask.evaluation.cityscapes_truth import (
     read_image_truth,
 )
 from crispmask.evaluation.crops import Crop, crops_of_runs
-from crispmask.evaluation.inputs import GroundTruth, Row, read_predictions, with_masks
+from crispmask.evaluation.inputs import GroundTruth, Row, read_predictions
 from crispmask.evaluation.overlaps import Overlaps
 from crispmask.evaluation.progress import Progress
+from crispmask.evaluation.regions import with_masks
 from crispmask.evaluation.rle import parse_runs
 
 # Boundary width as a share of the image diagonal in the official boundary evaluation
@@ -82,7 +83,7 @@ def evaluate_cityscapes(
     progress = Progress()
     files = find_instance_files(gt)
     sizes = {name: image_size(path) for name, path in files.items()}
-    rows_of = group_by_image(read_rows(predictions, sizes))
+    rows_of = group_by_image(read_rows(predictions, sizes, progress))
     images = {}
     for name, path in progress.track(files.items(), "Cityscapes images"):
         truth, rows = read_image_truth(path), rows_of.get(name, [])
@@ -157,22 +158,25 @@ def group_by_image(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def read_rows(
-    source: str | os.PathLike[str] | Sequence[Mapping[str, Any]], sizes: Mapping[str, tuple[int, int]]
+    source: str | os.PathLike[str] | Sequence[Mapping[str, Any]],
+    sizes: Mapping[str, tuple[int, int]],
+    progress: Progress | None = None,
 ) -> list[Row]:
     """Checked predictions of evaluated classes in COCO's form, with ``area``.
 
     Args:
         source: see :func:`evaluate_cityscapes`.
         sizes: image name -> (H, W) of every image there is.
+        progress: where to say how far it is.
 
     Raises:
         ValueError: unreadable, or a row of an unknown image or label, without score or without a mask.
     """
-    data = load_json(source, "predictions")
+    data = load_json(source, "predictions", progress)
     check_rows(data, "the predictions")
     rows = [_in_coco_form(row, index, sizes) for index, row in enumerate(data)]
     known = GroundTruth(dict(sizes), {label_id: str(label_id) for label_id in LABEL_IDS}, [])
-    rows = with_masks(read_predictions(rows, known), known)
+    rows = with_masks(read_predictions(rows, known, progress), known, progress=progress)
     return [row for row in rows if row["category_id"] in CLASSES]
 
 

@@ -12,18 +12,12 @@ from numbers import Real
 from typing import Any
 
 from crispmask.evaluation.boundary_iou import boundary_width
-from crispmask.evaluation.inputs import (
-    GroundTruth,
-    Row,
-    read_ground_truth,
-    read_predictions,
-    with_boxes,
-    with_masks,
-)
+from crispmask.evaluation.inputs import GroundTruth, Row, read_ground_truth, read_predictions
 from crispmask.evaluation.instance_eval import Candidates, InstanceEval
 from crispmask.evaluation.matching import LOWEST_IOU
 from crispmask.evaluation.overlaps import Overlaps, compute_overlaps
 from crispmask.evaluation.progress import Progress
+from crispmask.evaluation.regions import with_boxes, with_masks
 
 DILATION_RATIO = 0.02
 TASKS = ("bbox", "segm", "boundary")
@@ -58,8 +52,8 @@ def evaluate_coco(
     """
     progress = Progress()
     check_options(tasks, dilation_ratio)
-    truth = read_ground_truth(gt)
-    rows = read_predictions(predictions, truth)
+    truth = read_ground_truth(gt, progress)
+    rows = read_predictions(predictions, truth, progress)
     options = {"dilation_ratio": dilation_ratio, "lazy": lazy, "max_dets": max_dets, "progress": progress}
     return evaluate_rows(truth, rows, tasks, **options)
 
@@ -88,7 +82,10 @@ def evaluate_rows(
         annotations, rows = ([r for r in side if r["image_id"] in wanted] for side in (annotations, rows))
     evaluations: dict[str, InstanceEval] = {}
     if "bbox" in tasks:
-        boxes = with_boxes(annotations, gt, "Annotation"), with_boxes(rows, gt)
+        boxes = (
+            with_boxes(annotations, gt, "Annotation", progress),
+            with_boxes(rows, gt, progress=progress),
+        )
         judged = gt.judged(*boxes, max_dets)
         found = compute_overlaps(gt, *judged, region="bbox", max_dets=max_dets, progress=progress)
         evaluations |= Candidates(gt, *judged, max_dets).evaluate(found, ("bbox",), progress)
@@ -135,5 +132,5 @@ def check_options(tasks: Sequence[str], dilation_ratio: float) -> None:
     if unknown or isinstance(tasks, str):
         raise ValueError(f"Unknown task {(unknown or [tasks])[0]!r}; give a list of {', '.join(TASKS)}.")
     if isinstance(dilation_ratio, bool) or not isinstance(dilation_ratio, Real):
-        raise ValueError(f"dilation_ratio must be a number, got {dilation_ratio!r}.")
+        raise ValueError(f"The dilation ratio must be a number, not {dilation_ratio!r}.")
     boundary_width(1, 1, dilation_ratio)

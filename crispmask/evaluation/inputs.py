@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pycocotools import mask as mask_utils
-
 from crispmask.evaluation.checks import (
     check_area,
-    check_box,
     check_flag,
     check_known,
     check_rows,
@@ -25,10 +22,11 @@ from crispmask.evaluation.checks import (
     load_json,
     short,
 )
-from crispmask.evaluation.progress import Progress
-from crispmask.evaluation.rle import RLEError, read_masks, to_rle
+from crispmask.evaluation.progress import Progress, tracked
 
 Row = dict[str, Any]
+# Key of a row for what messages call it; None: by its place in the file
+NAME = "name in messages"
 Select = tuple[list[Row], list[Row]]
 
 
@@ -56,7 +54,10 @@ class GroundTruth:
         """(H, W) of an image; ValueError if the file does not say."""
         size = self.sizes[image_id]
         if size is None:
-            raise ValueError(f"Image {image_id!r} of the ground truth has no height and width.")
+            raise ValueError(
+                f"Image {short(image_id)} of the ground truth has no height and width: add both to its entry "
+                "in 'images'."
+            )
         return size
 
     def known_categories(self) -> Collection[Any]:
@@ -86,21 +87,25 @@ class GroundTruth:
         return {}
 
 
-def read_ground_truth(source: str | os.PathLike[str] | Mapping[str, Any] | Any) -> GroundTruth:
+def read_ground_truth(
+    source: str | os.PathLike[str] | Mapping[str, Any] | Any, progress: Progress | None = None
+) -> GroundTruth:
     """Read COCO-format ground truth.
 
     Args:
         source: path of a JSON file, the loaded dict, or a ``pycocotools.coco.COCO``. An annotation may be
             without ``iscrowd`` (0 then) and ``area`` (that of the mask then).
+        progress: where to say how far it is.
 
     Raises:
         ValueError: unreadable or incomplete, a value of a wrong kind, an image or category id that is there
             twice, or an annotation of an unknown image or category.
     """
-    data = load_dataset(source)
+    data = load_dataset(source, progress)
     sizes = {im["id"]: check_size(im, f"Entry {i} of 'images'") for i, im in enumerate(data["images"])}
     class_names = _unique_names(data["categories"])
-    annotations = [_annotation(a, i, sizes, class_names) for i, a in enumerate(data["annotations"])]
+    rows = enumerate(tracked(data["annotations"], "Annotations", progress))
+    annotations = [_annotation(row, index, sizes, class_names) for index, row in rows]
     ids = [annotation.get("id") for annotation in annotations]
     if not all(isinstance(i, int) and i > 0 for i in ids) or len(set(ids)) < len(ids):
         for annotation in annotations:
@@ -108,16 +113,18 @@ def read_ground_truth(source: str | os.PathLike[str] | Mapping[str, Any] | Any) 
     return GroundTruth(sizes, class_names, annotations)
 
 
-def load_dataset(source: Any) -> Mapping[str, Any]:
+def load_dataset(source: Any, progress: Progress | None = None) -> Mapping[str, Any]:
     """COCO-format data with lists of dicts, ``images`` and ``categories`` with an id each, which is unique.
 
     Raises:
         ValueError: it is anything else.
     """
-    data = load_json(source, "ground truth")
+    data = load_json(source, "ground truth", progress)
     data = getattr(data, "dataset", data)
     if not isinstance(data, Mapping):
-        raise ValueError("The ground truth must be a dict with images, annotations and categories.")
+        raise ValueError(
+            f"The ground truth is {_kind(data)}: a dict with images, annotations and categories is needed."
+        )
     for key in ("images", "annotations", "categories"):
         if key not in data:
             raise ValueError(f"The ground truth has no '{key}'; a COCO-format file with it is needed.")
@@ -128,92 +135,41 @@ def load_dataset(source: Any) -> Mapping[str, Any]:
 
 
 def read_predictions(
-    source: str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Any, gt: GroundTruth
+    source: str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Any,
+    gt: GroundTruth,
+    progress: Progress | None = None,
+    names: Sequence[str] | None = None,
 ) -> list[Row]:
     """Read COCO-format results: rows of ``image_id``, ``category_id``, ``score``, ``segmentation``, ``bbox``.
 
     Args:
         source: path of a JSON file, the loaded list, or a ``pycocotools.coco.COCO`` of results; may be empty.
         gt: the data set that they are for.
+        progress: where to say how far it is.
+        names: what messages call each row; None: by its place in the list.
 
     Returns:
-        Own copies of the rows, with ``index`` = place in the list and ``id`` = index + 1.
+        Own copies of the rows, with ``index`` = place in the list, ``id`` = index + 1 and their name.
 
     Raises:
         ValueError: unreadable, or a row of an unknown image or category or without a finite score.
     """
-    data = load_json(source, "predictions")
+    data = load_json(source, "predictions", progress)
     data = getattr(data, "dataset", {"annotations": data})["annotations"]
+    if isinstance(data, Mapping):
+        raise ValueError("The predictions are a dict, as ground truth is: a list of results is needed.")
     check_rows(data, "the predictions")
     categories = gt.known_categories()
     rows = []
-    for index, row in enumerate(data):
-        where = f"Prediction {index}"
+    for index, row in enumerate(tracked(data, "Predictions", progress)):
+        where = f"Prediction {index}" if names is None else names[index]
         _check_ids(row, where, gt.sizes, categories)
         score = row.get("score")
         if not is_finite(score):
             raise ValueError(f"{where} has score {short(score)}; a finite number is needed.")
-        rows.append({**row, "score": float(score), "index": index, "id": index + 1})
+        name = None if names is None else where
+        rows.append({**row, "score": float(score), "index": index, "id": index + 1, NAME: name})
     return rows
-
-
-def with_masks(
-    rows: Sequence[Row], gt: GroundTruth, what: str = "Prediction", progress: Progress | None = None
-) -> list[Row]:
-    """Rows whose ``segmentation`` is a checked, compressed run-length mask and whose ``area`` is given.
-
-    The area of a prediction is that of its mask; an annotation keeps the one of the file.
-
-    Raises:
-        ValueError: a row without a readable mask, or with one of another size than its image.
-    """
-    keeps_area = what == "Annotation"
-    sizes = [gt.size(row["image_id"]) for row in rows]
-    result = []
-    for row, size in _tracked(list(zip(rows, sizes, strict=True)), f"{what} masks", progress):
-        try:
-            result.append({**row, "segmentation": to_rle(row.get("segmentation"), *size)})
-        except ValueError as error:
-            raise ValueError(f"{_place(row, len(result), what)} {error}.") from None
-    # Polygons were rasterised just now: nothing in them is left to check.
-    open_rows = [i for i, row in enumerate(rows) if not (keeps_area and _has_polygons(row) and "area" in row)]
-    try:
-        masks = read_masks([result[i]["segmentation"] for i in open_rows], [sizes[i] for i in open_rows])
-    except RLEError as error:
-        index = open_rows[error.index]
-        place = _place(rows[index], index, what)
-        raise ValueError(f"The mask of {place[0].lower()}{place[1:]} {error}.") from None
-    for index, counts, area in zip(open_rows, masks.counts, masks.areas.tolist(), strict=True):
-        result[index]["segmentation"]["counts"] = counts
-        result[index]["area"] = rows[index]["area"] if keeps_area and "area" in rows[index] else area
-    return result
-
-
-def with_boxes(rows: Sequence[Row], gt: GroundTruth, what: str = "Prediction") -> list[Row]:
-    """Rows with a ``bbox`` (x, y, width, height in pixels; if missing, around the mask) and an ``area``.
-
-    The area of a prediction is that of its box; an annotation keeps the one of the file, else has that of its
-    mask, else that of its box.
-
-    Raises:
-        ValueError: a row with neither box nor readable mask.
-    """
-    keeps_area = what == "Annotation"
-    result = []
-    for index, row in enumerate(rows):
-        row, where = dict(row), _place(row, index, what)
-        has_box, has_mask = (_is_given(row.get(key)) for key in ("bbox", "segmentation"))
-        if not has_box and not has_mask:
-            raise ValueError(f"{where} has neither a bbox nor a segmentation.")
-        if not has_box or (keeps_area and "area" not in row and has_mask):
-            masked = with_masks([row], gt, what)[0]
-            row["bbox"] = row["bbox"] if has_box else mask_utils.toBbox(masked["segmentation"]).tolist()
-            row["area"] = masked["area"]
-        row["bbox"] = check_box(row["bbox"], where)
-        area = row["bbox"][2] * row["bbox"][3]
-        row["area"] = row.get("area", area) if keeps_area else area
-        result.append(row)
-    return result
 
 
 def _annotation(row: Mapping[str, Any], index: int, sizes: Collection[Any], names: Collection[Any]) -> Row:
@@ -231,25 +187,12 @@ def _annotation(row: Mapping[str, Any], index: int, sizes: Collection[Any], name
 def _check_ids(row: Mapping[str, Any], where: str, sizes: Collection[Any], names: Collection[Any]) -> None:
     for key, known, name in (("image_id", sizes, "image"), ("category_id", names, "category")):
         if key not in row:
-            raise ValueError(f"{where} has no {key}.")
+            raise ValueError(f"{where} has no {key}: that of its {name} in the ground truth is needed.")
         check_known(row[key], known, where, name)
 
 
-def _place(row: Row, index: int, what: str) -> str:
-    """Which row this is: its place in the file, if it is from one."""
-    return f"{what} {row.get('index', index)} (image {short(row['image_id'])})"
-
-
-def _tracked(items: Sequence[Any], what: str, progress: Progress | None) -> Iterable[Any]:
-    return items if progress is None else progress.track(items, what)
-
-
-def _is_given(value: Any) -> bool:
-    return value is not None and (not hasattr(value, "__len__") or len(value) > 0)
-
-
-def _has_polygons(row: Row) -> bool:
-    return isinstance(row["segmentation"], list)
+def _kind(data: Any) -> str:
+    return "a list, as results are" if isinstance(data, list) else f"no dict but {type(data).__name__}"
 
 
 def _unique_names(categories: Sequence[Mapping[str, Any]]) -> dict[Any, str]:

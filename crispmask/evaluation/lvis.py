@@ -134,11 +134,11 @@ def evaluate_lvis(
     """
     progress = Progress()
     check_options(tasks, dilation_ratio)
-    truth = read_lvis(gt)
+    truth = read_lvis(gt, progress)
     logger.info(describe(truth, gt))
     return evaluate_rows(
         truth,
-        read_predictions(predictions, truth),
+        read_predictions(predictions, truth, progress),
         tasks,
         dilation_ratio=dilation_ratio,
         lazy=lazy,
@@ -147,15 +147,17 @@ def evaluate_lvis(
     )
 
 
-def read_lvis(source: str | os.PathLike[str] | Mapping[str, Any] | Any) -> LVISGroundTruth:
+def read_lvis(
+    source: str | os.PathLike[str] | Mapping[str, Any] | Any, progress: Progress | None = None
+) -> LVISGroundTruth:
     """Read an LVIS file, see ``read_ground_truth``.
 
     Raises:
         ValueError: what ``read_ground_truth`` refuses, a list of categories that is none, or a frequency that
             LVIS does not have.
     """
-    data = load_dataset(source)
-    truth = read_ground_truth(data)
+    data = load_dataset(source, progress)
+    truth = read_ground_truth(data, progress)
     for annotation in truth.annotations:
         check_flag(annotation.get("ignore"), f"Annotation {annotation['index']}", "ignore")
     cocofied = is_cocofied(data["categories"])

@@ -1,20 +1,21 @@
-"""How far a long evaluation is: a bar on the terminal, lines in the log where there is none."""
+"""How far a long evaluation is: a bar on the terminal; where there is none, lines in the log or on stderr."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 import torch.distributed
 
-# Seconds that an evaluation may take in silence, and between two lines of the log
-PATIENCE, LOG_EVERY = 5.0, 15.0
+# Seconds that an evaluation may take in silence, between two lines, and between two moves of the bar
+PATIENCE, LINE_EVERY, MOVE_EVERY = 5.0, 15.0, 0.1
 
 Item = TypeVar("Item")
+Report = Callable[[int], None]
 logger = logging.getLogger(__name__)
 
 
@@ -22,50 +23,64 @@ class Progress:
     """Reports on the loops of one evaluation once it lasts longer than ``PATIENCE``, in the main process."""
 
     def __init__(self) -> None:
-        self._start = time.monotonic()
+        self._next = time.monotonic() + PATIENCE
 
     def track(self, items: Collection[Item], what: str) -> Iterator[Item]:
         """Iterate over ``items``; ``what`` names the step, a few words."""
-        if not _is_main_process():
-            yield from items
-            return
-        with ExitStack() as stack:
-            report = None
+        with self.step(what, len(items)) as report:
             for done, item in enumerate(items):
-                if time.monotonic() - self._start > PATIENCE:
-                    report = report or _open_report(stack, what, len(items))
-                    report(done)
+                report(done)
                 yield item
 
+    @contextmanager
+    def step(self, what: str, total: int) -> Iterator[Report]:
+        """A step whose body calls what it is given with the number of things that are done, of ``total``."""
+        with ExitStack() as stack:
+            show: Report | None = None
 
-def _open_report(stack: ExitStack, what: str, total: int):
-    return _Bar(stack, what, total) if sys.stderr.isatty() else _Lines(what, total)
+            def report(done: int) -> None:
+                nonlocal show
+                if time.monotonic() < self._next:
+                    return
+                on_terminal = sys.stderr.isatty()
+                if show is None:
+                    show = _open_bar(stack, what, total) if on_terminal else _line_writer(what, total)
+                show(min(done, total))
+                self._next = time.monotonic() + (MOVE_EVERY if on_terminal else LINE_EVERY)
+
+            yield report if _is_main_process() else _ignore
 
 
-class _Bar:
+def tracked(items: Collection[Item], what: str, progress: Progress | None) -> Iterator[Item]:
+    """:meth:`Progress.track` where somebody wants to know."""
+    return iter(items) if progress is None else progress.track(items, what)
+
+
+def _open_bar(stack: ExitStack, what: str, total: int) -> Report:
     """A bar on the terminal that goes away when its step is done."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
 
-    def __init__(self, stack: ExitStack, what: str, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import Progress as Bar
-
-        self._bar = stack.enter_context(Bar(console=Console(stderr=True), transient=True))
-        self._task = self._bar.add_task(what, total=total)
-
-    def __call__(self, done: int) -> None:
-        self._bar.update(self._task, completed=done)
+    bar = stack.enter_context(Bar(console=Console(stderr=True), transient=True))
+    task = bar.add_task(what, total=total)
+    return lambda done: bar.update(task, completed=done)
 
 
-class _Lines:
-    """A line in the log now and then."""
+def _line_writer(what: str, total: int) -> Report:
+    """Lines in the log, or on stderr where nobody set one up."""
 
-    def __init__(self, what: str, total: int) -> None:
-        self._what, self._total, self._last = what, total, -LOG_EVERY
+    def write(done: int) -> None:
+        line = f"{what}: {done} of {total}"
+        if logger.isEnabledFor(logging.INFO) and logger.hasHandlers():
+            logger.info(line)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
-    def __call__(self, done: int) -> None:
-        if time.monotonic() - self._last >= LOG_EVERY:
-            self._last = time.monotonic()
-            logger.info("%s: %d of %d", self._what, done, self._total)
+    return write
+
+
+def _ignore(done: int) -> None:
+    """Say nothing."""
 
 
 def _is_main_process() -> bool:

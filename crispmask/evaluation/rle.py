@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
 from crispmask.evaluation.checks import short
+from crispmask.evaluation.progress import Progress, tracked
 
 # Masks of a results file that are parsed together: enough to amortise NumPy's overhead in a few MiB.
 _CHUNK = 2048
 # Longest number that pycocotools writes: a signed difference of two 32-bit run lengths.
 _MAX_CHARACTERS = 7
 _MAX_COORDINATE = 1e6
+_NOT_FILLED = "has runs that do not fill the image"
 
 
 class RLEError(ValueError):
@@ -134,24 +136,24 @@ class CheckedMasks(NamedTuple):
     areas: NDArray[np.int64]
 
 
-def read_masks(rles: Sequence[Mapping[str, Any]], sizes: Sequence[tuple[int, int]]) -> CheckedMasks:
+def read_masks(rles: Sequence[Mapping[str, Any]], progress: Progress | None = None) -> CheckedMasks:
     """Check the strings of compressed run-length masks.
 
     Args:
-        rles: N dicts with ``counts`` str or bytes, see :func:`to_rle`.
-        sizes: N (H, W) of the images that the masks lie on.
+        rles: N dicts with ``counts`` str or bytes and ``size``, [H, W] of the image, see :func:`to_rle`.
+        progress: where to say how far it is.
 
     Raises:
         RLEError: a string that cannot be read, or whose runs do not fill the image.
     """
     counts, areas = [rle["counts"] for rle in rles], [np.zeros(0, np.int64)]
-    for start in range(0, len(rles), _CHUNK):
-        expected = sizes[start : start + _CHUNK]
+    for start in tracked(range(0, len(rles), _CHUNK), f"Run lengths, {_CHUNK} masks at a time", progress):
+        expected = [rle["size"] for rle in rles[start : start + _CHUNK]]
         try:
             runs = parse_runs(counts[start : start + _CHUNK])
             pixels = np.array([height * width for height, width in expected])
             borders = np.arange(len(expected) + 1)
-            _refuse(runs.pixels() != pixels, borders, "has runs that do not fill the image")
+            _refuse(runs.pixels() != pixels, borders, _NOT_FILLED)
         except RLEError as error:
             raise RLEError(error.index + start, str(error)) from None
         for i in np.unique(runs.owners[runs.is_needless]).tolist():
@@ -175,17 +177,23 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
         if isinstance(counts, (str, bytes)):
             return {"size": [height, width], "counts": counts}
         lengths = _array(counts, "iu")
-        is_valid = (
-            lengths is not None and lengths.ndim == 1 and ((lengths >= 0) & (lengths <= height * width)).all()
-        )
-        if not is_valid or lengths.sum() != height * width:
-            raise ValueError("has runs that do not fill the image")
+        if lengths is None or lengths.ndim != 1:
+            raise ValueError(
+                f"has counts {short(counts)} in its mask: a string or a list of run lengths is needed"
+            )
+        if ((lengths < 0) | (lengths > height * width)).any() or lengths.sum() != height * width:
+            raise ValueError(f"{_NOT_FILLED}, which has {height * width} pixels: encode its mask again")
         return _compress(_without_needless(lengths.tolist()), height, width)
     if isinstance(segmentation, list) and segmentation:
         for polygon in segmentation:
             _check_polygon(polygon)
         return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
-    raise ValueError("has a segmentation that is neither polygons nor a run-length mask")
+    if segmentation is None:
+        raise ValueError("has no segmentation, without which only its box can be evaluated (IoU type bbox)")
+    raise ValueError(
+        f"has segmentation {short(segmentation)}: a list of polygons, each a list of x and y, or a run-length"
+        " mask, a dict with size and counts, is needed"
+    )
 
 
 def _check_polygon(polygon: Any) -> None:

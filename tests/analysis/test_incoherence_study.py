@@ -147,6 +147,15 @@ def test_objects_are_counted_once_but_duplicates_are_filled_too() -> None:
     assert result.levels[0].ap == pytest.approx(100)
 
 
+def test_grid_that_memory_does_not_hold_is_refused() -> None:
+    gt = dataset([row(1, (0, 0, 40, 40))])
+    rows = [row(1, (0, 0, 40, 40), score=1.0)]
+    assert study(gt, rows, size=2048, depth=1).num_objects == 1
+    for size, depth in ((2049, 1), (1024, 5), (10**9, 8)):
+        with pytest.raises(ValueError, match=f"grid of {size << depth} cells a side, but 4096 is the limit"):
+            study(gt, rows, size=size, depth=depth)
+
+
 def test_nothing_to_count_is_nan_not_an_error() -> None:
     gt = dataset([row(1, (0, 0, 40, 40))])
     for rows in ([], [row(1, (60, 60, 90, 90), score=1.0)], [row(2, (0, 0, 40, 40), score=1.0)]):

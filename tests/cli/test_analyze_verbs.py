@@ -118,6 +118,8 @@ def test_real_command_with_nothing_found_needs_no_detectron2(files: Path, tmp_pa
         (["boundary", "{gt}", "{a}", "--output", "{gt}"], "gt.json"),
         (["incoherence", "nowhere.json", "{a}"], "nowhere.json"),
         (["incoherence", "{gt}", "{a}", "--depth", "0"], "--depth"),
+        (["incoherence", "{gt}", "{a}", "--depth", "100000"], "--depth"),
+        (["incoherence", "{gt}", "{a}", "--size", "1024", "--depth", "5"], "32768 cells a side"),
     ],
 )
 def test_bad_input_is_one_sentence(

@@ -183,7 +183,7 @@ def test_object_ids_play_no_role():
 
 
 def test_width_above_the_diagonal_is_refused():
-    with pytest.raises(ValueError, match="share of the image diagonal, 1 at most"):
+    with pytest.raises(ValueError, match="share of the image diagonal, above 0 and 1 at most"):
         evaluate(*SETS["coco"], dilation_ratio=1e308)
 
 

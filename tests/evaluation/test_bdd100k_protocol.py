@@ -1,6 +1,7 @@
 """BDD100K's two figures: of raw predictions, and of painted ones that share no pixel."""
 
 import json
+import math
 
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -29,6 +30,12 @@ def box_mask(x0, y0, x1, y1):
 def encode(mask):
     rle = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": rle["size"], "counts": rle["counts"].decode()}
+
+
+def guesses(*changes):
+    """A frame of predictions of the left car, with changes."""
+    label = {"category": "car", "score": 0.9, "rle": encode(box_mask(*LEFT))}
+    return [{"name": "one.jpg", "labels": [{**label, **change} for change in changes]}]
 
 
 def prediction(box, score, category=CAR, image_id=1):
@@ -172,13 +179,72 @@ def test_every_pixel_belongs_to_the_best_score(drawn):
         ([{"name": "one.jpg", "labels": [{"category": "car"}]}], r"Label 0 of frame 'one\.jpg' has no rle"),
         (
             [{"name": "one.jpg", "labels": [{"category": "car", "rle": encode(box_mask(*LEFT))}]}],
-            "Prediction 0 has score None",
+            r"Label 0 of frame 'one\.jpg' has score None",
         ),
         ([prediction(LEFT, 0.9, category=9)], "Prediction 0 has category_id 9"),
         ([prediction(LEFT, 0.9), prediction(LEFT, 0.9, image_id=2)], "Prediction 1 has image_id 2"),
         ([{**prediction(LEFT, 0.9), "segmentation": {"size": [2, 2], "counts": "4"}}], r"size \[2, 2\]"),
+        ([{"labels": []}, {"name": "one.jpg"}], "Frame 0 has name None, .* needs its own"),
+        (guesses({}, {"score": math.inf}), r"^Label 1 of frame 'one\.jpg' has score inf"),
+        (guesses({}, {"rle": {"size": [2, 2], "counts": "4"}}), r"^Label 1 of frame 'one\.jpg' has size"),
+        (
+            guesses({}, {"rle": {"size": list(SIZE), "counts": "P"}}),
+            r"^The mask of label 1 of frame 'one\.jpg'",
+        ),
+        (
+            guesses({}, {"rle": {"size": list(SIZE), "counts": 7}}),
+            r"^Label 1 of frame 'one\.jpg' has counts 7",
+        ),
     ],
 )
 def test_a_wrong_prediction_is_named(labels, predictions, message):
     with pytest.raises(ValueError, match=message):
         evaluate(labels, predictions, "bdd100k")
+
+
+def coco_file(*names, first_id=1):
+    """One image of a car, on the left, in COCO's format; the categories have these names."""
+    ids = {name: number for number, name in enumerate(names, first_id)}
+    return {
+        "images": [{"id": 7, "file_name": "val/one.jpg", "height": SIZE[0], "width": SIZE[1]}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": ids["car"], "segmentation": encode(box_mask(*LEFT))}
+        ],
+        "categories": [{"id": number, "name": name} for name, number in ids.items()],
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("car", "toaster"), "category 'toaster', which is no class of BDD100K .*protocol coco"),
+        (("car", "trailer"), "category 'trailer', which is no class of BDD100K"),
+        (("car", "van"), "two categories of BDD100K's class 'car'"),
+    ],
+)
+def test_other_data_sets_are_refused(names, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(coco_file(*names), [], "bdd100k")
+
+
+def test_classes_may_have_old_names_and_be_some_of_the_eight():
+    gt = coco_file("person", "car")
+    rows = [prediction(LEFT, 0.9, category=2, image_id=7)]
+    assert evaluate(gt, rows, "bdd100k")["AP/car"] == FULL
+
+
+def test_frames_follow_the_ids_of_the_file():
+    """Counted from 0, as some converters do: a car has the id that BDD100K gives to riders."""
+    gt = coco_file("pedestrian", "rider", "car", first_id=0)
+    assert evaluate(gt, guesses({}), "bdd100k")["AP/car"] == FULL
+    with pytest.raises(
+        ValueError, match=r"Label 0 of frame 'one\.jpg' is a bus: the ground truth has no such"
+    ):
+        evaluate(gt, guesses({"category": "bus"}), "bdd100k")
+
+
+def test_frames_do_not_tell_images_of_one_name_apart():
+    gt = coco_file("car")
+    gt["images"].append({**gt["images"][0], "id": 8, "file_name": "train/one.jpg"})
+    with pytest.raises(ValueError, match=r"two images named 'one\.jpg'"):
+        evaluate(gt, guesses({}), "bdd100k")

@@ -1,0 +1,97 @@
+"""Masks and boxes of rows in COCO's format, checked: what is wrong is named with its row.
+
+Nothing that the caller passes in is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pycocotools import mask as mask_utils
+
+from crispmask.evaluation.checks import check_box, short
+from crispmask.evaluation.inputs import NAME, GroundTruth, Row
+from crispmask.evaluation.progress import Progress, tracked
+from crispmask.evaluation.rle import RLEError, read_masks, to_rle
+
+
+def with_masks(
+    rows: Sequence[Row], gt: GroundTruth, what: str = "Prediction", progress: Progress | None = None
+) -> list[Row]:
+    """Rows whose ``segmentation`` is a checked, compressed run-length mask and whose ``area`` is given.
+
+    The area of a prediction is that of its mask; an annotation keeps the one of the file.
+
+    Raises:
+        ValueError: a row without a readable mask, or with one of another size than its image.
+    """
+    keeps_area = what == "Annotation"
+    result = []
+    for index, row in enumerate(tracked(rows, f"{what} masks", progress)):
+        size = gt.sizes[row["image_id"]]
+        if size is None:
+            raise ValueError(
+                f"{_place(row, index, what)} is on an image without height and width: add both to the entry "
+                "of the image in the ground truth."
+            )
+        try:
+            result.append({**row, "segmentation": to_rle(row.get("segmentation"), *size)})
+        except ValueError as error:
+            raise ValueError(f"{_place(row, index, what)} {error}.") from None
+    # Polygons were rasterised just now: nothing in them is left to check.
+    open_rows = [i for i, row in enumerate(rows) if not (keeps_area and _has_polygons(row) and "area" in row)]
+    try:
+        masks = read_masks([result[i]["segmentation"] for i in open_rows], progress)
+    except RLEError as error:
+        index = open_rows[error.index]
+        place = _place(rows[index], index, what)
+        raise ValueError(
+            f"The mask of {place[0].lower()}{place[1:]} {error}: encode it again, at the size of its image."
+        ) from None
+    for index, counts, area in zip(open_rows, masks.counts, masks.areas.tolist(), strict=True):
+        result[index]["segmentation"]["counts"] = counts
+        result[index]["area"] = rows[index]["area"] if keeps_area and "area" in rows[index] else area
+    return result
+
+
+def with_boxes(
+    rows: Sequence[Row], gt: GroundTruth, what: str = "Prediction", progress: Progress | None = None
+) -> list[Row]:
+    """Rows with a ``bbox`` (x, y, width, height in pixels; if missing, around the mask) and an ``area``.
+
+    The area of a prediction is that of its box; an annotation keeps the one of the file, else has that of its
+    mask, else that of its box.
+
+    Raises:
+        ValueError: a row with neither box nor readable mask.
+    """
+    keeps_area = what == "Annotation"
+    result = []
+    for index, row in enumerate(tracked(rows, f"{what} boxes", progress)):
+        row, where = dict(row), _place(row, index, what)
+        has_box, has_mask = (_is_given(row.get(key)) for key in ("bbox", "segmentation"))
+        if not has_box and not has_mask:
+            raise ValueError(f"{where} has neither a bbox nor a segmentation: one of the two is needed.")
+        if not has_box or (keeps_area and "area" not in row and has_mask):
+            masked = with_masks([row], gt, what)[0]
+            row["bbox"] = row["bbox"] if has_box else mask_utils.toBbox(masked["segmentation"]).tolist()
+            row["area"] = masked["area"]
+        row["bbox"] = check_box(row["bbox"], where)
+        area = row["bbox"][2] * row["bbox"][3]
+        row["area"] = row.get("area", area) if keeps_area else area
+        result.append(row)
+    return result
+
+
+def _place(row: Row, index: int, what: str) -> str:
+    """Which row this is: its place in the file, if it is from one."""
+    return row.get(NAME) or f"{what} {row.get('index', index)} (image {short(row['image_id'])})"
+
+
+def _is_given(value: Any) -> bool:
+    return value is not None and (not hasattr(value, "__len__") or len(value) > 0)
+
+
+def _has_polygons(row: Row) -> bool:
+    return isinstance(row["segmentation"], list)
