@@ -58,7 +58,7 @@ def test_strings_of_an_image_are_read_in_one_pass(masks):
     boxes = runs.boxes(height)
     assert runs.pixels().tolist() == [height * width] * len(masks)
     assert runs.areas().tolist() == masks.sum(axis=(1, 2)).tolist()
-    assert read_masks(rles, [(height, width)] * len(masks)).areas.tolist() == runs.areas().tolist()
+    assert read_masks(rles).areas.tolist() == runs.areas().tolist()
     for index, (mask, box) in enumerate(zip(masks, boxes, strict=True)):
         x0, y0, x1, y1 = box
         assert np.array_equal(runs.crop(index, box, height).T, mask[y0:y1, x0:x1])
@@ -114,7 +114,7 @@ def test_width_is_rounded_half_to_even_and_never_zero():
     assert boundary_width(3, 4, 0.7) == 4
     assert boundary_width(8, 6, 0.02) == 1
     for bad in (0, -0.1, math.nan, math.inf):
-        with pytest.raises(ValueError, match="dilation_ratio"):
+        with pytest.raises(ValueError, match="dilation ratio"):
             boundary_width(480, 640, bad)
 
 
@@ -122,9 +122,8 @@ def test_width_is_rounded_half_to_even_and_never_zero():
 @given(st.lists(st.one_of(st.binary(max_size=12), st.text(max_size=12)), max_size=4))
 def test_no_string_is_read_wrongly(strings):
     """Any string either reads as masks that pycocotools reads too, or is refused with its position."""
-    sizes = [(6, 5)] * len(strings)
     try:
-        masks = read_masks([{"size": [6, 5], "counts": s} for s in strings], sizes)
+        masks = read_masks([{"size": [6, 5], "counts": s} for s in strings])
     except RLEError as error:
         assert 0 <= error.index < len(strings)
         return
@@ -151,7 +150,7 @@ def test_runs_without_pixels_do_not_spoil_overlaps(all_lengths, as_string):
     rles = [{"size": [9, 6], "counts": lengths} for lengths in all_lengths]
     if as_string:
         rles = [mask_utils.frPyObjects(rle, 9, 6) for rle in rles]
-    masks = read_masks([to_rle(rle, 9, 6) for rle in rles], [(9, 6)] * len(rles))
+    masks = read_masks([to_rle(rle, 9, 6) for rle in rles])
     assert masks.areas.tolist() == [int(mask.sum()) for mask in decoded]
     check_ious([{"size": [9, 6], "counts": c} for c in masks.counts], decoded)
 
@@ -172,7 +171,7 @@ def test_refused_string_is_the_one_that_is_named(counts, reason):
     good = encode(np.eye(6, 5))
     bad = {"size": [6, 5], "counts": counts}
     with pytest.raises(RLEError, match=reason) as caught:
-        read_masks([good, good, bad, good], [(6, 5)] * 4)
+        read_masks([good, good, bad, good])
     assert caught.value.index == 2
 
 

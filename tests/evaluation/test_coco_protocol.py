@@ -247,11 +247,17 @@ def test_thin_objects_have_their_mask_ap():
         ({"category_id": 4}, "Prediction 1 has category_id 4: the ground truth has no such category"),
         ({"score": math.nan}, "Prediction 1 has score nan"),
         ({"score": None}, "Prediction 1 has score None"),
-        ({"segmentation": None}, r"Prediction 1 \(image 'b'\) has a segmentation that is neither"),
+        ({"segmentation": None}, r"Prediction 1 \(image 'b'\) has no segmentation, .*IoU type bbox"),
+        ({"segmentation": []}, r"Prediction 1 \(image 'b'\) has segmentation \[\]: a list of polygons"),
+        ({"segmentation": "0"}, r"Prediction 1 \(image 'b'\) has segmentation '0': a list of polygons"),
         ({"segmentation": {"size": [100, 80], "counts": "0"}}, "Prediction 1 .*size.*rows, columns"),
         ({"segmentation": {"size": [80, 100], "counts": "abc"}}, "prediction 1 .*cut short"),
         ({"segmentation": {"size": [80, 100], "counts": [1, 2]}}, "Prediction 1 .*do not fill"),
         ({"segmentation": {"size": 80, "counts": "0"}}, "Prediction 1 .*size"),
+        *(
+            ({"segmentation": {"size": [80, 100], "counts": counts}}, "Prediction 1 .* has counts .*needed")
+            for counts in (8000, None, {"0": 8000}, [[8000]], [8000.0], ["8000"], [None], [])
+        ),
     ],
 )
 def test_bad_row_is_named(change, message):
@@ -265,7 +271,7 @@ def test_bad_row_is_named(change, message):
     ("spoil", "message"),
     [
         (lambda gt: gt.pop("categories"), "no 'categories'"),
-        (lambda gt: gt["images"][1].pop("height"), "Image 'b' of the ground truth has no height"),
+        (lambda gt: gt["images"][1].pop("height"), r"Annotation 1 \(image 'b'\) .*height and width: add"),
         (lambda gt: gt["images"][1].pop("id"), "Entry 1 of 'images'"),
         (lambda gt: gt["annotations"][1].pop("category_id"), "Annotation 1 has no category_id"),
         (lambda gt: gt["annotations"][1].update(image_id="q"), "Annotation 1 has image_id 'q'"),
@@ -301,7 +307,7 @@ def test_unreadable_files_and_unknown_choices(tmp_path):
     with pytest.raises(ValueError, match="supported: boundary, segm, mask, bbox"):
         evaluate(gt, results, iou_type="keypoints")
     for ratio in (0, -0.02, math.nan, math.inf, "0.02", True, [0.02]):
-        with pytest.raises(ValueError, match="dilation_ratio"):
+        with pytest.raises(ValueError, match="dilation ratio"):
             evaluate(gt, results, dilation_ratio=ratio)
 
 
