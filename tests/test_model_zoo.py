@@ -77,6 +77,19 @@ def test_get_builds_the_model_and_loads_strictly(tmp_path):
         model_zoo.get("shapes/faster_rcnn_R_18_FPN", weights=path, device="cpu")
 
 
+def test_get_without_file_or_network_says_the_way_out(monkeypatch):
+    with pytest.raises(UserError, match=r"'gone\.pth' cannot be opened: No such file.*correct the path\.$"):
+        model_zoo.get("shapes/mask_rcnn_R_18_FPN", weights="gone.pth", device="cpu")
+    address = "http://127.0.0.1:9/R-18.pkl"  # where nobody listens
+    monkeypatch.setattr(model_zoo, "get_config", lambda name: small_config(name, address))
+    with pytest.raises(UserError, match=rf"'{address}' cannot be fetched .* Or give weights=\"\" for random"):
+        model_zoo.get("shapes/mask_rcnn_R_18_FPN", device="cpu")
+
+
+def small_config(name, weights):
+    return get_config(f"{name}.yaml", ["MODEL.WEIGHTS", weights])
+
+
 def test_a_name_that_is_not_there_finds_those_that_are():
     with pytest.raises(
         UserError, match=r"no model 'refinemask/coco/R_50_FPN_3x.yaml' in the zoo: did you mean ref"

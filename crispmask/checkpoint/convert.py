@@ -16,7 +16,11 @@ Rule = tuple[re.Pattern[str], str]
 # Values that no model here needs: counters, and tables that follow from the window size of Swin
 _IGNORED = re.compile(r"(num_batches_tracked|relative_position_index)$")
 # A part of a name that no other model has
-_SIGNATURES = {"refinemask": "roi_head.mask_head.stages.", "transfiner": "roi_heads.mask_head.encoder."}
+_SIGNATURES = {
+    "refinemask": "roi_head.mask_head.stages.",
+    "transfiner": "roi_heads.mask_head.encoder.",
+    "transformers": "model.decoder.layers.0.encoder_attn.",
+}
 
 
 def convert_state_dict(state_dict: Mapping[str, Value], source: str) -> dict[str, Value]:
@@ -64,7 +68,7 @@ def translate_names(names: Iterable[str], source: str) -> tuple[dict[str, str], 
 
 
 def released_source(names: Iterable[str]) -> str | None:
-    """The release that a checkpoint with these names comes from; None if it is of neither."""
+    """The source that a checkpoint with these names comes from; None if it is none of those known."""
     names = [name.removeprefix("module.") for name in names]
     for source, start in _SIGNATURES.items():
         if any(name.startswith(start) for name in names):

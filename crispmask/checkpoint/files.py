@@ -6,14 +6,15 @@ import os
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from crispmask.checkpoint.integrity import check_values, check_zip, refuse_tar
 from crispmask.checkpoint.pickles import UnsafePickleError, load_arrays, load_tensors
 from crispmask.errors import UserError
 
@@ -39,23 +40,20 @@ def read_weight_file(path: str | Path, *, trust_pickle: bool = False) -> dict[st
         metadata. ``matching_heuristics`` and ``__author__`` say to Detectron2 that names must be guessed.
 
     Raises:
-        UserError: the file is not there, cut short, no checkpoint, or needs code that is not trusted.
+        UserError: the file is not there, cut short, damaged, no checkpoint, holds values that are no weights,
+            or needs code that is not trusted.
     """
     path = Path(path)
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise UserError(
-            f"Weight file '{path}' cannot be opened: {error.strerror}: correct the path."
-        ) from error
-    with file:
+    with open_weight_file(path) as file:
         _refuse_lookalikes(path, file)
         try:
             content = _read(path, file, trust_pickle)
+        except UserError:
+            raise
         except UnsafePickleError as error:
             raise UserError(_explain_unsafe(path, str(error))) from error
         except Exception as error:  # torch, pickle and safetensors raise nearly every kind on wrong bytes
-            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            reason = shorten(str(error), 160, placeholder=" ...") or type(error).__name__
             raise UserError(
                 f"Weight file '{path}' cannot be read: it is cut short, or no checkpoint ({reason}): "
                 f"get the file again."
@@ -63,12 +61,30 @@ def read_weight_file(path: str | Path, *, trust_pickle: bool = False) -> dict[st
     return _as_checkpoint(path, content)
 
 
+def open_weight_file(path: str | Path) -> BinaryIO:
+    """Open a file to read its bytes.
+
+    Raises:
+        UserError: it is not there, a folder, or may not be read.
+    """
+    try:
+        return Path(path).open("rb")
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"Weight file '{path}' cannot be opened: {reason}: correct the path.") from error
+
+
 def _read(path: Path, file: BinaryIO, trust_pickle: bool) -> Any:
-    if path.suffix == SAFETENSORS:
+    suffix = path.suffix.lower()
+    if suffix == SAFETENSORS:
         return _read_safetensors(path)
-    if path.suffix == ".pkl":
+    if suffix == ".pkl":
         return pickle.load(file, encoding="latin1") if trust_pickle else load_arrays(file)
-    return torch.load(file, map_location="cpu", weights_only=False) if trust_pickle else load_tensors(file)
+    check_zip(path, file)
+    if trust_pickle:
+        return torch.load(file, map_location="cpu", weights_only=False)
+    refuse_tar(path, file)
+    return load_tensors(file)
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -85,39 +101,25 @@ def _as_checkpoint(path: Path, content: Any) -> dict[str, Any]:
             f"checkpoint."
         )
     content = dict(content)
-    if path.suffix == ".pyth":
+    if path.suffix.lower() == ".pyth":
         content = {
             "model": content.get("model_state", {}),
             "__author__": "pycls",
             "matching_heuristics": True,
         }
-    elif path.suffix == ".pkl" and not ("model" in content and "__author__" in content):
+    elif path.suffix.lower() == ".pkl" and not ("model" in content and "__author__" in content):
         model = _without(content.get("blobs", content), "_momentum")
         content = {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
     elif isinstance(content.get("state_dict"), Mapping):  # MMDetection, Lightning
         content["model"] = content.pop("state_dict")
     elif not isinstance(content.get("model"), Mapping):
         content = {"model": content}
-    _check_values(path, content["model"])
+    check_values(path, content["model"])
     return content
 
 
 def _without(model: Mapping[str, Any], ending: str) -> dict[str, Any]:
     return {name: value for name, value in model.items() if not str(name).endswith(ending)}
-
-
-def _check_values(path: Path, model: Mapping[str, Any]) -> None:
-    for name, value in model.items():
-        if not isinstance(name, str):
-            raise UserError(f"Weight file '{path}' holds no weights: {name!r} is no name of a tensor.")
-        if isinstance(value, Tensor) and value.layout != torch.strided:
-            raise UserError(f"Weight file '{path}' cannot be used: '{name}' is a sparse tensor.")
-        if not isinstance(value, Tensor | np.ndarray):
-            raise UserError(
-                f"Weight file '{path}' holds no weights: '{name}' is a {type(value).__name__}, no tensor."
-            )
-    if not model:
-        raise UserError(f"Weight file '{path}' holds no weights: it is empty.")
 
 
 def _refuse_lookalikes(path: Path, file: BinaryIO) -> None:

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from tabulate import tabulate
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from crispmask.checkpoint.download import check_hash
-from crispmask.checkpoint.files import read_weight_file
+from crispmask.checkpoint.download import check_hash, fetch
+from crispmask.checkpoint.files import open_weight_file, read_weight_file
+from crispmask.checkpoint.integrity import check_floats
 from crispmask.checkpoint.report import WeightReport, is_optional
 from crispmask.errors import UserError
 
@@ -30,7 +33,7 @@ def load_weights(model: nn.Module, path: str | Path, *, strict: bool = True) -> 
     Args:
         model: any model of Detectron2.
         path: file, URL or ``detectron2://`` name; safetensors, ``.pth``, or a ``.pkl`` of arrays. It may end
-            in ``?sha256=<hex digits>``, which the file must then have.
+            in ``?sha256=<64 hex digits>``, which the file must then have.
         strict: every tensor of the model must be in the file and every tensor of the file in the model;
             False: what fits is taken, and a table of the rest is logged.
 
@@ -40,7 +43,7 @@ def load_weights(model: nn.Module, path: str | Path, *, strict: bool = True) -> 
     Raises:
         UnfitWeightsError: it does not fit (with ``strict``) or nothing in it fits; the message has the
             likely cause and lists the names.
-        UserError: the file cannot be read or has another hash.
+        UserError: the file cannot be fetched or read, or has another hash.
     """
     checkpointer = WeightCheckpointer(model, strict=strict)
     checkpointer.load(str(path), checkpointables=[])
@@ -54,6 +57,7 @@ class WeightCheckpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, **kwargs)
         self.strict = strict
         self.report = WeightReport(total=0)
+        self._given = ""
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load a checkpoint, see :func:`load_weights`.
@@ -63,9 +67,14 @@ class WeightCheckpointer(DetectionCheckpointer):
             checkpointables: names of what else is taken from the file; None: all, and as this takes up a
                 run, its weights must fit even where ``strict`` is False.
         """
+        address = check_hash(path)
+        if address and not isinstance(self.model, DistributedDataParallel):
+            # Processes of a run tell each other first which of them have the file
+            open_weight_file(fetch(address)).close()
         strict, self.strict = self.strict, self.strict or checkpointables is None
+        self._given = path
         try:
-            return super().load(check_hash(path), checkpointables)
+            return super().load(address, checkpointables)
         finally:
             self.strict = strict
 
@@ -73,10 +82,10 @@ class WeightCheckpointer(DetectionCheckpointer):
         content = read_weight_file(filename)
         if ("matching_heuristics", "True") in parse_qsl(self._parsed_url_during_load.query):
             content["matching_heuristics"] = True
-        return {**content, "weight_file": filename}
+        return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> None:
-        file = Path(checkpoint.pop("weight_file")).name
+        check_floats(self._given, _without_floats(checkpoint["model"], self.model))
         found = super()._load_model(checkpoint)
         wrong = {name for name, _, _ in found.incorrect_shapes}
         self.report = WeightReport(
@@ -86,18 +95,29 @@ class WeightCheckpointer(DetectionCheckpointer):
             wrong_shapes=tuple(found.incorrect_shapes),
         )
         if not self.report.fits:
-            self._tell(file, checkpoint)
+            self._tell(checkpoint)
 
-    def _tell(self, file: str, metadata: Mapping[str, Any]) -> None:
+    def _tell(self, metadata: Mapping[str, Any]) -> None:
         converted_for = metadata.get("config", "")
         if self.strict or not self.report.loaded:
-            raise UnfitWeightsError(self.report.explain(file, converted_for=converted_for))
+            raise UnfitWeightsError(self.report.explain(self._given, converted_for=converted_for))
         table = tabulate(self.report.rows(), headers=["tensors", "number", "why"], tablefmt="github")
         logger.warning(
             "'%s' gives %d of %d tensors of the model, which keeps its own values for the others. Not "
             "loaded:\n%s",
-            file,
+            self._given,
             self.report.loaded,
             self.report.total,
             table,
         )
+
+
+def _without_floats(weights: Mapping[str, Any], model: nn.Module) -> list[str]:
+    """Names of a file under which the model has floating-point numbers and the file has others."""
+    ours = model.state_dict()
+    wanted = {name.removeprefix("module.") for name, value in ours.items() if value.is_floating_point()}
+    return [
+        name
+        for name, value in weights.items()
+        if name.removeprefix("module.") in wanted and not torch.as_tensor(value).is_floating_point()
+    ]

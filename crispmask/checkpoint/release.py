@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.modeling import build_model
@@ -15,7 +16,11 @@ from crispmask import model_zoo
 from crispmask.checkpoint.convert import SOURCES, released_source, translate_names
 from crispmask.checkpoint.download import file_hash
 from crispmask.checkpoint.files import SAFETENSORS, read_weight_file, write_atomically, write_safetensors
-from crispmask.checkpoint.report import Shape, WeightReport, compare_shapes, group_names
+from crispmask.checkpoint.integrity import check_floats
+from crispmask.checkpoint.report import Shape, WeightReport, compare_shapes, group_names, is_optional
+from crispmask.checkpoint.transformers import CONFIG as TRANSFORMERS_CONFIG
+from crispmask.checkpoint.transformers import SOURCE as TRANSFORMERS
+from crispmask.checkpoint.transformers import convert_transformers
 from crispmask.config import get_config
 from crispmask.errors import UserError
 
@@ -34,6 +39,7 @@ class Conversion:
         opts: ``KEY, VALUE, ...`` that the config needs with it.
         also_fits: other configs with exactly this model, of another schedule.
         report: how it fits the model of the config.
+        unused_patterns: those of ``allow_missing`` that matched nothing.
         metadata: what is written beside the tensors.
     """
 
@@ -42,6 +48,7 @@ class Conversion:
     opts: tuple[str, ...]
     also_fits: tuple[str, ...]
     report: WeightReport
+    unused_patterns: tuple[str, ...]
     metadata: dict[str, str]
 
 
@@ -64,10 +71,12 @@ def convert_checkpoint(
 
     Args:
         path: the released file.
-        source: ``refinemask``, ``transfiner``, or ``detectron2``: the names stay as they are.
+        source: ``refinemask``, ``transfiner``, ``transformers``, or ``detectron2``: the names stay as they
+            are.
         config: config that it belongs to; empty: the one of the release that fits best is found, and for
             ``detectron2`` nothing is checked.
-        allow_missing: shell patterns of names (ours) that the file may lack.
+        allow_missing: shell patterns of names (ours) that the file may lack, or have in another shape, in
+            which they are left out.
         trust_pickle: see :func:`read_weight_file`.
 
     Raises:
@@ -76,7 +85,7 @@ def convert_checkpoint(
     """
     path = Path(path)
     content = read_weight_file(path, trust_pickle=trust_pickle)
-    tensors = _renamed(path, content["model"], source)
+    tensors = _as_tensors(path, content["model"], source)
     metadata = {
         "__author__": str(content.get("__author__", source)) if source == DETECTRON2 else source,
         "made_from": path.name,
@@ -85,16 +94,24 @@ def convert_checkpoint(
     }
     if content.get("matching_heuristics"):
         metadata["matching_heuristics"] = "True"
-    if source == DETECTRON2 and not config:
-        return Conversion(tensors, "", (), (), WeightReport(total=0), metadata)
-    configs = [config] if config else release_configs(source)
-    best, others = _best_fit(tensors, configs, allow_missing)
-    report = best.report.without(allow_missing)
-    if not report.fits:
-        hint = "\n  --allow-missing PATTERN converts it without them" if report.missing else ""
-        raise UserError(report.explain(path.name, model=f"the model of {best.config}") + hint)
+    opts, absent = (), ()
+    if source == TRANSFORMERS:
+        tensors, opts, absent = convert_transformers(path, tensors, config or TRANSFORMERS_CONFIG)
+        configs = [config or TRANSFORMERS_CONFIG]
+    elif source == DETECTRON2 and not config:
+        return Conversion(tensors, "", (), (), WeightReport(total=0), tuple(allow_missing), metadata)
+    else:
+        tensors = _renamed(path, tensors, source)
+        configs = [config] if config else release_configs(source)
+    check_floats(path, [n for n, v in tensors.items() if not (v.is_floating_point() or is_optional(n))])
+    allowed = (*allow_missing, *absent)
+    best, others = _best_fit(tensors, configs, allowed, opts)
+    unused = tuple(best.report.unused(allow_missing))
+    _require_fit(path, best, allowed, unused)
+    report = best.report.leaving_out(allowed)
+    tensors = {name: value for name, value in tensors.items() if name not in report.missing}
     metadata["config"] = " ".join((best.config, *best.opts))
-    return Conversion(tensors, best.config, best.opts, others, best.report, metadata)
+    return Conversion(tensors, best.config, best.opts, others, report, unused, metadata)
 
 
 def write_conversion(conversion: Conversion, path: Path) -> None:
@@ -140,25 +157,39 @@ def model_shapes(config: str, opts: Sequence[str] = ()) -> dict[str, Shape]:
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 
-def _renamed(path: Path, model: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+def _as_tensors(path: Path, model: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     found = released_source(model)
-    if source in SOURCES:
-        names, unknown = translate_names(model, source)
-    else:
-        names, unknown = {name: name for name in model}, []
     if found and found != source:
         raise UserError(
             f"Weight file '{path}' has the names of a released {found} checkpoint: give --source {found}."
         )
+    return {name: torch.as_tensor(value) for name, value in model.items()}
+
+
+def _renamed(path: Path, model: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    if source not in SOURCES:
+        return dict(model)
+    names, unknown = translate_names(model, source)
     if unknown:
         lines = [f"Weight file '{path}' is no released {source} checkpoint, which has no such names:"]
         lines += [f"  {name}{f' ({count})' if count > 1 else ''}" for name, count in group_names(unknown)]
         raise UserError("\n".join(lines))
-    return {ours: torch.as_tensor(model[theirs]) for theirs, ours in names.items()}
+    return {ours: model[theirs] for theirs, ours in names.items()}
+
+
+def _require_fit(path: Path, best: _Fit, allowed: Sequence[str], unused: Sequence[str]) -> None:
+    report = best.report.without(allowed)
+    if report.fits:
+        return
+    lines = [report.explain(str(path), model=f"the model of {best.config}")]
+    if report.missing or report.wrong_shapes:
+        lines.append("  --allow-missing PATTERN converts it without them")
+    lines += [f"  --allow-missing '{pattern}' matches nothing" for pattern in unused]
+    raise UserError("\n".join(lines))
 
 
 def _best_fit(
-    tensors: Mapping[str, Tensor], configs: Sequence[str], allow_missing: Sequence[str]
+    tensors: Mapping[str, Tensor], configs: Sequence[str], allowed: Sequence[str], opts: tuple[str, ...]
 ) -> tuple[_Fit, tuple[str, ...]]:
     """The config whose model is nearest, and the others with the same model."""
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
@@ -168,9 +199,9 @@ def _best_fit(
         name for name in configs if any(get_config(name).MODEL.RESNETS.DEFORM_ON_PER_STAGE) == deformable
     ]
     groups = _same_models(alike or configs)
-    fits = [fit for names in groups for fit in _fits(shapes, names[0])]
+    fits = [fit for names in groups for fit in _fits(shapes, names[0], opts)]
     # The first of equals
-    best = min(fits, key=lambda fit: fit.report.without(allow_missing).problems)
+    best = min(fits, key=lambda fit: fit.report.without(allowed).problems)
     (others,) = (names[1:] for names in groups if names[0] == best.config)
     return best, tuple(others)
 
@@ -185,10 +216,10 @@ def _same_models(configs: Sequence[str]) -> list[list[str]]:
     return list(groups.values())
 
 
-def _fits(shapes: Mapping[str, Shape], config: str) -> Iterator[_Fit]:
+def _fits(shapes: Mapping[str, Shape], config: str, opts: tuple[str, ...]) -> Iterator[_Fit]:
     """The model of a config; and, for a checkpoint from before the boundary head, the same without it."""
-    fit = _Fit(config, (), compare_shapes(model_shapes(config), shapes))
+    fit = _Fit(config, opts, compare_shapes(model_shapes(config, opts), shapes))
     yield fit
     if any(".boundary_head." in name for name in fit.report.missing):
-        opts = WITHOUT_BOUNDARY_HEAD
+        opts = (*opts, *WITHOUT_BOUNDARY_HEAD)
         yield _Fit(config, opts, compare_shapes(model_shapes(config, opts), shapes))

@@ -19,6 +19,8 @@ _OPTIONAL = (
     *("relative_position_index", "attn_mask"),  # Swin
 )
 MAX_GROUPS = 12
+# So few tensors that do not fit are no sign of another model
+FEW = 3
 
 _CLASS_LAYER = "roi_heads.box_predictor.cls_score.weight"
 _MASK_HEAD = "roi_heads.mask_head."
@@ -57,15 +59,33 @@ class WeightReport:
         return self.total - len(self.missing) - len(self.wrong_shapes)
 
     def without(self, patterns: Sequence[str]) -> WeightReport:
-        """The report without the missing names that match a shell pattern (``roi_heads.mask_head.*``)."""
-        kept = (name for name in self.missing if not any(fnmatchcase(name, p) for p in patterns))
-        return replace(self, missing=tuple(kept))
+        """The report without what is missing or has another shape and matches a shell pattern.
+
+        Args:
+            patterns: as ``roi_heads.mask_head.*``.
+        """
+        return replace(
+            self,
+            missing=tuple(name for name in self.missing if not _matches(name, patterns)),
+            wrong_shapes=tuple(item for item in self.wrong_shapes if not _matches(item[0], patterns)),
+        )
+
+    def leaving_out(self, patterns: Sequence[str]) -> WeightReport:
+        """The report of the same file without the tensors of another shape that match a shell pattern."""
+        left_out = tuple(name for name, _, _ in self.wrong_shapes if _matches(name, patterns))
+        kept = tuple(item for item in self.wrong_shapes if item[0] not in left_out)
+        return replace(self, missing=(*self.missing, *left_out), wrong_shapes=kept)
+
+    def unused(self, patterns: Sequence[str]) -> list[str]:
+        """The patterns that match nothing of what :meth:`without` would leave out."""
+        names = [*self.missing, *(name for name, _, _ in self.wrong_shapes)]
+        return [pattern for pattern in patterns if not any(_matches(name, [pattern]) for name in names)]
 
     def explain(self, file: str, *, model: str = "the model", converted_for: str = "") -> str:
         """One text for a file that does not fit: what it lacks, has in excess, has otherwise, and the cause.
 
         Args:
-            file: name of the file.
+            file: path of the file, as it was given.
             model: what it does not fit.
             converted_for: config that the file says it belongs to; empty: it does not say.
         """
@@ -102,6 +122,9 @@ class WeightReport:
                 "it was made before the release had a boundary head, which only training uses. Give "
                 "MODEL.TRANSFINER.BOUNDARY_LOSS_WEIGHT 0.0."
             )
+        if self.problems <= FEW and FEW * self.problems < self.total:
+            made_for = f" It was converted for {converted_for}." if converted_for else ""
+            return f"{self._few()}{made_for}"
         if converted_for:
             return f"it was converted for another config. Give {converted_for}."
         if not self.loaded:
@@ -114,6 +137,17 @@ class WeightReport:
             (part,) = parts
             return f"its {part} is another one. Give the config that it was trained with."
         return "it is of another model. Give the config that it was trained with."
+
+    def _few(self) -> str:
+        """The cause where nearly everything fits: the file is of this model, and something happened to it."""
+        parts = [
+            (len(self.missing), "not there"),
+            (len(self.wrong_shapes), "of another shape"),
+            (len(self.unexpected), "too many"),
+        ]
+        found = ", ".join(f"{count} {_are(count)} {what}" for count, what in parts if count)
+        remedy = "the weights as they were saved, or the config that they were trained with"
+        return f"nearly all tensors fit, but {found}: it was edited or is damaged. Give {remedy}."
 
     def _classes(self) -> tuple[int, int] | None:
         for name, theirs, ours in self.wrong_shapes:
@@ -138,6 +172,14 @@ def compare_shapes(model: Mapping[str, Shape], file: Mapping[str, Shape]) -> Wei
 def is_optional(name: str) -> bool:
     """Whether a file need not hold the value: it follows from the config, or nothing reads it."""
     return any(part in name for part in _OPTIONAL)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def part_of(name: str) -> str:

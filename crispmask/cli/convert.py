@@ -5,6 +5,10 @@ shape is checked against the config that it belongs to, which is found and print
 anything is missing, in excess or of another shape. OUT ends in .safetensors (added where there is no ending)
 or in .pth, which plain Detectron2 reads too.
 
+--source transformers takes the detector of Hugging Face's Deformable DETR or DETR (model.safetensors or
+pytorch_model.bin) for the query-based model. Such a file has neither FPN nor mask branch, so the result is
+one to train from, and the command for that is printed.
+
 Without --source the names stay as they are: that makes safetensors of a Detectron2 checkpoint or of an old
 pickle.
 """
@@ -12,10 +16,16 @@ pickle.
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crispmask.errors import UserError
 
+if TYPE_CHECKING:
+    from crispmask.checkpoint.release import Conversion
+
+LENIENT = ("CRISPMASK.STRICT_WEIGHTS", "False")
 SUFFIXES = (".safetensors", ".pth")
 
 
@@ -25,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", metavar="OUT", help="file to write: .safetensors or .pth")
     parser.add_argument(
         "--source",
-        choices=["refinemask", "transfiner", "detectron2"],
+        choices=["refinemask", "transfiner", "transformers", "detectron2"],
         default="detectron2",
         help="whose code made it (default: detectron2, names stay as they are)",
     )
@@ -35,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         action="append",
         default=[],
-        help="tensors of the model that IN may lack, as 'roi_heads.mask_head.*'; may be given again",
+        help="tensors that IN may lack or have in another shape: 'roi_heads.mask_head.*'; may be repeated",
     )
     parser.add_argument(
         "--trust-pickle",
@@ -51,10 +61,12 @@ def run(args: argparse.Namespace) -> None:
         UserError: IN cannot be read or does not fit, or OUT cannot be written.
     """
     output = _output_path(args.input, args.output)
+    if args.allow_missing and args.source == "detectron2" and not args.config:
+        raise UserError("--allow-missing needs something to check against: give --source or --config.")
     if args.config:
         from crispmask.engine.arguments import load_config
 
-        load_config(args.config, ())  # its errors are sentences
+        load_config(args.config, (), flag="--config")  # its errors are sentences
     from crispmask.checkpoint.release import convert_checkpoint, write_conversion
 
     conversion = convert_checkpoint(
@@ -69,23 +81,32 @@ def run(args: argparse.Namespace) -> None:
     except OSError as error:
         raise UserError(f"'{output}' cannot be written: {error.strerror or error}.") from error
     print(f"{output}: {len(conversion.tensors)} tensors", end="")
-    _print_use(conversion, output)
-
-
-def _print_use(conversion, output: Path) -> None:
-    if not conversion.config:
+    if conversion.config:
+        _print_use(conversion, output, whole=args.source != "transformers")
+    else:
         print(", unchecked; --config CONFIG checks them")
-        return
+
+
+def _print_use(conversion: Conversion, output: Path, *, whole: bool) -> None:
+    """How it fits, and the commands for it; not ``whole``: it is of no use before it is trained."""
     report = conversion.report
     print(f", which are {report.loaded} of {report.total} of the model of {conversion.config}")
     for name, count, _ in report.rows():
         print(f"  not in the file: {name}{f' ({count})' if count > 1 else ''}")
+    for pattern in conversion.unused_patterns:
+        print(f"  --allow-missing '{pattern}' matches nothing")
     if conversion.also_fits:
         print(f"The same model, of another schedule: {', '.join(conversion.also_fits)}")
-    words = " ".join((conversion.config, str(output), *conversion.opts))
-    overrides = " ".join(("MODEL.WEIGHTS", str(output), *conversion.opts))
-    print(f"Compare it with the published figures:  crispmask verify {words}")
-    print(f"Evaluate it:  python train_net.py --eval-only --config-file {conversion.config} {overrides}")
+    train_net = ["python", "train_net.py"]
+    config = ["--config-file", conversion.config]
+    overrides = ["MODEL.WEIGHTS", str(output), *conversion.opts]
+    if not report.fits:
+        print(f"Train it, also what is missing:  {shlex.join([*train_net, *config, *overrides])}")
+    if whole:
+        lenient = () if report.fits else LENIENT
+        words = ["crispmask", "verify", conversion.config, str(output), *conversion.opts, *lenient]
+        print(f"Compare it with the published figures:  {shlex.join(words)}")
+        print(f"Evaluate it:  {shlex.join([*train_net, '--eval-only', *config, *overrides, *lenient])}")
 
 
 def _output_path(source: str, target: str) -> Path:
@@ -96,7 +117,7 @@ def _output_path(source: str, target: str) -> Path:
     if not path.suffix:
         path = path.with_suffix(SUFFIXES[0])
     if path.suffix not in SUFFIXES:
-        raise UserError(f"OUT '{path}' must end in {' or '.join(SUFFIXES)}.")
+        raise UserError(f"OUT '{path}' ends in '{path.suffix}': it must end in {' or '.join(SUFFIXES)}.")
     if path.resolve() == Path(source).resolve():
         raise UserError(f"IN and OUT are the same file, '{path}': give OUT another name.")
     if not path.parent.is_dir():

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import shorten
 
 import crispmask
 
@@ -251,4 +252,4 @@ def _whether_ok(subject: str, examination: Callable[[], Iterator[Finding]]) -> I
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160]
+    return shorten(str(error), 160, placeholder=" ...") or type(error).__name__

@@ -45,16 +45,18 @@ def run(args: argparse.Namespace) -> None:
     from crispmask import model_zoo
     from crispmask.config import find_config
     from crispmask.engine.arguments import load_config
+    from crispmask.engine.checks import check_weight_file
     from crispmask.engine.predictor import load_trained_model
     from crispmask.model_zoo.compare import compare
 
     def config(*more: str) -> CfgNode:
-        return load_config(args.config, [*args.opts, "MODEL.WEIGHTS", args.weights, *more])
+        return load_config(args.config, [*args.opts, "MODEL.WEIGHTS", args.weights, *more], flag="CONFIG")
 
     cfg = config()
     name = model_zoo.name_of(find_config(args.config))
     if not name:
         raise UserError(f"'{args.config}' is not in the model zoo, so nothing was published for it.")
+    check_weight_file(args.weights)
     rows = model_zoo.entry(name).published
     datasets, reasons = _datasets(cfg, rows)
     if not datasets:

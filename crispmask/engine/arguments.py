@@ -35,12 +35,13 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def load_config(path: str, opts: Sequence[str]) -> CfgNode:
+def load_config(path: str, opts: Sequence[str], *, flag: str = "--config-file") -> CfgNode:
     """The frozen config of a run.
 
     Args:
         path: config file or the name of one that comes with CrispMask; empty: the defaults.
         opts: ``KEY, VALUE, KEY, VALUE, ...``.
+        flag: what the user gave it as.
 
     Raises:
         UserError: no such file, not a config, an unknown key, a value of the wrong type, or a GPU
@@ -50,7 +51,7 @@ def load_config(path: str, opts: Sequence[str]) -> CfgNode:
     try:
         cfg = get_config(path or None, opts)
     except OSError as error:
-        raise UserError(_explain_file(path, error)) from error
+        raise UserError(_explain_file(path, error, flag)) from error
     except yaml.YAMLError as error:
         raise UserError(f"Config file '{path}' is not valid YAML: {' '.join(str(error).split())}.") from error
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -101,10 +102,10 @@ def resolve_config_file(path: str) -> str:
     return str(find_config(path)) if path else ""
 
 
-def _explain_file(path: str, error: OSError) -> str:
+def _explain_file(path: str, error: OSError, flag: str) -> str:
     missing = error.filename
     if missing is None:  # from find_config, whose sentence already names the file
-        return f"{error} Give --config-file a path that exists."
+        return f"{error} Give {flag} a path that exists."
     return f"Config file '{path}' needs '{missing}', which cannot be read: correct its _BASE_ line."
 
 

@@ -9,13 +9,13 @@ import argparse
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlparse
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils.file_io import PathManager
 
+from crispmask.checkpoint.download import check_hash, fetch
+from crispmask.checkpoint.files import read_weight_file
 from crispmask.data import UnknownDatasetError, require_dataset
 from crispmask.engine.launch import started_by_torchrun
 from crispmask.engine.optimizer import OPTIMIZERS
@@ -197,7 +197,12 @@ def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> list[str]:
             f"--resume --eval-only finds no checkpoint in '{cfg.OUTPUT_DIR}': set OUTPUT_DIR to the folder "
             f"of the run, or give MODEL.WEIGHTS without --resume."
         )
-    check_weight_file(cfg.MODEL.WEIGHTS)
+    try:
+        check_weight_file(cfg.MODEL.WEIGHTS)
+    except UserError as error:
+        if eval_only:
+            raise
+        raise UserError(f'{error} Or give MODEL.WEIGHTS "" to start from random weights.') from error
     # Cluster jobs pass --resume from their first start on, so this is no error
     notes = [f"--resume finds no checkpoint in '{cfg.OUTPUT_DIR}': training starts anew."] if resume else []
     if eval_only and not cfg.MODEL.WEIGHTS:
@@ -206,19 +211,10 @@ def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> list[str]:
 
 
 def check_weight_file(weights: str) -> None:
-    """``MODEL.WEIGHTS`` is empty, a file, or an address that answers."""
-    if not weights:
-        return
-    path = urlparse(weights)._replace(query="").geturl()
-    try:
-        found = os.path.isfile(PathManager.get_local_path(path))
-    except Exception as error:  # each of the path handlers raises its own kinds
-        raise UserError(
-            f"MODEL.WEIGHTS '{weights}' cannot be fetched ({error}): download it and give the path of the "
-            f'file, or MODEL.WEIGHTS "" to start from random weights.'
-        ) from error
-    if not found:
-        raise UserError(
-            f"MODEL.WEIGHTS '{weights}' is no file: correct the path, or give MODEL.WEIGHTS \"\" to start "
-            f"from random weights."
-        )
+    """``MODEL.WEIGHTS`` is empty, or a file of weights that is whole; an address is fetched here.
+
+    Raises:
+        UserError: it is not there, or cannot be used.
+    """
+    if weights:
+        read_weight_file(fetch(check_hash(weights)))

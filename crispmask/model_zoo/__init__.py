@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crispmask.errors import UserError
 from crispmask.model_zoo.registry import Published, ZooEntry, entry, name_of, names, published
 
 if TYPE_CHECKING:
@@ -49,7 +50,12 @@ def get(name: str, weights: str | Path | None = None, device: str | None = None)
     model = build_model(cfg)
     path = cfg.MODEL.WEIGHTS if weights is None else weights
     if path:
-        load_weights(model, path, strict=weights is not None)
+        try:
+            load_weights(model, path, strict=weights is not None)
+        except UserError as error:
+            if weights is not None:
+                raise
+            raise UserError(f'{error} Or give weights="" for random weights.') from error
     return model
 
 

@@ -75,15 +75,22 @@ def classes(count: int) -> Callable[[State], State]:
 CORRUPTIONS: dict[str, tuple[Callable[[State], State], list[str]]] = {
     "missing key": (
         drop(f"{MASK}predictor.bias"),
-        ["its mask head is another one", f"not in the file: {MASK}predictor.bias"],
+        ["nearly all tensors fit, but 1 is not there", f"not in the file: {MASK}predictor.bias"],
     ),
     "extra key": (
         lambda state: {**state, f"{MASK}extra.weight": torch.zeros(2)},
-        ["its mask head is another one", f"not in the model: {MASK}extra.weight"],
+        ["nearly all tensors fit, but 1 is too many", f"not in the model: {MASK}extra.weight"],
     ),
     "wrong shape": (
         lambda state: {**state, "backbone.bottom_up.res2.0.conv1.weight": torch.zeros(8, 4, 1, 1)},
-        ["its backbone is another one", "conv1.weight (file: 8 x 4 x 1 x 1, model: 4 x 4 x 1 x 1)"],
+        [
+            "but 1 is of another shape: it was edited or is damaged",
+            "conv1.weight (file: 8 x 4 x 1 x 1, model: 4 x 4 x 1 x 1)",
+        ],
+    ),
+    "another head": (
+        renamed(MASK, f"{MASK}x."),
+        ["its mask head is another one. Give the config that it was trained with", f"{MASK}predictor.bias"],
     ),
     "other classes": (
         classes(7),
@@ -111,18 +118,33 @@ def test_what_does_not_fit_is_listed_with_the_likely_cause(
     corruption: str, state: State, tmp_path: Path
 ) -> None:
     corrupt, sentences = CORRUPTIONS[corruption]
+    path = save(tmp_path, corrupt(state))
     with pytest.raises(UserError) as error:
-        load_weights(tiny_detector(), save(tmp_path, corrupt(state)))
-    assert str(error.value).startswith("Weight file 'model.pth' does not fit the model: ")
+        load_weights(tiny_detector(), path)
+    assert str(error.value).startswith(f"Weight file '{path}' does not fit the model: ")
     for sentence in sentences:
         assert sentence in str(error.value)
 
 
 def test_a_converted_file_says_its_config(state: State, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
-    write_safetensors(path, drop(f"{MASK}predictor")(state), {"config": "refinemask/coco/R_50_FPN_1x.yaml"})
+    metadata = {"config": "refinemask/coco/R_50_FPN_1x.yaml"}
+    write_safetensors(path, drop(MASK)(state), metadata)
     with pytest.raises(UserError, match=r"converted for another config. Give refinemask/coco/R_50_FPN_1x\."):
         load_weights(tiny_detector(), path)
+    write_safetensors(path, drop(f"{MASK}predictor")(state), metadata)
+    with pytest.raises(UserError, match=r"but 2 are not there.* It was converted for refinemask/coco/R_50"):
+        load_weights(tiny_detector(), path)
+
+
+def test_numbers_that_are_no_floats_are_named(state: State, tmp_path: Path) -> None:
+    wrong = {f"module.{n}": v.int() if n.startswith(f"{MASK}predictor") else v for n, v in state.items()}
+    path = tmp_path / "model.pth"
+    torch.save(wrong, path)
+    with pytest.raises(UserError, match=rf"'{path}' cannot be used: it is damaged or was quantized") as error:
+        load_weights(tiny_detector(), path, strict=False)
+    names = [f"  module.{MASK}predictor.{part}" for part in ("weight", "bias")]
+    assert str(error.value).splitlines()[1:] == names
 
 
 def test_many_names_are_listed_by_module(tmp_path: Path) -> None:
@@ -140,14 +162,15 @@ def test_lenient_loading_takes_what_fits_and_tables_the_rest(
     del state[f"{MASK}boundary_head.classifier.bias"]
     model, before = tiny_detector(), tiny_detector().state_dict()
     with caplog.at_level(logging.WARNING):
-        report = load_weights(model, save(tmp_path, state), strict=False)
+        path = save(tmp_path, state)
+        report = load_weights(model, path, strict=False)
     after = model.state_dict()
     assert report.loaded == report.total - 5
     torch.testing.assert_close(after[f"{CLASSIFIER}.weight"], before[f"{CLASSIFIER}.weight"])
     rpn = "proposal_generator.rpn_head.conv.weight"
     torch.testing.assert_close(after[rpn], state[rpn])
     (table,) = (message for message in caplog.messages if "Not loaded" in message)
-    assert f"'model.pth' gives {report.loaded} of {report.total} tensors" in table
+    assert f"'{path}' gives {report.loaded} of {report.total} tensors" in table
     assert re.search(r"cls_score\.weight \(file: 8 x 8, model: 4 x 8\) +\| +1 \| other shape", table)
     assert re.search(r"boundary_head\.classifier\.bias +\| +1 \| not in the file", table)
     assert re.search(r"fc\.weight +\| +1 \| not in the model", table)
@@ -221,6 +244,26 @@ def test_hash_of_a_download_that_states_none_is_logged(
     with caplog.at_level(logging.INFO):
         load_weights(tiny_detector(), "mirror://model.pth")
     assert f"mirror://model.pth?sha256={digest}" in caplog.text
+
+
+@pytest.mark.parametrize("digits", ["00", "", "xyz", "g" * 64, "0" * 65, f"{'0' * 64}&sha256={'1' * 64}"])
+def test_what_is_no_hash_is_refused(digits: str, state: State, mirror: Path) -> None:
+    save(mirror, state)
+    with pytest.raises(
+        UserError, match="states no SHA-256, which has 64 hexadecimal digits: give those that"
+    ):
+        load_weights(tiny_detector(), f"mirror://model.pth?sha256={digits}")
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    for path in (tmp_path / "gone.pth", tmp_path):
+        with pytest.raises(UserError, match=rf"Weight file '{path}' cannot be opened: .*: correct the path"):
+            load_weights(tiny_detector(), path)
+    address = "http://127.0.0.1:9/model.pth"  # where nobody listens
+    with pytest.raises(
+        UserError, match=rf"'{address}' cannot be fetched \(.*refused.*\): download it otherwise"
+    ):
+        load_weights(tiny_detector(), address)
 
 
 def test_unknown_question_is_refused(tmp_path: Path) -> None:

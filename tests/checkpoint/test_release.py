@@ -113,7 +113,8 @@ CORRUPTIONS: dict[str, tuple[Callable[[Shapes], Shapes], list[str]]] = {
     "missing key": (
         lambda shapes: {n: s for n, s in shapes.items() if n != f"{LOGITS}.bias"},
         [
-            "does not fit the model of refinemask/coco/R_50_FPN_1x.yaml: its mask head is another one",
+            "does not fit the model of refinemask/coco/R_50_FPN_1x.yaml: ",
+            "nearly all tensors fit, but 1 is not there: it was edited or is damaged",
             "not in the file: roi_heads.mask_head.semantic_head.logits.bias",
             "--allow-missing PATTERN",
         ],
@@ -124,7 +125,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Shapes], Shapes], list[str]]] = {
     ),
     "extra key that the release may have": (
         lambda shapes: {**shapes, "backbone.layer4.7.conv1.weight": (1,)},
-        ["its backbone is another one", "not in the model: backbone.bottom_up.res5.7.conv1.weight"],
+        ["but 1 is too many", "not in the model: backbone.bottom_up.res5.7.conv1.weight"],
     ),
     "wrong shape": (
         lambda shapes: {**shapes, f"{LOGITS}.weight": (2, 256, 1, 1)},
@@ -152,6 +153,42 @@ def test_missing_tensors_are_allowed_by_pattern(refinemask: Shapes, tmp_path: Pa
     assert conversion.config == "refinemask/coco/R_50_FPN_1x.yaml" and len(conversion.report.missing) == 70
     with pytest.raises(UserError, match=r"not in the file: roi_heads\.mask_head\."):
         convert_checkpoint(path, "refinemask", allow_missing=["backbone.*"])
+
+
+def test_pattern_that_matches_nothing_is_told(refinemask: Shapes, tmp_path: Path) -> None:
+    path = mmdetection_file(tmp_path, {n: s for n, s in refinemask.items() if n != f"{LOGITS}.bias"})
+    patterns = ["*.logits.bias", "*.mask_haed.*"]
+    assert convert_checkpoint(path, "refinemask", allow_missing=patterns).unused_patterns == (patterns[1],)
+    with pytest.raises(UserError, match=r"--allow-missing '\*\.mask_haed\.\*' matches nothing$"):
+        convert_checkpoint(path, "refinemask", allow_missing=patterns[1:])
+
+
+def test_tensors_of_another_shape_are_left_out_by_pattern(refinemask: Shapes, tmp_path: Path) -> None:
+    path = mmdetection_file(tmp_path, {**refinemask, f"{LOGITS}.weight": (2, 256, 1, 1)})
+    conversion = convert_checkpoint(path, "refinemask", allow_missing=["*.semantic_head.logits.weight"])
+    name = "roi_heads.mask_head.semantic_head.logits.weight"
+    assert conversion.report.missing == (name,) and name not in conversion.tensors
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (torch.tensor([float("nan")]), rf"diverged.*NaN or infinite values are in module\.{LOGITS}\.bias$"),
+        (
+            torch.tensor([1]),
+            r"quantized.*Other numbers are in roi_heads\.mask_head\.semantic_head\.logits\.bias$",
+        ),
+    ],
+)
+def test_values_that_no_model_has_are_named(
+    value: torch.Tensor, sentence: str, refinemask: Shapes, tmp_path: Path
+) -> None:
+    path = mmdetection_file(tmp_path, refinemask)
+    content = torch.load(path)
+    content["state_dict"][f"module.{LOGITS}.bias"] = value
+    torch.save(content, path)
+    with pytest.raises(UserError, match=rf"'{path}' cannot be used: .*{sentence}"):
+        convert_checkpoint(path, "refinemask")
 
 
 def test_named_config_is_the_one_checked(refinemask: Shapes, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_evaluation_wants_the_whole_model(state: dict[str, torch.Tensor], tmp_pa
 
     write_safetensors(path, {n: v for n, v in state.items() if n != CLASSIFIER} | {"x": torch.ones(1)}, {})
     log = run("--eval-only", *words, code=2)
-    assert "train_net.py: Weight file 'model.safetensors' does not fit the model: " in log
+    assert f"train_net.py: Weight file '{path}' does not fit the model: " in log
     assert f"not in the file: {CLASSIFIER}" in log and "not in the model: x" in log
     assert "Traceback" not in log
 
@@ -53,11 +53,26 @@ def test_evaluation_wants_the_whole_model(state: dict[str, torch.Tensor], tmp_pa
     assert re.search(rf"{CLASSIFIER} +\| +1 \| not in the file", log)
 
 
+def test_broken_files_are_noticed_before_the_model_is_built(tmp_path: Path) -> None:
+    broken = tmp_path / "model.pth"
+    broken.write_bytes(b"PK\x03\x04")
+    for words, sentence in [
+        (("MODEL.WEIGHTS", broken), f"Weight file '{broken}' cannot be read: it is cut short"),
+        (("MODEL.WEIGHTS", f"{broken}?sha256=00"), "states no SHA-256"),
+        (("MODEL.WEIGHTS", tmp_path / "x.pth"), "x.pth' cannot be opened: No such file"),
+    ]:
+        log = run("--eval-only", "OUTPUT_DIR", tmp_path / "out", *words, code=2)
+        assert sentence in log.splitlines()[-1] and "GeneralizedRCNN" not in log and "Traceback" not in log
+    log = run("OUTPUT_DIR", tmp_path / "out", "MODEL.WEIGHTS", broken, code=2)
+    assert log.endswith('Or give MODEL.WEIGHTS "" to start from random weights.\n')
+    assert not (tmp_path / "out").exists()
+
+
 def test_training_starts_from_a_backbone(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     arrays = {n.removeprefix(BACKBONE): v.numpy() for n, v in state.items() if n.startswith(BACKBONE)}
     content = {"model": arrays, "__author__": "test", "matching_heuristics": True}
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content))
     words = ("OUTPUT_DIR", tmp_path / "out", "MODEL.WEIGHTS", tmp_path / "R-50.pkl", "DATASETS.TEST", "()")
     log = run(*words)
-    assert f"'R-50.pkl' gives {len(arrays)} of " in log and "roi_heads.box_predictor.* " in log
+    assert f"{tmp_path / 'R-50.pkl'}' gives {len(arrays)} of " in log and "roi_heads.box_predictor.* " in log
     assert (tmp_path / "out" / "model_final.pth").is_file()

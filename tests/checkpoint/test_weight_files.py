@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import tarfile
+import warnings
+import zipfile
 from collections import OrderedDict
 from functools import partial
 from pathlib import Path
@@ -16,7 +19,7 @@ from crispmask.checkpoint.files import write_safetensors
 from crispmask.errors import UserError
 from tests.checkpoint.pickle_bomb import RunsCode
 
-WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1, 2])}
+WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.0, 2.0])}
 ARRAYS = {name: value.numpy() for name, value in WEIGHTS.items()}
 # As Python 2 wrote a dict of one NumPy array: what Detectron's own files are made of
 PYTHON_2 = (
@@ -114,6 +117,26 @@ def test_pickle_bomb_of_any_name_does_not_go_off(kind: str, suffix: str, tmp_pat
     assert not trap.exists()
 
 
+def test_tar_of_the_first_torch_is_refused(tmp_path: Path) -> None:
+    """Before 2.6, torch runs the code in one even where it is to load weights alone."""
+    path, trap = tmp_path / "old.pth", tmp_path / "trap"
+    with tarfile.open(path, "w") as tar:
+        for name in ("storages", "tensors", "pickle"):
+            tar.add(dump(tmp_path / name, RunsCode(trap)), name)
+    with pytest.raises(UserError, match=rf"'{path}' is refused: it is a tar, .*--trust-pickle"):
+        read_weight_file(path)
+    assert not trap.exists()
+
+
+def test_program_of_torchscript_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch will drop TorchScript; its files stay
+        torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), path)
+    with pytest.raises(UserError, match=rf"'{path}' is a program of TorchScript, not the weights"):
+        read_weight_file(path)
+
+
 def test_a_trusted_pickle_runs(tmp_path: Path) -> None:
     for suffix, write in ((".pkl", dump), (".pth", torch_save)):
         content = {"model": ARRAYS, "__author__": RunsCode(tmp_path / f"trap{suffix}")}
@@ -132,6 +155,61 @@ def test_truncated_file_is_named(kind: str, share: float, tmp_path: Path) -> Non
         read_weight_file(path)
 
 
+@pytest.mark.parametrize("trust", [False, True])
+def test_one_changed_bit_is_noticed(trust: bool, tmp_path: Path) -> None:
+    path = WRITERS["detectron2"](tmp_path)
+    whole = bytearray(path.read_bytes())
+    (place,) = (i for i in range(len(whole)) if whole.startswith(WEIGHTS["a.weight"].numpy().tobytes(), i))
+    whole[place + 5] ^= 1  # 1.0 becomes 1.0000305
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match=rf"'{path}' is damaged: its part 'x/data/0' is not what was written"):
+        read_weight_file(path, trust_pickle=trust)
+
+
+def test_changed_bits_anywhere_end_in_a_sentence(tmp_path: Path) -> None:
+    """One byte at a time, all over the file: the tensors as they were, or a sentence."""
+    path = WRITERS["detectron2"](tmp_path)
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            model = read_weight_file(path)["model"]
+        except UserError:
+            refused += 1
+        else:
+            assert all(torch.equal(model[name], value) for name, value in WEIGHTS.items())
+    assert refused > 50
+
+
+def test_a_file_without_checksums_is_read(tmp_path: Path) -> None:
+    """As ``torch.serialization.set_crc32_options(False)`` writes it."""
+    path = WRITERS["detectron2"](tmp_path)
+    with zipfile.ZipFile(path) as archive:
+        checksums = [record.CRC for record in archive.infolist() if record.CRC]
+    whole = path.read_bytes()
+    for checksum in checksums:
+        whole = whole.replace(checksum.to_bytes(4, "little"), bytes(4))
+    path.write_bytes(whole)
+    assert set(read_weight_file(path)["model"]) == set(WEIGHTS)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_named(suffix: str, value: float, tmp_path: Path) -> None:
+    path = tmp_path / f"x{suffix}"
+    model = {**WEIGHTS, "b.weight": torch.tensor([0.0, value], dtype=torch.float16)}
+    if suffix == ".safetensors":
+        write_safetensors(path, model, {})
+    else:
+        arrays = {name: tensor.numpy() for name, tensor in model.items()}
+        (dump if suffix == ".pkl" else torch_save)(path, {"model": arrays, "__author__": "test"})
+    with pytest.raises(
+        UserError, match=rf"'{path}' cannot be used: .*diverged.*infinite values are in b\.weight$"
+    ):
+        read_weight_file(path)
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
 @pytest.mark.parametrize(
     ("content", "sentence"),
@@ -147,6 +225,20 @@ def test_what_is_no_checkpoint_is_named(suffix: str, content: bytes, sentence: s
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"'{path}' .*{sentence}"):
         read_weight_file(path)
+
+
+def test_long_reasons_end_with_a_whole_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(file: object) -> None:
+        raise RuntimeError("storage " * 100)
+
+    monkeypatch.setattr("crispmask.checkpoint.files.load_tensors", fail)
+    with pytest.raises(UserError, match=r"or no checkpoint \((storage )+\.\.\.\): get the file again"):
+        read_weight_file(WRITERS["bare"](tmp_path))
+
+
+def test_endings_in_capitals(tmp_path: Path) -> None:
+    content = {"model": ARRAYS, "__author__": "Zoo"}
+    assert set(read_weight_file(dump(tmp_path / "X.PKL", content))["model"]) == set(WEIGHTS)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
@@ -169,6 +261,9 @@ def test_files_without_weights_are_named(content: object, sentence: str, tmp_pat
     [
         ({1: torch.zeros(2)}, "1 is no name of a tensor"),
         ({"a.weight": torch.eye(2).to_sparse()}, "'a.weight' is a sparse tensor"),
+        ({"a": torch.quantize_per_tensor(torch.ones(1), 1, 0, torch.qint8)}, "'a' is a quantized tensor"),
+        ({"a": torch.empty(2, device="meta")}, "'a' is a tensor without values"),
+        ({"a": np.array(["b"])}, "'a' is an array of <U1, which torch has no type for"),
     ],
 )
 def test_odd_names_and_tensors_are_named(content: dict, sentence: str, tmp_path: Path) -> None:

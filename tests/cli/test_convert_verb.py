@@ -122,13 +122,23 @@ def test_nothing_is_written_where_it_does_not_fit(
     words = ["--source", "transfiner", broken, out]
     said = failure(words, capsys)
     assert said.startswith(
-        "crispmask: Weight file 'broken.pth' does not fit the model of transfiner/coco/R_50"
+        f"crispmask: Weight file '{broken}' does not fit the model of transfiner/coco/R_50"
     )
-    assert "its RPN is another one" in said
+    assert "nearly all tensors fit, but 1 is not there: it was edited or is damaged" in said
     assert "\n  not in the file: proposal_generator.rpn_head.conv.bias\n" in said
     assert not out.exists()
-    assert main(["convert", *map(str, words), "--allow-missing", "*.rpn_head.*"]) == 0
-    assert "  not in the file: proposal_generator.rpn_head.conv.bias\n" in capsys.readouterr().out
+    assert main(["convert", *map(str, words), "--allow-missing", "*.rpn_head.*", "--allow-missing", "x"]) == 0
+    printed = capsys.readouterr().out
+    assert "  not in the file: proposal_generator.rpn_head.conv.bias\n" in printed
+    assert "  --allow-missing 'x' matches nothing\n" in printed
+    commands = {line.split(":  ")[0]: line.split(":  ")[1] for line in printed.splitlines() if ":  " in line}
+    config = f"--config-file {TRANSFINER} MODEL.WEIGHTS {out}"
+    lenient = "CRISPMASK.STRICT_WEIGHTS False"
+    assert commands == {
+        "Train it, also what is missing": f"python train_net.py {config}",
+        "Compare it with the published figures": f"crispmask verify {TRANSFINER} {out} {lenient}",
+        "Evaluate it": f"python train_net.py --eval-only {config} {lenient}",
+    }
 
 
 def test_wrong_words_are_said_before_the_file_is_read(
@@ -136,11 +146,17 @@ def test_wrong_words_are_said_before_the_file_is_read(
 ) -> None:
     source = tmp_path / "in.pth"
     source.write_bytes(b"")
-    assert "OUT 'x.onnx' must end in .safetensors or .pth" in failure([source, "x.onnx"], capsys)
+    assert "OUT 'x.onnx' ends in '.onnx': it must end in .safetensors or .pth" in failure(
+        [source, "x.onnx"], capsys
+    )
     assert "are the same file" in failure([source, tmp_path / "." / "in.pth"], capsys)
     assert "is a folder: give the name of a file" in failure([source, tmp_path], capsys)
     assert "make it first" in failure([source, tmp_path / "new" / "x.pth"], capsys)
     assert "No config file 'x.yaml'" in failure([source, "x.pth", "--config", "x.yaml"], capsys)
+    assert "Give --config a path that exists" in failure([source, "x.pth", "--config", "x.yaml"], capsys)
+    assert "--allow-missing needs something to check against" in failure(
+        [source, "x.pth", "--allow-missing", "*"], capsys
+    )
     assert "in.pth' is empty" in failure([source, tmp_path / "x.pth"], capsys)
     assert "invalid choice: 'mmdet'" in failure([source, "x.pth", "--source", "mmdet"], capsys)
 

@@ -85,7 +85,7 @@ def test_weights_of_another_model_are_refused(
     torch.save({"model": state}, tmp_path / "x.pth")
     assert main(["verify", CONFIG, str(tmp_path / "x.pth"), *SMALL]) == 2
     said = capsys.readouterr().err
-    assert "crispmask: Weight file 'x.pth' does not fit the model: its mask head is another one" in said
+    assert f"crispmask: Weight file '{tmp_path / 'x.pth'}' does not fit the model: nearly all" in said
 
 
 def test_without_data_the_way_out_is_said(
@@ -101,6 +101,15 @@ def test_only_configs_of_the_zoo(weights: Path, tmp_path: Path, capsys: pytest.C
     config.write_text("MODEL:\n  MASK_ON: True\n")
     assert main(["verify", str(config), str(weights)]) == 2
     assert "mine.yaml' is not in the model zoo" in capsys.readouterr().err
+
+
+def test_what_is_not_there_is_said_by_its_name(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", "x.yaml", str(weights)]) == 2
+    assert "No config file 'x.yaml'" in (said := capsys.readouterr().err) and "Give CONFIG a path" in said
+    assert main(["verify", CONFIG, "gone.pth"]) == 2
+    assert "Weight file 'gone.pth' cannot be opened: No such file" in capsys.readouterr().err
 
 
 def test_comparison_of_figures() -> None:

@@ -1,0 +1,143 @@
+"""Whether the content of a weight file can be a model: an undamaged archive of finite numbers."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crispmask.checkpoint.report import group_names, is_optional
+from crispmask.errors import UserError
+
+_ZIP_START = b"PK\x03\x04"
+_BLOCK = 1 << 20
+
+
+def check_zip(path: Path, file: BinaryIO) -> None:
+    """Compare a zip of ``torch.save`` with its own checksums, which ``torch.load`` does not look at.
+
+    Args:
+        path: for messages.
+        file: open at its start, and left there; what is no zip passes.
+
+    Raises:
+        UserError: it is damaged, or a program of TorchScript.
+        zipfile.BadZipFile: it is cut short.
+    """
+    is_zip = file.read(len(_ZIP_START)) == _ZIP_START
+    file.seek(0)
+    if is_zip:
+        with zipfile.ZipFile(file) as archive:
+            for record in archive.infolist():
+                _check_record(path, archive, record)
+    file.seek(0)
+
+
+def _check_record(path: Path, archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> None:
+    if record.filename.endswith("/constants.pkl"):
+        raise UserError(
+            f"Weight file '{path}' is a program of TorchScript, not the weights of a model: save its "
+            f"state_dict() with torch.save and give that file."
+        )
+    if record.CRC == 0:  # torch.save may be told to write no checksums
+        return
+    try:
+        with archive.open(record) as content:
+            while content.read(_BLOCK):
+                pass
+    except zipfile.BadZipFile as error:
+        raise UserError(
+            f"Weight file '{path}' is damaged: its part '{record.filename}' is not what was written: get the "
+            f"file again."
+        ) from error
+
+
+def refuse_tar(path: Path, file: BinaryIO) -> None:
+    """Stop on the format of the first torch: before 2.6, torch runs code from it even for weights alone.
+
+    That is CVE-2025-32434.
+
+    Args:
+        path: for messages.
+        file: open at its start, and left there.
+
+    Raises:
+        UserError: it is a tar.
+    """
+    if tarfile.is_tarfile(file):
+        raise UserError(
+            f"Weight file '{path}' is refused: it is a tar, as the first torch wrote, and opening it may run "
+            f"code of its author. Save it anew with a later torch, or, if you trust where it comes from, "
+            f"give crispmask convert --trust-pickle."
+        )
+    file.seek(0)
+
+
+def check_values(path: Path, model: Mapping[Any, Any]) -> None:
+    """Names, and dense tensors or arrays of finite numbers.
+
+    Raises:
+        UserError: naming those that are something else.
+    """
+    if not model:
+        raise UserError(f"Weight file '{path}' holds no weights: it is empty.")
+    for name, value in model.items():
+        if not isinstance(name, str):
+            raise UserError(f"Weight file '{path}' holds no weights: {name!r} is no name of a tensor.")
+        if not isinstance(value, Tensor | np.ndarray):
+            raise UserError(
+                f"Weight file '{path}' holds no weights: '{name}' is a {type(value).__name__}, no tensor."
+            )
+        if kind := _unusable_kind(value):
+            raise UserError(f"Weight file '{path}' cannot be used: '{name}' is {kind}.")
+    if wrong := [name for name, value in model.items() if not (is_optional(name) or _is_finite(value))]:
+        raise UserError(
+            f"Weight file '{path}' cannot be used: it is damaged or its training diverged, so get it again "
+            f"or take an earlier checkpoint. NaN or infinite values are in{_listed(wrong)}"
+        )
+
+
+def check_floats(path: str | Path, names: Sequence[str]) -> None:
+    """Raise if there is a name: that of a tensor without floating-point numbers where the model has them.
+
+    Raises:
+        UserError: naming them.
+    """
+    if names:
+        raise UserError(
+            f"Weight file '{path}' cannot be used: it is damaged or was quantized, so get one of "
+            f"floating-point numbers. Other numbers are in{_listed(names)}"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    groups = [f"{name} ({count})" if count > 1 else name for name, count in group_names(names)]
+    return f" {groups[0]}" if len(groups) == 1 else "".join(f"\n  {group}" for group in groups)
+
+
+def _unusable_kind(value: Tensor | np.ndarray) -> str:
+    """What a tensor or array is that no model takes; empty: nothing of that kind."""
+    if isinstance(value, np.ndarray):
+        try:
+            torch.from_numpy(np.empty(1, value.dtype))
+        except (TypeError, ValueError):  # text, objects, the other order of bytes
+            return f"an array of {value.dtype.str}, which torch has no type for"
+        return ""
+    if value.layout != torch.strided:
+        return "a sparse tensor"
+    if value.is_quantized:
+        return "a quantized tensor"
+    return "a tensor without values" if value.is_meta else ""
+
+
+def _is_finite(value: Tensor | np.ndarray) -> bool:
+    tensor = torch.as_tensor(value)
+    if tensor.is_floating_point() and tensor.element_size() == 1:  # 8 bits, which have no isfinite
+        tensor = tensor.float()
+    return bool(tensor.isfinite().all())
