@@ -35,13 +35,11 @@ def load_json(source: Any, what: str, progress: Progress | None = None) -> Any:
         return source
     path = Path(source)
     name = f"The {what} file '{path}'"
+    content = _read_file(path, what)
     try:
-        content = _read_file(path, what)
         # Every dict is counted when it ends, so that a reader of gigabytes is no silent one
         with (progress or Progress()).step(f"Reading {path.name}", content.count(b"{")) as report:
             return json.loads(content, object_hook=_counting(report))
-    except OSError as error:
-        raise ValueError(f"{name} cannot be read: {error.strerror}.") from None
     except RecursionError:
         raise ValueError(f"{name} is nested too deeply for a COCO-format file.") from None
     except UnicodeDecodeError:
@@ -49,7 +47,12 @@ def load_json(source: Any, what: str, progress: Progress | None = None) -> Any:
             f"{name} is no text, which JSON is: give the file that a JSON writer made."
         ) from None
     except json.JSONDecodeError as error:
+        if error.msg == "Extra data":
+            raise ValueError(f"{name} holds several JSON values: put its rows into one list.") from None
         raise ValueError(f"{name} is not complete JSON: {error}; write it again.") from None
+    except ValueError as error:
+        # Python reads no integers of thousands of digits
+        raise ValueError(f"{name} holds a value that cannot be read: {error}.") from None
 
 
 def check_rows(rows: Any, what: str) -> None:
@@ -147,11 +150,16 @@ def short(value: Any, length: int = 60) -> str:
 
 def _read_file(path: Path, what: str) -> bytes:
     """The content of a file that is there and can be JSON."""
-    if path.is_dir():
-        raise ValueError(f"'{path}' is a folder: give the {what} file that lies in it.")
-    if not path.is_file():
-        raise ValueError(f"No {what} file '{path}'.")
-    content = path.read_bytes()
+    try:
+        if path.is_dir():
+            raise ValueError(f"'{path}' is a folder: give the {what} file that lies in it.")
+        if not path.is_file():
+            raise ValueError(f"No {what} file '{path}': correct its path.")
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"The {what} file '{path}' cannot be read: {error.strerror}.") from None
+    if not content:
+        raise ValueError(f"The {what} file '{path}' is empty: write it again, no result at all being [].")
     if content.startswith(_COMPRESSED):
         raise ValueError(
             f"The {what} file '{path}' is compressed: give the JSON file that was packed into it."

@@ -6,7 +6,7 @@ Nothing that the caller passes in is changed.
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,7 +99,7 @@ def read_ground_truth(
 
     Raises:
         ValueError: unreadable or incomplete, a value of a wrong kind, an image or category id that is there
-            twice, or an annotation of an unknown image or category.
+            twice, or an annotation that is there twice or of an unknown image or category.
     """
     data = load_dataset(source, progress)
     sizes = {im["id"]: check_size(im, f"Entry {i} of 'images'") for i, im in enumerate(data["images"])}
@@ -108,6 +108,7 @@ def read_ground_truth(
     annotations = [_annotation(row, index, sizes, class_names) for index, row in rows]
     ids = [annotation.get("id") for annotation in annotations]
     if not all(isinstance(i, int) and i > 0 for i in ids) or len(set(ids)) < len(ids):
+        _refuse_copies(annotations)
         for annotation in annotations:
             annotation.update(id=annotation["index"] + 1, file_id=annotation.get("id"))
     return GroundTruth(sizes, class_names, annotations)
@@ -182,6 +183,29 @@ def _annotation(row: Mapping[str, Any], index: int, sizes: Collection[Any], name
     else:
         check_area(own["area"], where)
     return own
+
+
+def _refuse_copies(annotations: Sequence[Row]) -> None:
+    """Refuse an object that is there twice. Ids alone do not tell: many files give the same to all."""
+    seen: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in annotations:
+        if row.get("id") is None:
+            continue
+        same = seen[repr(row["id"]), row["image_id"], row["category_id"]]
+        for other in same:
+            if _is_equal(row, other, "segmentation") and _is_equal(row, other, "bbox"):
+                raise ValueError(
+                    f"Annotations {other['index']} and {row['index']} are the same object with the same id "
+                    f"{short(row['id'])}: leave one of them out."
+                )
+        same.append(row)
+
+
+def _is_equal(row: Row, other: Row, key: str) -> bool:
+    try:
+        return bool(row.get(key) == other.get(key))
+    except ValueError:  # NumPy arrays
+        return False
 
 
 def _check_ids(row: Mapping[str, Any], where: str, sizes: Collection[Any], names: Collection[Any]) -> None:

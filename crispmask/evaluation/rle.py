@@ -206,7 +206,10 @@ def _check_polygon(polygon: Any) -> None:
         )
     # Beyond, pycocotools draws outlines that take gigabytes; not a number fails the comparison.
     if not (np.abs(corners) <= _MAX_COORDINATE).all():
-        raise ValueError("has a polygon with a corner that is not a number, or far outside of any image")
+        raise ValueError(
+            "has a polygon with a corner that is no number or far outside of any image: x and y in pixels "
+            "are needed"
+        )
 
 
 def _array(values: Any, kinds: str) -> NDArray[Any] | None:

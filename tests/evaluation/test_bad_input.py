@@ -1,6 +1,7 @@
 """Other people's files: a right answer, or one sentence that names the row; never a traceback of ours."""
 
 import copy
+import gzip
 import json
 import math
 
@@ -180,6 +181,50 @@ def test_object_ids_play_no_role():
     for row in gt["annotations"]:
         row["id"] = 0
     assert evaluate(gt, results) == pytest.approx(expected, rel=0, abs=0, nan_ok=True)
+
+
+def test_object_that_is_there_twice_is_named():
+    """Counted twice, it would raise or lower AP without a word."""
+    gt, results = copy.deepcopy(SETS["coco"])
+    gt["annotations"].insert(4, copy.deepcopy(gt["annotations"][0]))
+    with pytest.raises(ValueError, match="Annotations 0 and 4 are the same object with the same id 1: leave"):
+        evaluate(gt, results)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is empty"),
+        (b'[{"image_id": 1', "is not complete JSON: .*line 1 column 16"),
+        (b'{"image_id": 1}\n{"image_id": 2}\n', "holds several JSON values: put its rows into one list"),
+        (b"[" * 100_000, "is nested too deeply"),
+        (b"[" + b"9" * 5000 + b"]", "holds a value that cannot be read"),
+        (b'["\xe9"]', "is no text"),
+        (gzip.compress(b"[]"), "is compressed: give the JSON file"),
+        (b'{"annotations": []}', "a dict, as ground truth is: a list of results"),
+        (b"null", "The predictions must be a list"),
+    ],
+)
+def test_file_that_holds_no_results_is_named(content, sentence, tmp_path):
+    path = tmp_path / "results.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=sentence):
+        evaluate(SETS["coco"][0], path)
+
+
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbf[]", "[]".encode("utf-16")])
+def test_other_encodings_of_json_are_read(content, tmp_path):
+    path = tmp_path / "results.json"
+    path.write_bytes(content)
+    assert evaluate(SETS["coco"][0], path)["AP"] == 0
+
+
+def test_paths_that_are_no_files(tmp_path):
+    for path, sentence in ((tmp_path, "is a folder: give the"), (tmp_path / ("x" * 500), "cannot be read")):
+        with pytest.raises(ValueError, match=f"{sentence}"):
+            evaluate(SETS["coco"][0], path)
+    with pytest.raises(ValueError, match="The ground truth is a list, as results are"):
+        evaluate(SETS["coco"][1], SETS["coco"][1])
 
 
 def test_width_above_the_diagonal_is_refused():
