@@ -8,6 +8,7 @@ functions, so that help and mistyped flags are answered at once.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -47,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         ``SystemExit(1)``, ``--help`` by ``SystemExit(0)``.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name or a dash that the terminal's encoding lacks is no reason to stop
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         args = _parser(words).parse_args(words)
         with warnings.catch_warnings():

@@ -181,7 +181,12 @@ def read_rows(
 
 
 def _in_coco_form(row: Mapping[str, Any], index: int, sizes: Mapping[str, tuple[int, int]]) -> Row:
-    image, label_id = row.get("image"), row.get("label_id")
+    if lacking := [key for key in ("image", "label_id") if key not in row]:
+        raise ValueError(
+            f"Prediction {index} has no {lacking[0]}: results of Cityscapes have image, label_id, score and "
+            "segmentation."
+        )
+    image, label_id = row["image"], row["label_id"]
     if not isinstance(image, Hashable) or image not in sizes:
         raise ValueError(
             f"Prediction {index} has image {short(image)}: the ground truth has no such image, they are "

@@ -189,7 +189,7 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
             _check_polygon(polygon)
         return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
     if segmentation is None:
-        raise ValueError("has no segmentation, without which only its box can be evaluated (IoU type bbox)")
+        raise ValueError("has no segmentation: a mask is needed, which only the IoU type bbox does without")
     raise ValueError(
         f"has segmentation {short(segmentation)}: a list of polygons, each a list of x and y, or a run-length"
         " mask, a dict with size and counts, is needed"

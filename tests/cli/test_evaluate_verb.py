@@ -120,6 +120,23 @@ def test_full_disk_is_one_sentence_after_the_figures(capsys: pytest.CaptureFixtu
     assert "boundary" in out and err.count("\n") == 1 and "cannot be read or written: No space" in err
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_names_that_the_terminal_cannot_show_are_spelled_out(tmp_path: Path, encoding: str) -> None:
+    gt = json.loads(Path(GT).read_text())
+    gt["categories"][0]["name"] = "\u732b\ud800"
+    path = tmp_path / "\u732b.json"
+    path.write_text(json.dumps(gt))
+    done = subprocess.run(
+        [sys.executable, "-m", "crispmask", "evaluate", str(path), RESULTS, "--per-class"],
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONIOENCODING": encoding, "LC_ALL": "C.UTF-8"},
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == 0 and done.stderr == b""
+    cat = "\\u732b" if encoding == "ascii" else "\u732b"
+    assert f"{cat}.json" in done.stdout.decode(encoding) and f"{cat}\\ud800" in done.stdout.decode(encoding)
+
+
 def gt_boxes(paths: list[str], tmp_path: Path) -> dict:
     assert main(["evaluate", *paths, "--gt-boxes", "--json", str(tmp_path / "out.json")]) == 0
     return json.loads((tmp_path / "out.json").read_text())

@@ -326,6 +326,11 @@ def test_predictions_that_are_no_rows(city, tmp_path):
         city([(26000, OBJECT)], [prediction(OBJECT, 0.5), "car"])
     with pytest.raises(ValueError, match="list"):
         city([(26000, OBJECT)], {"image": IMAGE})
+    of_coco = {"image_id": 1, "category_id": 3, "score": 0.5, "segmentation": [[1, 1, 9, 1, 9, 9]]}
+    with pytest.raises(
+        ValueError, match="Prediction 0 has no image: results of Cityscapes have image, label_id"
+    ):
+        city([(26000, OBJECT)], [of_coco])
     with pytest.raises(ValueError, match="No predictions file"):
         city([(26000, OBJECT)], tmp_path / "nowhere.json")
     path = tmp_path / "cut.json"

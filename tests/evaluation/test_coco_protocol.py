@@ -247,7 +247,7 @@ def test_thin_objects_have_their_mask_ap():
         ({"category_id": 4}, "Prediction 1 has category_id 4: the ground truth has no such category"),
         ({"score": math.nan}, "Prediction 1 has score nan"),
         ({"score": None}, "Prediction 1 has score None"),
-        ({"segmentation": None}, r"Prediction 1 \(image 'b'\) has no segmentation, .*IoU type bbox"),
+        ({"segmentation": None}, r"Prediction 1 \(image 'b'\) has no segmentation: .*IoU type bbox"),
         ({"segmentation": []}, r"Prediction 1 \(image 'b'\) has segmentation \[\]: a list of polygons"),
         ({"segmentation": "0"}, r"Prediction 1 \(image 'b'\) has segmentation '0': a list of polygons"),
         ({"segmentation": {"size": [100, 80], "counts": "0"}}, "Prediction 1 .*size.*rows, columns"),
