@@ -1,5 +1,10 @@
 """Run lengths made on the device of the masks."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
@@ -59,3 +64,33 @@ def test_masks_are_worked_on_a_few_at_a_time(monkeypatch):
     )
     assert encode_masks(masks, 2) == whole
     assert seen == [2, 2, 2, 1]
+
+
+# Small tiles, so that the images span several
+INTERPRETED = """
+import torch
+from crispmask.evaluation import device_masks
+from crispmask.ops import kernels
+kernels._BLOCK, kernels._ROWS_AT_ONCE, kernels._COLUMNS_AT_ONCE = 16, 2, 4
+masks = torch.rand(3, 21, 30, generator=torch.Generator().manual_seed(0)) < 0.97
+masks[1] = False
+expected = device_masks.encode_masks(masks, 2)
+calls = []
+device_masks.mask_boundary = lambda m, width: calls.append(len(m)) or kernels.mask_boundary(m, width, None)
+assert device_masks.encode_masks(masks, 2) == expected and calls == [3]
+print("same strings")
+"""
+
+
+def test_kernels_of_a_gpu_give_the_same_strings():
+    """Triton's interpreter in place of a GPU; it is chosen when Triton is imported."""
+    pytest.importorskip("triton", reason="Triton is not installed, so there is no kernel to check")
+    done = subprocess.run(
+        [sys.executable, "-c", INTERPRETED],
+        env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout == "same strings\n", done.stderr
