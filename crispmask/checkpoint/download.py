@@ -42,7 +42,10 @@ def check_hash(path: str) -> str:
     """
     if not path:
         return path
-    parsed = urlparse(path)
+    try:
+        parsed = urlparse(path)
+    except ValueError as error:
+        raise UserError(f"Weight file '{path}' has no valid address: {error}: correct it.") from error
     queries = parse_qsl(parsed.query, keep_blank_values=True)
     if unknown := {key for key, _ in queries} - {"sha256", "matching_heuristics"}:
         raise UserError(f"Weight file '{path}' asks for {min(unknown)}: only ?sha256= is known.")

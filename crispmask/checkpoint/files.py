@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import stat
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, BinaryIO
@@ -15,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from crispmask.checkpoint.integrity import check_values, check_zip, refuse_tar
-from crispmask.checkpoint.pickles import UnsafePickleError, load_arrays, load_tensors
+from crispmask.checkpoint.pickles import MisnamedPickleError, UnsafePickleError, load_arrays, load_tensors
 from crispmask.errors import UserError
 
 SAFETENSORS = ".safetensors"
@@ -52,6 +54,10 @@ def read_weight_file(path: str | Path, *, trust_pickle: bool = False) -> dict[st
             raise
         except UnsafePickleError as error:
             raise UserError(_explain_unsafe(path, str(error))) from error
+        except MisnamedPickleError as error:
+            raise UserError(
+                f"Weight file '{path}' is a pickle of arrays: give it a name that ends in .pkl."
+            ) from error
         except Exception as error:  # torch, pickle and safetensors raise nearly every kind on wrong bytes
             reason = shorten(str(error), 160, placeholder=" ...") or type(error).__name__
             raise UserError(
@@ -65,13 +71,15 @@ def open_weight_file(path: str | Path) -> BinaryIO:
     """Open a file to read its bytes.
 
     Raises:
-        UserError: it is not there, a folder, or may not be read.
+        UserError: it is not there, a folder or a pipe, or may not be read.
     """
     try:
-        return Path(path).open("rb")
+        if not stat.S_ISFIFO(os.stat(path).st_mode):
+            return Path(path).open("rb")
+        reason = "it is a pipe, and must be a file"
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"Weight file '{path}' cannot be opened: {reason}: correct the path.") from error
+        reason = getattr(error, "strerror", None) or str(error)
+    raise UserError(f"Weight file '{path}' cannot be opened: {reason}: correct the path.")
 
 
 def _read(path: Path, file: BinaryIO, trust_pickle: bool) -> Any:
@@ -158,11 +166,16 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         OSError: the disk is full or not writable; ``path`` is then as it was.
     """
     temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
     if os.name == "posix":  # the new name must be on the disk too before anything refers to it
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)

@@ -17,6 +17,7 @@ from crispmask.errors import UserError
 
 _ZIP_START = b"PK\x03\x04"
 _BLOCK = 1 << 20
+_LONGEST_NAME = 500
 
 
 def check_zip(path: Path, file: BinaryIO) -> None:
@@ -88,8 +89,10 @@ def check_values(path: Path, model: Mapping[Any, Any]) -> None:
     if not model:
         raise UserError(f"Weight file '{path}' holds no weights: it is empty.")
     for name, value in model.items():
-        if not isinstance(name, str):
-            raise UserError(f"Weight file '{path}' holds no weights: {name!r} is no name of a tensor.")
+        if not (isinstance(name, str) and name.isprintable() and len(name) <= _LONGEST_NAME):
+            raise UserError(
+                f"Weight file '{path}' holds no weights: {repr(name)[:60]} is no name of a tensor."
+            )
         if not isinstance(value, Tensor | np.ndarray):
             raise UserError(
                 f"Weight file '{path}' holds no weights: '{name}' is a {type(value).__name__}, no tensor."

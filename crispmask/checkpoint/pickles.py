@@ -21,6 +21,10 @@ class UnsafePickleError(pickle.UnpicklingError):
     """A pickle asks for something that is no array; the message is its name."""
 
 
+class MisnamedPickleError(pickle.UnpicklingError):
+    """A pickle of arrays that is not called ``.pkl``, by which such files are known."""
+
+
 class ArrayUnpickler(pickle.Unpickler):
     """Reads dicts, lists, numbers, strings and NumPy arrays, and refuses every other name.
 
@@ -49,17 +53,38 @@ def load_tensors(file: BinaryIO) -> Any:
 
     Raises:
         UnsafePickleError: it names anything else.
+        MisnamedPickleError: it is a pickle of arrays that ``torch.save`` did not write.
         Exception: whatever ``torch.load`` raises on bytes that are cut short or no such file.
     """
     torch.serialization.add_safe_globals(_TORCH_SAFE)
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, RuntimeError) as error:
         if refused := re.search(r"GLOBAL (\S+)", str(error)):
             raise UnsafePickleError(refused[1]) from error
-        # Torch's advice to trust the file stands before the reason
+        _look_into_pickle(file)
+        # Torch's advice to trust the file stands before the reason, and its advice to read on behind it
         reason = re.split(r"WeightsUnpickler error:|\n{2,}", str(error), maxsplit=1)[-1]
+        reason = reason.split("Check the documentation", maxsplit=1)[0]
         raise pickle.UnpicklingError(reason.strip()) from error
+
+
+def _look_into_pickle(file: BinaryIO) -> None:
+    """Say what a pickle that ``torch.save`` did not write is; anything else passes.
+
+    Raises:
+        UnsafePickleError: it names anything but arrays.
+        MisnamedPickleError: it is one of arrays.
+    """
+    file.seek(0)
+    try:
+        content = load_arrays(file)
+    except UnsafePickleError:
+        raise
+    except Exception:  # whatever pickle raises on bytes that are none
+        return
+    if isinstance(content, dict):
+        raise MisnamedPickleError
 
 
 def _latin1(text: str, encoding: str = "latin1") -> bytes:

@@ -14,7 +14,7 @@ from torch import Tensor
 import crispmask
 from crispmask import model_zoo
 from crispmask.checkpoint.convert import SOURCES, released_source, translate_names
-from crispmask.checkpoint.download import file_hash
+from crispmask.checkpoint.download import check_hash, fetch, file_hash
 from crispmask.checkpoint.files import SAFETENSORS, read_weight_file, write_atomically, write_safetensors
 from crispmask.checkpoint.integrity import check_floats
 from crispmask.checkpoint.report import Shape, WeightReport, compare_shapes, group_names, is_optional
@@ -70,7 +70,7 @@ def convert_checkpoint(
     """Convert a whole checkpoint and check every name and shape of it.
 
     Args:
-        path: the released file.
+        path: the released file, or its address; either with ``?sha256=<64 hex digits>`` or not.
         source: ``refinemask``, ``transfiner``, ``transformers``, or ``detectron2``: the names stay as they
             are.
         config: config that it belongs to; empty: the one of the release that fits best is found, and for
@@ -83,13 +83,14 @@ def convert_checkpoint(
         UserError: the file cannot be read, is not of this source, or does not fit; the message lists what.
         FileNotFoundError: there is no such config.
     """
-    path = Path(path)
-    content = read_weight_file(path, trust_pickle=trust_pickle)
+    path = str(path)
+    local = fetch(check_hash(path))
+    content = read_weight_file(local, trust_pickle=trust_pickle)
     tensors = _as_tensors(path, content["model"], source)
     metadata = {
         "__author__": str(content.get("__author__", source)) if source == DETECTRON2 else source,
-        "made_from": path.name,
-        "made_from_sha256": file_hash(path),
+        "made_from": local.name,
+        "made_from_sha256": file_hash(local),
         "made_by": f"crispmask {crispmask.__version__} convert",
     }
     if content.get("matching_heuristics"):
@@ -157,7 +158,7 @@ def model_shapes(config: str, opts: Sequence[str] = ()) -> dict[str, Shape]:
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 
-def _as_tensors(path: Path, model: Mapping[str, Any], source: str) -> dict[str, Tensor]:
+def _as_tensors(path: str, model: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     found = released_source(model)
     if found and found != source:
         raise UserError(
@@ -166,7 +167,7 @@ def _as_tensors(path: Path, model: Mapping[str, Any], source: str) -> dict[str, 
     return {name: torch.as_tensor(value) for name, value in model.items()}
 
 
-def _renamed(path: Path, model: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+def _renamed(path: str, model: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     if source not in SOURCES:
         return dict(model)
     names, unknown = translate_names(model, source)
@@ -177,11 +178,11 @@ def _renamed(path: Path, model: Mapping[str, Tensor], source: str) -> dict[str, 
     return {ours: model[theirs] for theirs, ours in names.items()}
 
 
-def _require_fit(path: Path, best: _Fit, allowed: Sequence[str], unused: Sequence[str]) -> None:
+def _require_fit(path: str, best: _Fit, allowed: Sequence[str], unused: Sequence[str]) -> None:
     report = best.report.without(allowed)
     if report.fits:
         return
-    lines = [report.explain(str(path), model=f"the model of {best.config}")]
+    lines = [report.explain(path, model=f"the model of {best.config}")]
     if report.missing or report.wrong_shapes:
         lines.append("  --allow-missing PATTERN converts it without them")
     lines += [f"  --allow-missing '{pattern}' matches nothing" for pattern in unused]

@@ -196,7 +196,8 @@ def part_of(name: str) -> str:
 def group_names(names: Iterable[str], limit: int = MAX_GROUPS) -> list[tuple[str, int]]:
     """Names with their number, those of one module in one group where there are more than ``limit``.
 
-    A group is written ``module.*``; every name is in exactly one.
+    A group is written ``module.*``; every name is in exactly one, of which the last is ``others`` where there
+    are too many modules.
     """
     names = list(names)
     groups = Counter(names)
@@ -204,7 +205,10 @@ def group_names(names: Iterable[str], limit: int = MAX_GROUPS) -> list[tuple[str
         if len(groups) <= limit:
             break
         groups = Counter(_cut(name, depth) for name in names)
-    return list(groups.items())
+    found = list(groups.items())
+    if len(found) > limit:
+        found = [*found[: limit - 1], ("others", sum(count for _, count in found[limit - 1 :]))]
+    return found
 
 
 def _cut(name: str, depth: int) -> str:

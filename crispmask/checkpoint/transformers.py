@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -34,7 +33,7 @@ _LAYER = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.")
 
 
 def convert_transformers(
-    path: Path, model: Mapping[str, Tensor], config: str
+    path: str, model: Mapping[str, Tensor], config: str
 ) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
     """The parts of such a checkpoint that the query-based model has too.
 

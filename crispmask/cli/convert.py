@@ -31,7 +31,7 @@ SUFFIXES = (".safetensors", ".pth")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of ``crispmask convert``."""
-    parser.add_argument("input", metavar="IN", help="checkpoint of the authors' code")
+    parser.add_argument("input", metavar="IN", help="checkpoint of the authors' code: a file or an address")
     parser.add_argument("output", metavar="OUT", help="file to write: .safetensors or .pth")
     parser.add_argument(
         "--source",

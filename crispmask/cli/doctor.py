@@ -32,6 +32,8 @@ OPTIONAL = {
     "cv2": ("opencv-python-headless", "Detectron2's Visualizer"),
     "tensorboard": ("tensorboard", "curves of a training"),
     "onnx": ("onnx", "export"),
+    "transformers": ("transformers", "the query-based detector"),
+    "scipy": ("scipy", "the query-based detector"),
 }
 
 

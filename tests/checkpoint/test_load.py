@@ -155,6 +155,14 @@ def test_many_names_are_listed_by_module(tmp_path: Path) -> None:
     assert len(lines) == 10 and lines[1] == "  not in the model: backbone.layer0.* (9)"
 
 
+def test_very_many_modules_are_counted(state: State, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        load_weights(tiny_detector(), save(tmp_path, state | {f"ema_{i}": torch.ones(1) for i in range(99)}))
+    lines = str(error.value).splitlines()
+    assert len(lines) == 13 and lines[1:3] == ["  not in the model: ema_0", "  not in the model: ema_1"]
+    assert lines[-1] == "  not in the model: others (88)"
+
+
 def test_lenient_loading_takes_what_fits_and_tables_the_rest(
     state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -259,6 +267,8 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     for path in (tmp_path / "gone.pth", tmp_path):
         with pytest.raises(UserError, match=rf"Weight file '{path}' cannot be opened: .*: correct the path"):
             load_weights(tiny_detector(), path)
+    with pytest.raises(UserError, match=r"'http://\[::1' has no valid address: Invalid IPv6 URL"):
+        load_weights(tiny_detector(), "http://[::1")
     address = "http://127.0.0.1:9/model.pth"  # where nobody listens
     with pytest.raises(
         UserError, match=rf"'{address}' cannot be fetched \(.*refused.*\): download it otherwise"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import tarfile
 import warnings
@@ -9,13 +10,14 @@ import zipfile
 from collections import OrderedDict
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 import torch
 
 from crispmask.checkpoint import read_weight_file
-from crispmask.checkpoint.files import write_safetensors
+from crispmask.checkpoint.files import write_atomically, write_safetensors
 from crispmask.errors import UserError
 from tests.checkpoint.pickle_bomb import RunsCode
 
@@ -95,6 +97,7 @@ BOMBS = {
     "torch.save": (".pth", torch_save),
     "torch 1.5": (".pth", partial(torch_save, _use_new_zipfile_serialization=False)),
     "pickle called .pth": (".pth", partial(dump, protocol=2)),
+    "newer pickle called .pth": (".pth", dump),
 }
 
 
@@ -227,6 +230,35 @@ def test_what_is_no_checkpoint_is_named(suffix: str, content: bytes, sentence: s
         read_weight_file(path)
 
 
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_pickle_of_arrays_called_otherwise_is_named(protocol: int, tmp_path: Path) -> None:
+    path = dump(tmp_path / "x.pth", {"model": ARRAYS, "__author__": "Zoo"}, protocol)
+    with pytest.raises(
+        UserError, match=rf"'{path}' is a pickle of arrays: give it a name that ends in \.pkl"
+    ):
+        read_weight_file(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_pipes_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"x\.pth' cannot be opened: it is a pipe"):
+        read_weight_file(tmp_path / "x.pth")
+
+
+def test_failed_writing_leaves_nothing(tmp_path: Path) -> None:
+    path = write_tensors(tmp_path / "x.safetensors")
+    before = path.read_bytes()
+
+    def fail(file: BinaryIO) -> None:
+        file.write(b"half")
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="disk is full"):
+        write_atomically(path, fail)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
 def test_long_reasons_end_with_a_whole_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(file: object) -> None:
         raise RuntimeError("storage " * 100)
@@ -260,6 +292,8 @@ def test_files_without_weights_are_named(content: object, sentence: str, tmp_pat
     ("content", "sentence"),
     [
         ({1: torch.zeros(2)}, "1 is no name of a tensor"),
+        ({"a\x1b[31m": torch.zeros(2)}, r"'a\\x1b\[31m' is no name of a tensor"),
+        ({"a" * 501: torch.zeros(2)}, "'a{59} is no name of a tensor"),
         ({"a.weight": torch.eye(2).to_sparse()}, "'a.weight' is a sparse tensor"),
         ({"a": torch.quantize_per_tensor(torch.ones(1), 1, 0, torch.qint8)}, "'a' is a quantized tensor"),
         ({"a": torch.empty(2, device="meta")}, "'a' is a tensor without values"),

@@ -106,6 +106,20 @@ def test_the_result_says_where_it_comes_from(transfiner_file: Path, tmp_path: Pa
     assert content["made_from_sha256"] == hashlib.sha256(transfiner_file.read_bytes()).hexdigest()
 
 
+def test_hash_and_address_of_the_input(
+    transfiner_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digest = hashlib.sha256(transfiner_file.read_bytes()).hexdigest()
+    words = ["--source", "transfiner"]
+    out = tmp_path / "out file.safetensors"
+    assert main(["convert", *words, f"{transfiner_file}?sha256={digest}", str(out)]) == 0
+    assert f"crispmask verify {TRANSFINER} '{out}'\n" in capsys.readouterr().out
+    wrong = f"{transfiner_file}?sha256={'0' * 64}"
+    assert "it is cut short or another file" in failure([*words, wrong, out], capsys)
+    address = "http://127.0.0.1:9/model.pth"  # where nobody listens
+    assert f"'{address}' cannot be fetched" in failure([*words, address, out], capsys)
+
+
 def failure(words: list[object], capsys: pytest.CaptureFixture[str]) -> str:
     """What the command says when it fails."""
     assert main(["convert", *map(str, words)]) == 2
