@@ -43,17 +43,19 @@ def run(args: argparse.Namespace) -> None:
 
     import crispmask.data  # noqa: F401  registers the data sets
     from crispmask import model_zoo
-    from crispmask.config import find_config
-    from crispmask.engine.arguments import load_config
+    from crispmask.engine.arguments import check_pairs, load_config
     from crispmask.engine.checks import check_weight_file
     from crispmask.engine.predictor import load_trained_model
     from crispmask.model_zoo.compare import compare
 
+    check_pairs(args.opts)
+    path = _config_file(args.config)
+
     def config(*more: str) -> CfgNode:
-        return load_config(args.config, [*args.opts, "MODEL.WEIGHTS", args.weights, *more], flag="CONFIG")
+        return load_config(path, [*args.opts, "MODEL.WEIGHTS", args.weights, *more], flag="CONFIG")
 
     cfg = config()
-    name = model_zoo.name_of(find_config(args.config))
+    name = model_zoo.name_of(path)
     if not name:
         raise UserError(f"'{args.config}' is not in the model zoo, so nothing was published for it.")
     check_weight_file(args.weights)
@@ -70,6 +72,17 @@ def run(args: argparse.Namespace) -> None:
     print_table(columns, table, title=f"{name} with {args.weights}")
     if json_file:
         write_json(json_file, {"config": name, "weights": args.weights, "results": measured})
+
+
+def _config_file(config: str) -> str:
+    """Path of a config that is given by its path, or by its name in the zoo, with or without ``.yaml``."""
+    from crispmask import model_zoo
+    from crispmask.config import find_config
+
+    try:
+        return str(find_config(config))
+    except FileNotFoundError:
+        return model_zoo.get_config_file(config)
 
 
 def _datasets(cfg: CfgNode, rows: Sequence[Any]) -> tuple[list[str], dict[str, str]]:

@@ -91,7 +91,7 @@ def test_weights_of_another_model_are_refused(
 def test_without_data_the_way_out_is_said(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["verify", "refinemask/coco/R_50_FPN_1x.yaml", str(weights)]) == 2
+    assert main(["verify", "refinemask/coco/R_50_FPN_1x", str(weights)]) == 2
     said = capsys.readouterr().err
     assert "crispmask: There is nothing to evaluate on. Data set 'coco_2017_val' needs" in said
 
@@ -107,7 +107,14 @@ def test_what_is_not_there_is_said_by_its_name(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["verify", "x.yaml", str(weights)]) == 2
-    assert "No config file 'x.yaml'" in (said := capsys.readouterr().err) and "Give CONFIG a path" in said
+    assert "There is no model 'x.yaml' in the zoo: MODEL_ZOO.md lists all." in capsys.readouterr().err
+    assert main(["verify", "", str(weights)]) == 2
+    assert "There is no model '.yaml' in the zoo" in capsys.readouterr().err
+    (tmp_path / "mine.yaml").write_text("_BASE_: gone.yaml\n")
+    assert main(["verify", str(tmp_path / "mine.yaml"), str(weights)]) == 2
+    assert "gone.yaml', which cannot be read: correct its _BASE_ line" in capsys.readouterr().err
+    assert main(["verify", CONFIG, str(weights), "MODEL.DEVICE"]) == 2
+    assert "'MODEL.DEVICE' has no value" in capsys.readouterr().err
     assert main(["verify", CONFIG, "gone.pth"]) == 2
     assert "Weight file 'gone.pth' cannot be opened: No such file" in capsys.readouterr().err
 
