@@ -157,4 +157,4 @@ def test_the_configs_of_the_package_name_these_data_sets(root, tmp_path):
     config = "configs/refinemask/cityscapes/R_50_FPN_1x.yaml"
     words = ("OUTPUT_DIR", tmp_path, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "/nowhere.pkl")
     log = train_net(*words, config=config, code=2)
-    assert "MODEL.WEIGHTS '/nowhere.pkl'" in log and "Traceback" not in log
+    assert "'/nowhere.pkl' cannot be opened" in log and "Traceback" not in log

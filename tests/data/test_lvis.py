@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data.datasets.lvis_v0_5_categories import LVIS_CATEGORIES as FIRST_CATEGORIES
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 from detectron2.structures import BoxMode
 from PIL import Image
@@ -32,7 +33,8 @@ def folder(tmp_path, monkeypatch):
         {key: c[key] for key in ("id", "name", "synset", "frequency")} for c in LVIS_CATEGORIES
     ]
     (tmp_path / "lvis").mkdir()
-    for name, content in (("lvis_v1_val", gt), ("lvis_v0.5_val", gt), (COCOFIED, cocofy(gt, "val2017"))):
+    files = {"lvis_v1_val": gt, "lvis_v0.5_val": as_first_version(gt), COCOFIED: cocofy(gt, "val2017")}
+    for name, content in files.items():
         (tmp_path / "lvis" / f"{name}.json").write_text(json.dumps(content))
     rng = np.random.default_rng(0)
     for image in gt["images"]:
@@ -40,6 +42,18 @@ def folder(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (64, 80, 3), np.uint8)).save(path)
     return tmp_path, gt
+
+
+def as_first_version(gt):
+    """The same with the categories of v0.5, which has other ids for the same synsets."""
+    ids = {c["synset"]: c["id"] for c in FIRST_CATEGORIES}
+    new = {c["id"]: ids[c["synset"]] for c in gt["categories"] if c["synset"] in ids}
+    lists = ("neg_category_ids", "not_exhaustive_category_ids")
+    return {
+        "images": [{**im, **{key: [new[i] for i in im[key]] for key in lists}} for im in gt["images"]],
+        "annotations": [{**a, "category_id": new[a["category_id"]]} for a in gt["annotations"]],
+        "categories": FIRST_CATEGORIES,
+    }
 
 
 def test_dicts_are_detectron2s(folder):
@@ -121,7 +135,8 @@ def test_test_set_has_no_annotations(folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "classes"), [(COCOFIED, 80), ("lvis_v0.5_val_cocofied", 80), ("lvis_v1_val", 1203)]
+    ("name", "classes"),
+    [(COCOFIED, 80), ("lvis_v0.5_val_cocofied", 80), ("lvis_v1_val", 1203), ("lvis_v0.5_val", 1230)],
 )
 def test_eval_only_reports_ap_and_boundary_ap(folder, name, classes):
     """The real command line; Detectron2's own paths follow the environment that it starts with."""
@@ -138,6 +153,6 @@ def test_eval_only_reports_ap_and_boundary_ap(folder, name, classes):
     for task in ("bbox", "segm", "boundary"):
         assert f"Evaluation results for {task}" in output
     path = root / "lvis" / f"{name}.json"
-    assert f"{'LVIS AP' if classes == 1203 else 'AP*'} on {path}" in output
+    assert f"{'AP*' if classes == 80 else 'LVIS AP'} on {path}" in output
     results = root / "out" / "inference" / "lvis_instances_results.json"
     assert evaluate(path, results, "lvis")["AP"] >= 0

@@ -1,0 +1,56 @@
+"""A whole run on COCO's own name and folders."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from PIL import Image
+
+from benchmarks.bench_evaluation import Shape, make_set
+from crispmask.evaluation import evaluate
+
+ROOT = Path(__file__).parents[2]
+SHAPE = Shape(images=3, height=80, width=96, objects=4, detections=1, categories=5, found=0.9)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """``$DETECTRON2_DATASETS/coco`` as COCO's archives make it: polygons, crowds, ids with gaps."""
+    gt, _ = make_set(SHAPE, 4)
+    things = [{"id": c["id"], "name": c["name"]} for c in COCO_CATEGORIES if c["isthing"]]
+    # The last ones of 80, whose ids go up to 90
+    for annotation in gt["annotations"]:
+        annotation["category_id"] = things[-annotation["category_id"]]["id"]
+    rng = np.random.default_rng(0)
+    (tmp_path / "coco" / "annotations").mkdir(parents=True)
+    (tmp_path / "coco" / "val2017").mkdir()
+    for image in gt["images"]:
+        image["file_name"] = f"{image['id']:012}.jpg"
+        pixels = rng.integers(0, 255, (SHAPE.height, SHAPE.width, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "coco" / "val2017" / image["file_name"])
+    content = {"info": {}, "licenses": [], **gt, "categories": things}
+    (tmp_path / "coco" / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def test_eval_only_reports_ap_and_boundary_ap(root):
+    command = [sys.executable, str(ROOT / "train_net.py"), "--eval-only"]
+    command += ["--config-file", str(ROOT / "tests" / "engine" / "tiny.yaml")]
+    command += ["MODEL.ROI_HEADS.NUM_CLASSES", "80", "DATASETS.TEST", "('coco_2017_val',)"]
+    command += ["INPUT.MASK_FORMAT", "polygon", "OUTPUT_DIR", str(root / "out")]
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(root)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    for task in ("bbox", "segm", "boundary"):
+        assert f"Evaluation results for {task}" in output
+    gt = root / "coco" / "annotations" / "instances_val2017.json"
+    assert f"COCO AP on {gt}: 80 categories." in output
+    results = root / "out" / "inference" / "coco_instances_results.json"
+    assert len(json.loads(results.read_text())) > 0
+    assert evaluate(gt, results)["AP"] >= 0
