@@ -88,7 +88,7 @@ def test_get_builds_the_model_and_loads_strictly(tmp_path):
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value, state[key], rtol=0, atol=0)
     with pytest.raises(UserError, match="does not fit the model"):
-        model_zoo.get("shapes/faster_rcnn_R_18_FPN", weights=path, device="cpu")
+        model_zoo.get("shapes/refinemask_R_18_FPN", weights=path, device="cpu")
 
 
 def test_get_without_file_or_network_says_the_way_out(monkeypatch):

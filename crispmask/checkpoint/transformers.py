@@ -60,7 +60,7 @@ def convert_transformers(
         found = _detector_keys(model)
         detector = _detector(model, cfg, box_refine=found["BOX_REFINE"])
     except (KeyError, StopIteration, ValueError) as error:
-        reason = error.args[0] if error.args and isinstance(error.args[0], str) else "parts of one are missing"
+        reason = error.args[0] if error.args and isinstance(error.args[0], str) else "parts of it are missing"
         raise UserError(
             f"Weight file '{path}' is no Deformable DETR or DETR of transformers: {reason.rstrip('.')}."
         ) from error
