@@ -1,6 +1,6 @@
 # make setup   install everything into $(VENV); nothing is done when it is there already
 # make test    set-up, lint, types, tests
-# make demo    set-up, then train and compare Mask R-CNN and RefineMask on generated shapes
+# make demo    set-up, then train and compare Mask R-CNN, RefineMask and Mask Transfiner on shapes
 # make lint    ruff and mypy alone
 #
 # VENV=path    the environment to use; the active one: make setup VENV="$VIRTUAL_ENV"

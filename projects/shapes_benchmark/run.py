@@ -1,6 +1,7 @@
-"""Train Mask R-CNN and RefineMask on generated shapes, alike, and compare them.
+"""Train Mask R-CNN, RefineMask and Mask Transfiner on generated shapes, alike, and compare them.
 
-One detector is trained first; both models start from it, so that they differ in their mask branch alone.
+A Mask R-CNN is trained first; all models start from it, each with a new mask head, so that they differ in
+their mask branch alone. ``--query`` adds a query-based detector, and two models that start from that one.
 Everything goes through ``train_net.py``. Writes ``table.md`` and ``report.html`` to the output folder.
 """
 
@@ -14,16 +15,39 @@ import platform
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-DETECTOR = "configs/shapes/faster_rcnn_R_18_FPN.yaml"
-MODELS = {
-    "Mask R-CNN": "configs/shapes/mask_rcnn_R_18_FPN.yaml",
-    "RefineMask": "configs/shapes/refinemask_R_18_FPN.yaml",
-}
 COLUMNS = ("model", "AP", "AP50", "Boundary AP", "parameters", "s / image", "peak memory", "training")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A config below ``configs/shapes``, the training whose weights it starts from, and who asks for it."""
+
+    config: str
+    start: str | None
+    query: bool = False
+
+    @property
+    def path(self) -> str:
+        return f"configs/shapes/{self.config}_R_18_FPN.yaml"
+
+
+# Their boxes are evaluated with the masks of the models that start from them
+STARTS = {
+    "Pretraining": Training("pretraining", None),
+    "Query detector": Training("query_detector", "Pretraining", query=True),
+}
+MODELS = {
+    "Mask R-CNN": Training("mask_rcnn", "Pretraining"),
+    "RefineMask": Training("refinemask", "Pretraining"),
+    "Mask Transfiner": Training("transfiner", "Pretraining"),
+    "Query Mask R-CNN": Training("query_mask_rcnn", "Query detector", query=True),
+    "Query Transfiner": Training("query_transfiner", "Query detector", query=True),
+}
 
 
 def main() -> int:
@@ -32,14 +56,17 @@ def main() -> int:
         "--output", type=Path, default=ROOT / "output" / "demo", help="folder for all results"
     )
     parser.add_argument("--num-gpus", default="1", help="processes of the training, as for train_net.py")
+    parser.add_argument("--query", action="store_true", help="the query-based models as well")
+    parser.add_argument("--reuse", action="store_true", help="keep what an earlier run has finished there")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs for every config")
     args = parser.parse_args()
     args.output = args.output.resolve()
     os.chdir(ROOT)
     try:
-        # Its boxes are evaluated with the masks of the models that start from it
-        train("Detector", DETECTOR, args, "DATASETS.TEST", "()")
-        rows = {name: run_model(name, config, args) for name, config in MODELS.items()}
+        for name, start in chosen(STARTS, args.query).items():
+            if not (args.reuse and checkpoint(args.output, name).exists()):
+                train(name, start, args, "DATASETS.TEST", "()")
+        rows = {name: run_model(name, model, args) for name, model in chosen(MODELS, args.query).items()}
     except subprocess.CalledProcessError as error:
         print(
             f"The demo stopped because this command failed: {' '.join(map(str, error.cmd))}", file=sys.stderr
@@ -48,37 +75,61 @@ def main() -> int:
     table = format_table(rows)
     (args.output / "table.md").write_text(table + "\n")
     print("\n" + table)
-    print(f"\nPictures: {make_report(args, table)}")
+    print(f"\nPictures: {make_report(args, table, list(rows))}")
     return 0
 
 
-def run_model(name: str, config: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Train, evaluate and measure one model; its row of the table."""
-    training = train(name, config, args, "MODEL.WEIGHTS", checkpoint(args.output, "Detector"))
+def chosen(trainings: dict[str, Training], query: bool) -> dict[str, Training]:
+    return {name: training for name, training in trainings.items() if query or not training.query}
+
+
+def run_model(name: str, model: Training, args: argparse.Namespace) -> dict[str, Any]:
+    """Train, evaluate and measure one model; its row of the table, which is kept in ``row.json``."""
+    kept = results_folder(args.output, name) / "row.json"
+    if args.reuse and kept.exists():
+        return json.loads(kept.read_text())
+    training = train(name, model, args)
     print(f"== {name}: measuring speed and memory", flush=True)
     script = Path(__file__).with_name("measure.py")
     measured = subprocess.run(
-        [sys.executable, script, config, checkpoint(args.output, name), *args.opts],
+        [sys.executable, script, model.path, checkpoint(args.output, name), *args.opts],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
     )
     metrics = last_evaluation(results_folder(args.output, name))
-    return {**metrics, **json.loads(measured.stdout.splitlines()[-1]), "training": training}
+    row = {**metrics, **json.loads(measured.stdout.splitlines()[-1]), "training": training}
+    kept.write_text(json.dumps(row))
+    return row
 
 
-def train(name: str, config: str, args: argparse.Namespace, *opts: str | Path) -> float:
+def train(name: str, training: Training, args: argparse.Namespace, *opts: str | Path) -> float:
     """Train and evaluate one model into its folder; the seconds it took."""
     folder = results_folder(args.output, name)
-    print(f"== {name}: training with {config} into {folder}", flush=True)
-    start = time.perf_counter()
-    command = [sys.executable, "train_net.py", "--config-file", config, "--num-gpus", args.num_gpus]
+    print(f"== {name}: training with {training.path} into {folder}", flush=True)
+    if training.start is not None:
+        opts = ("MODEL.WEIGHTS", without_mask_head(args.output, training.start), *opts)
+    began = time.perf_counter()
+    command = [sys.executable, "train_net.py", "--config-file", training.path, "--num-gpus", args.num_gpus]
     subprocess.run([*command, "OUTPUT_DIR", folder, *opts, *args.opts], check=True)
-    return time.perf_counter() - start
+    return time.perf_counter() - began
 
 
 def checkpoint(output: Path, name: str) -> Path:
     return results_folder(output, name) / "model_final.pth"
+
+
+def without_mask_head(output: Path, name: str) -> Path:
+    """Weights of a training for the models that start from it, which learn their mask head anew."""
+    import torch
+
+    from crispmask.checkpoint import read_weight_file
+
+    weights = read_weight_file(checkpoint(output, name))["model"]
+    kept = {key: value for key, value in weights.items() if not key.startswith("roi_heads.mask_head.")}
+    path = checkpoint(output, name).with_name("without_mask_head.pth")
+    torch.save({"model": kept}, path)
+    return path
 
 
 def results_folder(output: Path, name: str) -> Path:
@@ -122,17 +173,17 @@ def machine(device: str) -> str:
     )
 
 
-def make_report(args: argparse.Namespace, table: str) -> Path:
+def make_report(args: argparse.Namespace, table: str, models: list[str]) -> Path:
     from detectron2.data import MetadataCatalog
     from report import compare, write_report
 
     import crispmask
     import crispmask.data
 
-    config = crispmask.get_config(next(iter(MODELS.values())), args.opts)
+    config = crispmask.get_config(MODELS[models[0]].path, args.opts)
     data = MetadataCatalog.get(config.DATASETS.TEST[0])
     predictions = "inference/coco_instances_results.json"
-    results = {name: results_folder(args.output, name) / predictions for name in MODELS}
+    results = {name: results_folder(args.output, name) / predictions for name in models}
     path = args.output / "report.html"
     write_report(path, table, compare(Path(data.json_file), Path(data.image_root), results))
     return path

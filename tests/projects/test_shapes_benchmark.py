@@ -23,10 +23,17 @@ def test_command_writes_table_and_report(shapes_root, tmp_path, small_run):
     assert done.returncode == 0, done.stderr[-2000:]
     table = (tmp_path / "table.md").read_text()
     assert table.strip() in done.stdout
-    for model in ("Mask R-CNN", "RefineMask"):
+    for model in ("Mask R-CNN", "RefineMask", "Mask Transfiner"):
         row = re.search(rf"^\| {model} \|(.+)\|$", table, re.MULTILINE)
         assert row is not None and len(row[1].split("|")) == 7
     assert "No object was found by every model" in (tmp_path / "report.html").read_text()
+    weights = tmp_path / "refinemask" / "model_final.pth"
+    trained = weights.stat().st_mtime
+    (tmp_path / "mask_transfiner" / "row.json").unlink()
+    again = subprocess.run([*command[:4], "--reuse", *small_run], capture_output=True, text=True, timeout=600)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert weights.stat().st_mtime == trained
+    assert "Mask Transfiner: training" in again.stdout and "RefineMask: training" not in again.stdout
 
 
 def test_failing_training_is_one_sentence(shapes_root, tmp_path):
