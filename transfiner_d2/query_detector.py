@@ -6,7 +6,6 @@ Shapes: B images, Q queries, L decoder layers, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
@@ -15,17 +14,13 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from crispmask.errors import UserError
-
+from .query_checks import check_values, require_library
 from .query_deformable import DeformableDetector
 from .query_losses import mean_objects, set_losses
 from .query_matching import Objects, Pairs, Weights, image_scale, match
 from .query_plain import PlainDetector
 from .query_predictions import Predictions
 from .query_tokens import TokenMaker
-
-DETECTORS = ("deformable", "plain")
-CLASS_LOSSES = ("focal", "softmax")
 
 
 class QueryDetector(nn.Module):
@@ -57,7 +52,8 @@ class QueryDetector(nn.Module):
             focal: sigmoids, else softmax.
             no_object_weight: of queries without object under softmax.
             loss_weights, cost_weights: of the losses and of the matching.
-            score_threshold, max_detections: what is kept of an image at inference.
+            score_threshold, max_detections: what is kept of an image at inference; a negative
+                number keeps all.
             unread_features: maps that no part of the model reads; they join the graph, as DDP wants.
         """
         super().__init__()
@@ -152,13 +148,14 @@ class QueryDetector(nn.Module):
 
     def _best(self, logits: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Instances:
         """Detections from (Q, K) logits and (Q, 4) boxes of one image; what is not finite is left out."""
+        limit = logits.numel() if self.max_detections < 0 else self.max_detections
         if self.focal:
             # A query may stand for several classes, as in Deformable DETR
-            scores, places = logits.sigmoid().flatten().topk(min(self.max_detections, logits.numel()))
+            scores, places = logits.sigmoid().flatten().topk(min(limit, logits.numel()))
             queries, classes = places // logits.shape[1], places % logits.shape[1]
         else:
             scores, classes = logits.softmax(dim=-1)[:, :-1].max(dim=-1)
-            scores, queries = scores.topk(min(self.max_detections, len(scores)))
+            scores, queries = scores.topk(min(limit, len(scores)))
             classes = classes[queries]
         kept = (scores > self.score_threshold) & boxes[queries].isfinite().all(dim=-1)
         return Instances(
@@ -207,45 +204,6 @@ def pixel_boxes(boxes: Tensor, image_size: tuple[int, int]) -> Boxes:
     corners = Boxes(box_convert(boxes, "cxcywh", "xyxy") * image_scale(image_size, boxes))
     corners.clip(image_size)
     return corners
-
-
-def require_library() -> None:
-    """
-    Raises:
-        UserError: a package that only this detector needs is not installed.
-    """
-    missing = [name for name in ("transformers", "scipy") if find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f'A query-based detector needs {" and ".join(missing)}: pip install "crispmask[query]"'
-        )
-
-
-def check_values(node: CfgNode, input_shape: dict[str, ShapeSpec]) -> None:
-    """Check ``MODEL.QUERY`` against itself and the maps of the backbone.
-
-    Raises:
-        ValueError: naming the key and the values that it may have.
-    """
-    for key, choices in (("DETECTOR", DETECTORS), ("CLASS_LOSS", CLASS_LOSSES)):
-        if node[key] not in choices:
-            raise ValueError(f"MODEL.QUERY.{key} is {node[key]!r}; it must be one of: {', '.join(choices)}.")
-    unknown = [name for name in node.IN_FEATURES if name not in input_shape]
-    if unknown or not node.IN_FEATURES:
-        raise ValueError(
-            f"MODEL.QUERY.IN_FEATURES is {tuple(node.IN_FEATURES)}; the backbone has "
-            f"{', '.join(input_shape)}."
-        )
-    if node.DETECTOR == "plain" and len(node.IN_FEATURES) != 1:
-        raise ValueError(
-            f"MODEL.QUERY.IN_FEATURES is {tuple(node.IN_FEATURES)}; the 'plain' detector reads one map."
-        )
-    if node.TWO_STAGE and not (node.BOX_REFINE and node.DETECTOR == "deformable"):
-        raise ValueError("MODEL.QUERY.TWO_STAGE needs BOX_REFINE True and DETECTOR 'deformable'.")
-    if node.DIM % 32 or node.DIM % node.NUM_HEADS:
-        raise ValueError(
-            f"MODEL.QUERY.DIM is {node.DIM}; it must be a multiple of 32 and of NUM_HEADS, {node.NUM_HEADS}."
-        )
 
 
 def _build_detector(node: CfgNode, num_classes: int) -> nn.Module:

@@ -57,7 +57,9 @@ def padded_images() -> tuple[torch.Tensor, torch.Tensor]:
 def detector_for(model: torch.nn.Module, maps: dict[str, torch.Tensor], **keys: object) -> QueryDetector:
     """Ours, with the weights of the library's model."""
     cfg = query_config(IN_FEATURES=tuple(maps), **OURS, **keys)
-    shapes = {name: ShapeSpec(channels=level.shape[1], stride=8) for name, level in maps.items()}
+    shapes = {
+        name: ShapeSpec(channels=level.shape[1], stride=1 << int(name[1])) for name, level in maps.items()
+    }
     detector = QueryDetector(cfg, shapes).eval()
     weights = convert_transformers_detector(model.state_dict(), box_refine=cfg.MODEL.QUERY.BOX_REFINE)
     detector.load_state_dict({name.removeprefix("proposal_generator."): v for name, v in weights.items()})

@@ -1,0 +1,83 @@
+"""What the query-based detector needs before it is built: two packages, and values that fit together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+
+from crispmask.errors import UserError
+
+INSTALL = 'pip install "crispmask[query]"'
+# The first version that has names for the arguments of the layers as they are used here
+OLDEST_TRANSFORMERS = (5, 2)
+CHOICES = {"DETECTOR": ("deformable", "plain"), "CLASS_LOSS": ("focal", "softmax")}
+COUNTS = ("NUM_QUERIES", "DIM", "NUM_HEADS", "FFN_DIM", "ENCODER_LAYERS", "DECODER_LAYERS", "NUM_POINTS")
+WEIGHTS = ("CLASS_WEIGHT", "L1_WEIGHT", "GIOU_WEIGHT", "CLASS_COST", "L1_COST", "GIOU_COST")
+
+
+def require_library() -> None:
+    """
+    Raises:
+        UserError: a package that only this detector needs is not installed, or too old.
+    """
+    missing = [name for name in ("transformers", "scipy") if find_spec(name) is None]
+    if missing:
+        raise UserError(f"A query-based detector needs {' and '.join(missing)}: {INSTALL}")
+    try:
+        found = version("transformers")
+    except PackageNotFoundError:  # a folder on the path, whose version nobody knows
+        return
+    if tuple(map(int, re.findall(r"\d+", found)[:2])) < OLDEST_TRANSFORMERS:
+        oldest = ".".join(map(str, OLDEST_TRANSFORMERS))
+        raise UserError(
+            f"A query-based detector needs transformers {oldest} or newer, not {found}: {INSTALL}"
+        )
+
+
+def check_values(node: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> None:
+    """Check ``MODEL.QUERY`` against itself and the maps of the backbone.
+
+    Raises:
+        ValueError: naming the key and the values that it may have.
+    """
+    for key, choices in CHOICES.items():
+        if node[key] not in choices:
+            raise ValueError(f"MODEL.QUERY.{key} is {node[key]!r}; it must be one of: {', '.join(choices)}.")
+    _check_numbers(node)
+    _check_maps(node, input_shape)
+    if node.TWO_STAGE and not (node.BOX_REFINE and node.DETECTOR == "deformable"):
+        raise ValueError("MODEL.QUERY.TWO_STAGE needs BOX_REFINE True and DETECTOR 'deformable'.")
+    if node.DIM % 32 or node.DIM % node.NUM_HEADS:
+        raise ValueError(
+            f"MODEL.QUERY.DIM is {node.DIM}; it must be a multiple of 32 and of NUM_HEADS, {node.NUM_HEADS}."
+        )
+
+
+def _check_numbers(node: CfgNode) -> None:
+    for key in COUNTS:
+        if node[key] < 1:
+            raise ValueError(f"MODEL.QUERY.{key} is {node[key]}; it must be 1 or more.")
+    for key in WEIGHTS:
+        if not 0 <= node[key] < float("inf"):
+            raise ValueError(f"MODEL.QUERY.{key} is {node[key]}; it must be 0 or more, and finite.")
+    if not 0 <= node.DROPOUT < 1:
+        raise ValueError(f"MODEL.QUERY.DROPOUT is {node.DROPOUT}; it must be 0 or more, and below 1.")
+    # With 0 the mean over queries is one over nothing where there is no object
+    if not 0 < node.NO_OBJECT_WEIGHT < float("inf"):
+        raise ValueError(f"MODEL.QUERY.NO_OBJECT_WEIGHT is {node.NO_OBJECT_WEIGHT}; it must be above 0.")
+
+
+def _check_maps(node: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> None:
+    names = tuple(node.IN_FEATURES)
+    if not names or any(name not in input_shape for name in names):
+        raise ValueError(f"MODEL.QUERY.IN_FEATURES is {names}; the backbone has {', '.join(input_shape)}.")
+    strides = [input_shape[name].stride for name in names]
+    if strides != sorted(set(strides)):
+        raise ValueError(f"MODEL.QUERY.IN_FEATURES is {names}; it must name each map once, the finest first.")
+    if node.DETECTOR == "plain" and len(names) != 1:
+        raise ValueError(f"MODEL.QUERY.IN_FEATURES is {names}; the 'plain' detector reads one map.")
