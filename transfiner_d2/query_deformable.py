@@ -32,7 +32,12 @@ class Queries(NamedTuple):
 
 
 class DeformableDetector(nn.Module):
-    """Tokens to classes and boxes."""
+    """Tokens to classes and boxes.
+
+    With ``BOX_REFINE`` the boxes of a layer are detached where the next one corrects them: every layer has
+    losses of its own, and a gradient through all the corrections before would have a layer learn from the
+    errors of the later ones.
+    """
 
     def __init__(
         self,
@@ -110,7 +115,6 @@ class DeformableDetector(nn.Module):
             logits.append(self.class_heads[head](states).float())
             boxes.append(_moved(references, self.box_heads[head](states)))
             if self.box_refine:
-                # Each layer answers for its own correction, so no gradient runs through the earlier ones
                 references = boxes[-1].detach()
         return Predictions(torch.stack(logits), torch.stack(boxes))
 
@@ -136,7 +140,8 @@ class LearntStart(nn.Module):
 class TwoStageStart(nn.Module):
     """Queries from the boxes that the encoder finds most likely to hold an object (section 4.2).
 
-    The boxes are detached: they are learnt from their own set loss.
+    The boxes, and the queries that are made of them, are detached: the boxes have a set loss of their own,
+    and the choice of the best has no gradient.
     """
 
     def __init__(self, num_queries: int, dim: int) -> None:
