@@ -1,0 +1,59 @@
+"""The configs on COCO are the recipes that they are named after."""
+
+from __future__ import annotations
+
+import pytest
+from detectron2.config import CfgNode
+
+from crispmask import get_config
+
+IMAGES = 117_266  # of COCO train2017, those with objects
+
+
+@pytest.mark.parametrize(
+    ("leaf", "epochs", "drop", "batch", "rate", "queries"),
+    [("query_R_50_FPN", 50, 40, 32, 2e-4, 300), ("query_detr_R_50_FPN", 300, 200, 64, 1e-4, 100)],
+)
+def test_recipe_is_that_of_the_detector(leaf, epochs, drop, batch, rate, queries):
+    cfg = get_config(f"transfiner/coco/{leaf}.yaml")
+    solver, query = cfg.SOLVER, cfg.MODEL.QUERY
+    iterations = IMAGES / batch
+    assert (batch, rate, 1e-4) == (solver.IMS_PER_BATCH, solver.BASE_LR, solver.WEIGHT_DECAY)
+    assert pytest.approx(epochs * iterations, rel=1e-3) == solver.MAX_ITER
+    assert pytest.approx([drop * iterations], rel=1e-3) == solver.STEPS
+    clip = solver.CLIP_GRADIENTS
+    assert (clip.ENABLED, clip.CLIP_TYPE, clip.CLIP_VALUE) == (True, "full_model", 0.1)
+    assert cfg.CRISPMASK.OPTIMIZER == "ADAMW" and ["backbone.", 0.1] in cfg.CRISPMASK.LR_FACTORS
+    assert (cfg.INPUT.MIN_SIZE_TRAIN[0], cfg.INPUT.MIN_SIZE_TRAIN[-1]) == (480, 800)
+    assert (queries, 6, 6) == (query.NUM_QUERIES, query.ENCODER_LAYERS, query.DECODER_LAYERS)
+    assert (query.L1_WEIGHT, query.GIOU_WEIGHT) == (query.L1_COST, query.GIOU_COST) == (5, 2)
+
+
+def test_the_two_detectors_differ_as_their_papers_do():
+    deformable, plain = (
+        get_config(f"transfiner/coco/{leaf}.yaml").MODEL.QUERY
+        for leaf in ("query_R_50_FPN", "query_detr_R_50_FPN")
+    )
+    assert deformable.BOX_REFINE and not deformable.TWO_STAGE and len(deformable.IN_FEATURES) == 4
+    assert (deformable.CLASS_LOSS, deformable.CLASS_WEIGHT, deformable.FFN_DIM) == ("focal", 2, 1024)
+    assert (plain.DETECTOR, plain.IN_FEATURES) == ("plain", ("p5",))
+    assert (plain.CLASS_LOSS, plain.CLASS_WEIGHT, plain.CLASS_COST) == ("softmax", 1, 1)
+    assert (plain.FFN_DIM, plain.NO_OBJECT_WEIGHT) == (2048, 0.1)
+
+
+def test_baseline_differs_in_the_mask_branch_alone():
+    ours = get_config("transfiner/coco/query_R_50_FPN.yaml")
+    baseline = get_config("baselines/coco/query_mask_rcnn_R_50_FPN.yaml")
+    assert ours.MODEL.ROI_MASK_HEAD.NAME == "TransfinerMaskHead"
+    assert baseline.MODEL.ROI_MASK_HEAD.NAME == "MaskRCNNConvUpsampleHead"
+    for cfg in (ours, baseline):
+        cfg.MODEL.ROI_HEADS.NAME = cfg.MODEL.ROI_MASK_HEAD.NAME = ""
+        cfg.MODEL.TRANSFINER = CfgNode()
+    assert ours == baseline
+
+
+def test_weights_of_the_mask_losses_are_those_of_the_paper():
+    """Equation 2: coarse, refinement and incoherence."""
+    node = get_config("transfiner/coco/query_R_50_FPN.yaml").MODEL.TRANSFINER
+    weights = (node.COARSE_LOSS_WEIGHT, node.REFINE_LOSS_WEIGHT, node.INCOHERENCE_LOSS_WEIGHT)
+    assert weights == (1.0, 1.0, 0.5)
