@@ -81,7 +81,8 @@ def add_transfiner_config(cfg: CfgNode) -> None:
     node.SKIP_LEVELS = ()
     # A node is incoherent where its probability reaches the threshold of its level: 28, 56, 112, 224
     node.THRESHOLDS = None
-    # Most nodes of a RoI at inference, coarse levels and high probabilities first; 0: no limit
+    # Most nodes of a RoI at inference, coarse levels and high probabilities first; 0: no limit. Refiners that
+    # take all cells of the last level take all of them
     node.MAX_NODES = 0
     # RoIs of an image that are refined at inference, the best scores first; 0: all
     node.TOP_K = None
@@ -161,7 +162,8 @@ def variant_values(cfg: CfgNode) -> dict[str, Any]:
     """``MODEL.TRANSFINER`` in lower case, with the value of the variant wherever a key is None.
 
     Raises:
-        ValueError: ``VARIANT`` is not known.
+        ValueError: ``VARIANT`` is not known, or a value is of another kind than that of the variant; keys
+            that start as None take anything from a command line.
     """
     node = cfg.MODEL.TRANSFINER
     if node.VARIANT not in VARIANTS:
@@ -169,4 +171,18 @@ def variant_values(cfg: CfgNode) -> dict[str, Any]:
             f"MODEL.TRANSFINER.VARIANT is {node.VARIANT!r}; it must be one of: {', '.join(VARIANTS)}."
         )
     preset = VARIANTS[node.VARIANT]
-    return {key.lower(): preset[key] if value is None else value for key, value in node.items()}
+    values = {key: preset.get(key) if value is None else value for key, value in node.items()}
+    for key, value in values.items():
+        if value is None:
+            raise ValueError(f"MODEL.TRANSFINER.{key} is None; it needs a value.")
+        if key in preset and not _is_alike(value, preset[key]):
+            raise ValueError(f"MODEL.TRANSFINER.{key} is {value!r}; it must be like {preset[key]!r}.")
+    return {key.lower(): value for key, value in values.items()}
+
+
+def _is_alike(value: object, usual: object) -> bool:
+    """A whole number may stand for any number, a list for a tuple."""
+    if isinstance(usual, tuple):
+        return isinstance(value, (list, tuple)) and all(_is_alike(part, usual[0]) for part in value)
+    kind = (int, float) if isinstance(usual, float) else type(usual)
+    return isinstance(value, kind) and isinstance(value, bool) == isinstance(usual, bool)

@@ -64,7 +64,8 @@ def tree_settings(values: dict[str, Any]) -> TreeSettings:
         region="full" if dense else values["region"],
         skip_levels=tuple(range(depth - 1)) if dense else tuple(level - 1 for level in values["skip_levels"]),
         thresholds=tuple(values["thresholds"][:depth]),
-        max_nodes=values["max_nodes"],
+        # Whole grids stay whole
+        max_nodes=0 if dense else values["max_nodes"],
         propagation=values["propagation"],
         joint=values["joint"],
         references=not dense and values["refiner"] == "transformer",
@@ -97,6 +98,15 @@ def check_values(values: dict[str, Any]) -> None:
     """Raise a ValueError that names the key and the way out if values are wrong or do not fit each other."""
     for key, choices in CHOICES.items():
         _check(values[key] in choices, key, values[key], f"one of: {', '.join(map(str, choices))}")
+    for key, value in values.items():
+        _check(not isinstance(value, (int, float)) or value >= 0, key, value, "0 or more")
+    for key in ("encoder_dim", "num_heads", "num_layers", "ffn_dim"):
+        _check(values[key] > 0, key, values[key], "1 or more")
+    for key in ("dropout", "attention_dropout"):
+        _check(values[key] < 1, key, values[key], "below 1")
+    prior, dims = values["detector_prior"], values["detector_dims"]
+    _check(0 < prior < 1, "detector_prior", prior, "between 0 and 1")
+    _check(len(dims) > 0 and min(dims) > 0, "detector_dims", dims, "one number or more, each above 0")
     depth, dim = values["depth"], values["encoder_dim"]
     for key in ("thresholds", "train_thresholds"):
         _check(len(values[key]) >= depth, key, values[key], f"at least DEPTH = {depth} numbers, one a level")
@@ -117,7 +127,7 @@ def check_values(values: dict[str, Any]) -> None:
 
 
 def _leaves_a_level(levels: Sequence[int], depth: int) -> bool:
-    return depth == 0 or (all(1 <= level <= depth for level in levels) and len(set(levels)) < depth)
+    return depth == 0 or (all(level in range(1, depth + 1) for level in levels) and len(set(levels)) < depth)
 
 
 def _check(right: bool, key: str, value: object, wanted: str) -> None:

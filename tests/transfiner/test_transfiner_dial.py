@@ -70,6 +70,14 @@ def test_most_nodes(inputs):
     assert torch.equal(all_nodes, limited)
 
 
+@pytest.mark.parametrize("keys", [{"REFINER": "cnn"}, {"ATTENTION": "dense"}])
+def test_whole_grids_have_no_most_nodes(inputs, keys):
+    expected, found = (
+        masks_of(tiny_head(tiny_config(**keys, DEPTH=2, MAX_NODES=most)), *inputs) for most in (0, 100)
+    )
+    assert torch.equal(*expected, *found)
+
+
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_best_rois_only(inputs, variant):
     features, (proposals,) = inputs
@@ -106,9 +114,22 @@ def test_memory_budget(inputs, variant):
         ("THRESHOLDS", (0.5, 0.5), "THRESHOLDS is .*; it must be at least DEPTH = 3 numbers"),
         ("CUES", ("coarse",), "CUES is .*; it must be 'fine' and any of: coarse, position, context"),
         ("SKIP_LEVELS", (1, 2, 3), "SKIP_LEVELS is .*; it must be some of the levels 1 to 3"),
+        ("SKIP_LEVELS", ("L1",), "SKIP_LEVELS is .*; it must be some of the levels 1 to 3"),
         ("ENCODER_DIM", 18, "ENCODER_DIM is 18; it must be a multiple of 4"),
         ("NUM_HEADS", 3, "NUM_HEADS is 3; it must be a divisor of ENCODER_DIM = 16"),
         ("TARGET", "residue", "TARGET is 'residue'; it must be 'incoherence' in a cascade"),
+        ("THRESHOLDS", 0.5, r"THRESHOLDS is 0.5; it must be like \(0.5, 0.5, 0.5, 0.5\)"),
+        ("CUES", "fine", "CUES is 'fine'; it must be like "),
+        ("TRAIN_NODES", "all", "TRAIN_NODES is 'all'; it must be like 256"),
+        ("REPEAT_NODES", "no", "REPEAT_NODES is 'no'; it must be like False"),
+        ("DETECTOR_DIMS", 128, r"DETECTOR_DIMS is 128; it must be like \(128, 128, 128, 128\)"),
+        ("DETECTOR_DIMS", (), r"DETECTOR_DIMS is \(\); it must be one number or more"),
+        ("DEPTH", None, "DEPTH is None; it needs a value"),
+        ("TOP_K", -1, "TOP_K is -1; it must be 0 or more"),
+        ("MAX_NODES", -1, "MAX_NODES is -1; it must be 0 or more"),
+        ("NUM_HEADS", 0, "NUM_HEADS is 0; it must be 1 or more"),
+        ("DROPOUT", 1.0, "DROPOUT is 1.0; it must be below 1"),
+        ("DETECTOR_PRIOR", 0.0, "DETECTOR_PRIOR is 0.0; it must be between 0 and 1"),
         ("SEMANTIC_LOSS_WEIGHT", 1.0, "P2_CONVS is 0; it must be above 0 for a semantic loss"),
         ("MODEL__ROI_MASK_HEAD__POOLER_SAMPLING_RATIO", 2, "nodes are read by 'ROIAlignV2' with 0"),
     ],
