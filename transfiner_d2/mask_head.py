@@ -135,7 +135,8 @@ class TransfinerMaskHead(nn.Module):
             **self._auxiliary_losses(maps, coarse, instances, masks),
         }
         if self.depth == 0:
-            result["loss_mask"] = result["loss_mask"] + losses.idle(self.quadtree)
+            unused = [part for part in (self.quadtree, self.detail_convs) if part is not None]
+            result["loss_mask"] = result["loss_mask"] + sum(map(losses.idle, unused))
             return result
         return result | self._refinement_losses(maps, coarse, instances)
 

@@ -10,6 +10,7 @@ from tests.refinemask.tiny_refinemask import random_features
 
 ABLATIONS = {
     "released": {"VARIANT": "released"},
+    "released, coarse": {"VARIANT": "released", "DEPTH": 0, "SEMANTIC_LOSS_WEIGHT": 0.0},
     "full regions": {"REGION": "full", "DEPTH": 1},
     "boundary regions": {"REGION": "boundary"},
     "boundary regions, single": {"REGION": "boundary", "DETECTOR": "single"},
