@@ -87,7 +87,10 @@ Choose = Callable[[QuadtreeView], Sequence[int]]
 
 @torch.no_grad()
 def inspect_quadtrees(
-    model: nn.Module, inputs: list[dict[str, object]], choose: Choose | None = None
+    model: nn.Module,
+    inputs: list[dict[str, object]],
+    choose: Choose | None = None,
+    among: Callable[[Instances], Sequence[int]] | None = None,
 ) -> list[ImageView]:
     """Run a model on a batch and look into its mask head.
 
@@ -96,6 +99,8 @@ def inspect_quadtrees(
         inputs: Detectron2's batch: dicts with ``image`` and, for another output size, ``height``, ``width``.
         choose: is asked with the quadtree of every instance which of its refined nodes to follow, by their
             positions; none without it.
+        among: is asked with the instances of every image which of them to look into, by their positions; the
+            others have a view without nodes. All without it.
 
     Returns:
         One view an image.
@@ -119,16 +124,18 @@ def inspect_quadtrees(
         height, width = (
             there / here for there, here in zip(result.image_size, per_image.image_size, strict=True)
         )
-        views = []
-        for roi in (start + result.number).tolist():
-            box = Boxes(coarse.rois.boxes[roi : roi + 1, 1:].cpu())
-            box.scale(width, height)
-            some = coarse[roi : roi + 1]
-            views.append(
-                _view(head.quadtree, maps, some, box.tensor[0], choose) if roi in refined else _nothing()
-            )
+        rois = (start + result.number).tolist()
         result.remove("number")
-        images.append(ImageView(result.to("cpu"), views))
+        result = result.to("cpu")
+        views = [_nothing()] * len(rois)
+        for index in range(len(rois)) if among is None else among(result):
+            some = coarse[rois[index] : rois[index] + 1]
+            # Scaling is in place
+            box = Boxes(some.rois.boxes[:, 1:].cpu()).clone()
+            box.scale(width, height)
+            if rois[index] in refined:
+                views[index] = _view(head.quadtree, maps, some, box.tensor[0], choose)
+        images.append(ImageView(result, views))
         start += len(per_image)
     return images
 
@@ -150,7 +157,7 @@ def _run(
 def _numbered(instances: list[Instances]) -> list[Instances]:
     """Number the detections, so that those that post-processing keeps are known; return copies of them."""
     for per_image in instances:
-        per_image.number = torch.arange(len(per_image))
+        per_image.number = torch.arange(len(per_image), device=per_image.pred_boxes.device)
     # Post-processing scales the boxes in place
     return [
         Instances(x.image_size, **{**x.get_fields(), "pred_boxes": x.pred_boxes.clone()}) for x in instances

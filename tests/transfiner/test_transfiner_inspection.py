@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
 from test_transfiner_model import infer, records
 from tiny_transfiner import tiny_config, tiny_model
 
 from tests.refinemask.tiny_refinemask import mapped
 from tests.refinemask.tiny_refinemask import tiny_config as refinemask_config
-from transfiner_d2.inspection import inspect_quadtrees
+from transfiner_d2.inspection import _numbered, inspect_quadtrees
 
 
 def look(folder, choose=None, **keys):
@@ -83,6 +84,42 @@ def test_attention_covers_the_sequence(tmp_path, keys):
             else:
                 assert len(references) == 16
                 torch.testing.assert_close(references.mean(dim=0), (box[:2] + box[2:]) / 2)
+
+
+def test_nodes_are_those_that_the_model_refined(tmp_path):
+    cfg = tiny_config(INPUT__MIN_SIZE_TEST=64)
+    model, batch = tiny_model(cfg).eval(), mapped(cfg, records(tmp_path)[:2], is_train=False)
+    refiner, tokens = model.roi_heads.mask_head.quadtree.refiner, []
+    refiner.register_forward_pre_hook(lambda _, args: tokens.append(args[0]))
+    images = inspect_quadtrees(model, batch)
+    ((levels, rows, columns),) = (of_model.cells[:, -len(of_model.features) :] for of_model in tokens)
+    trees = [view.quadtree for image in images for view in image.views]
+    assert torch.equal(torch.cat([tree.levels for tree in trees]) + 1, levels)
+    boxes = torch.cat([image.instances.pred_boxes.tensor for image in images])
+    boxes = boxes.repeat_interleave(torch.tensor([len(tree) for tree in trees]), dim=0)
+    sides = (boxes[:, 2:] - boxes[:, :2]) / (4 << levels)[:, None]
+    corners = boxes[:, :2] + torch.stack([columns, rows], dim=1) * sides
+    torch.testing.assert_close(torch.cat([tree.boxes for tree in trees])[:, :2], corners)
+
+
+def test_only_some_instances(tmp_path):
+    everything, _ = look(tmp_path)
+    cfg = tiny_config(INPUT__MIN_SIZE_TEST=64)
+    model, batch = tiny_model(cfg).eval(), mapped(cfg, records(tmp_path)[:2], is_train=False)
+    asked = []
+    some = inspect_quadtrees(model, batch, lambda tree: asked.append(len(tree)) or [], lambda found: [1])
+    assert len(asked) == 2
+    for image, expected in zip(some, everything, strict=True):
+        lengths = [len(view.quadtree) for view in image.views]
+        assert lengths[1] == len(expected.views[1].quadtree) > 0
+        assert len(lengths) == len(expected.views) > 1 and sum(lengths) == lengths[1]
+
+
+def test_numbers_are_where_the_detections_are():
+    """Detectron2's post-processing picks them by a mask on the device of the boxes."""
+    found = Instances((4, 4), pred_boxes=Boxes(torch.zeros(2, 4, device="meta")))
+    (copy,) = _numbered([found])
+    assert copy.number.device.type == "meta" and len(copy) == 2
 
 
 def test_weights_give_what_attention_gives(tmp_path):
