@@ -118,6 +118,9 @@ def _plan(args: argparse.Namespace) -> dict[Path, Path]:
     targets = [Path(args.output) / name for name in png_names(paths)]
     if overwritten := {path.resolve() for path in paths} & {path.resolve() for path in targets}:
         raise UserError(f"'{min(overwritten)}' would be overwritten: give another folder to --output.")
+    sheets = {_sheet_path(target, kind) for target in targets for kind in args.show}
+    if twice := sheets.intersection(targets):
+        raise UserError(f"'{min(twice)}' would be a picture and a sheet of --show: draw one image at a time.")
     return dict(zip(paths, targets, strict=True))
 
 
@@ -183,7 +186,11 @@ def _write_views(
 
     names = [name for _, name in classes]
     for kind, sheet in view_sheets(predictor, picture, args.show, args.score_threshold, names).items():
-        Image.fromarray(sheet).save(path.with_name(f"{path.stem}-{kind}.png"))
+        Image.fromarray(sheet).save(_sheet_path(path, kind))
+
+
+def _sheet_path(picture: Path, kind: str) -> Path:
+    return picture.with_name(f"{picture.stem}-{kind}.png")
 
 
 def _result_rows(

@@ -13,6 +13,8 @@ from crispmask.visualization.overlay import DrawnObject, draw_objects
 from crispmask.visualization.quadtree import Crop, draw_attention, draw_nodes, sheet, spread_nodes
 
 if TYPE_CHECKING:
+    from detectron2.structures import Instances
+
     from crispmask.engine.predictor import Predictor
 
 # Objects of an image, the best scores first, and nodes of an object
@@ -54,12 +56,15 @@ def view_sheets(
     """
     from transfiner_d2.inspection import inspect_quadtrees
 
+    def best(found: Instances) -> list[int]:
+        shown = found.scores.argsort(descending=True)[:MOST_OBJECTS]
+        return shown[found.scores[shown] >= score_threshold].tolist()
+
     choose = _spread_over_object if "attention" in kinds else None
-    (view,) = inspect_quadtrees(predictor.model, [predictor.model_input(picture)], choose)
+    (view,) = inspect_quadtrees(predictor.model, [predictor.model_input(picture)], choose, best)
     rows: dict[str, list[Any]] = {kind: [] for kind in kinds}
     found = view.instances
-    shown = found.scores.argsort(descending=True)[:MOST_OBJECTS]
-    for index in shown[found.scores[shown] >= score_threshold].tolist():
+    for index in best(found):
         inside = view.views[index]
         box = found.pred_boxes.tensor[index].numpy()
         crop = Crop.around(box[None])
@@ -69,8 +74,8 @@ def view_sheets(
         outline = DrawnObject(found.pred_masks[index].numpy(), tuple(box), "", (255, 0, 80))
         first = title, crop.tile(draw_objects(picture, [outline], 2), scale=2)
         tiles = {"quadtree": _level_tiles, "attention": _attention_tiles}
-        for kind in kinds:
-            rows[kind].append([first, *tiles[kind](picture, crop, inside)])
+        for kind, lines in rows.items():
+            lines.append([first, *tiles[kind](picture, crop, inside)])
     return {kind: sheet(lines) for kind, lines in rows.items() if lines}
 
 

@@ -56,6 +56,26 @@ def test_an_object_without_nodes_has_a_row_and_an_image_without_objects_no_sheet
     assert {path.name for path in none.iterdir()} == {"a.png", "b.png"}
 
 
+def test_a_wish_that_is_made_twice_counts_once(images: Path, tmp_path: Path) -> None:
+    words = demo(tmp_path, images / "a.png", "--show", "quadtree")
+    assert main(words) == 0
+    once = (tmp_path / "out" / "a-quadtree.png").read_bytes()
+    assert main([*words, "--show", "quadtree"]) == 0
+    assert (tmp_path / "out" / "a-quadtree.png").read_bytes() == once
+
+
+def test_a_sheet_is_no_picture_of_another_image(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a.png", "a-quadtree.png"):
+        (folder / name).write_bytes((images / "a.png").read_bytes())
+    assert main(demo(tmp_path, folder, "--show", "quadtree")) == 2
+    assert "a-quadtree.png' would be a picture and a sheet" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_other_models_are_refused_in_a_sentence(
     images: Path, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
