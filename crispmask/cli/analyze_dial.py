@@ -53,7 +53,9 @@ def run(args: argparse.Namespace) -> None:
     """
     if args.limit < 0:
         raise UserError("--limit must be 0 (all images) or more.")
-    values = dict(_parse(text) for text in args.set)
+    values: dict[str, tuple[Any, ...]] = {}
+    for key, more in map(_parse, args.set):
+        values[key] = values.get(key, ()) + more
     json_file, csv_file = check_output_file(args.json), check_output_file(args.csv)
     cfg = _checked_config(args)
 

@@ -16,7 +16,8 @@ from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_
 
 from crispmask.engine.cost import PeakMemory, timed
 from crispmask.engine.predictor import load_trained_model
-from crispmask.evaluation.build import build_evaluator
+from crispmask.errors import UserError
+from crispmask.evaluation.build import build_evaluator, evaluator_type
 
 # Keys of MODEL.TRANSFINER that need no training, and the values that are tried of each by itself
 DIAL: dict[str, tuple[Any, ...]] = {
@@ -77,8 +78,18 @@ def as_overrides(settings: Settings) -> list[str]:
 
 
 def first_images(cfg: CfgNode, limit: int) -> list[dict[str, Any]]:
-    """The first images of the first data set of ``DATASETS.TEST``, as Detectron2 lists them; 0: all."""
-    return DatasetCatalog.get(cfg.DATASETS.TEST[0])[: limit or None]
+    """The first images of the first data set of ``DATASETS.TEST``, as Detectron2 lists them; 0: all.
+
+    Raises:
+        UserError: its evaluator counts images that were left out as ones without predictions.
+    """
+    name = cfg.DATASETS.TEST[0]
+    images = DatasetCatalog.get(name)
+    if 0 < limit < len(images) and evaluator_type(name) == "cityscapes_instance":
+        raise UserError(
+            f"'{name}' is evaluated on all of its {len(images)} images or not at all: give --limit 0."
+        )
+    return images[: limit or None]
 
 
 def measure(cfg: CfgNode, images: list[dict[str, Any]], settings: Settings, track: Track) -> Measurement:
@@ -112,7 +123,7 @@ def measure(cfg: CfgNode, images: list[dict[str, Any]], settings: Settings, trac
 
 
 def _evaluate(evaluator: Any, image_ids: list[Any]) -> dict[str, dict[str, float]]:
-    """Results on these images; evaluators that know no ``img_ids`` count those that they were given."""
+    """Results on these images, which are all of them where an evaluator knows no ``img_ids``."""
     if "img_ids" in signature(evaluator.evaluate).parameters:
         return evaluator.evaluate(img_ids=image_ids)
     return evaluator.evaluate()

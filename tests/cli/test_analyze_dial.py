@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from crispmask.cli import main
-from crispmask.engine.dial import DIAL, one_at_a_time
+from crispmask.engine.dial import DIAL, first_images, one_at_a_time
+from crispmask.errors import UserError
 from tests.transfiner.tiny_transfiner import tiny_config, tiny_model
 
 pytestmark = pytest.mark.usefixtures("shapes_root")
@@ -48,12 +50,34 @@ def test_every_combination_is_measured_and_written(
     assert all(not math.isnan(float(row["AP"])) for row in rows)
 
 
+def test_a_key_that_is_given_twice_has_the_values_of_both(model: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "dial.json"
+    flags = ["--set", "DEPTH=0", "--set", "DEPTH=1", "--limit", "1", "--json", str(path)]
+    assert main(["analyze", "dial", *model, *flags]) == 0
+    settings = [found["settings"] for found in json.loads(path.read_text())["measurements"]]
+    assert settings == [{}, {"DEPTH": 0}, {"DEPTH": 1}]
+
+
 def test_without_wishes_one_key_is_turned_at_a_time() -> None:
     cfg = tiny_config(DEPTH=2, TOP_K=5)
     grid = list(one_at_a_time(cfg))
     assert grid[0] == {} and all(len(settings) == 1 for settings in grid[1:])
     assert {key for settings in grid for key in settings} == set(DIAL)
     assert {"DEPTH": 2} not in grid and {"TOP_K": 5} not in grid and {"DEPTH": 4} in grid
+
+
+def test_a_part_of_cityscapes_is_refused() -> None:
+    """Its evaluator would count the images that are left out as empty."""
+    DatasetCatalog.register("three_cities", lambda: [{"image_id": name} for name in "abc"])
+    MetadataCatalog.get("three_cities").evaluator_type = "cityscapes_instance"
+    try:
+        cfg = tiny_config(DATASETS__TEST=("three_cities",))
+        with pytest.raises(UserError, match="all of its 3 images or not at all: give --limit 0"):
+            first_images(cfg, 2)
+        assert len(first_images(cfg, 0)) == len(first_images(cfg, 3)) == 3
+    finally:
+        DatasetCatalog.remove("three_cities")
+        MetadataCatalog.remove("three_cities")
 
 
 def test_shallow_trees_are_cheaper(model: list[str], tmp_path: Path) -> None:
@@ -71,6 +95,8 @@ def test_shallow_trees_are_cheaper(model: list[str], tmp_path: Path) -> None:
         (["--set", "DEPTH"], "KEY=V1,V2"),
         (["--set", "DEPTH=deep"], "deep"),
         (["--set", "DEPTH=7"], "DEPTH is 7"),
+        (["--set", "TOP_K=-1"], "TOP_K is -1"),
+        (["--set", "MAX_NODES='many'"], "MAX_NODES"),
         (["--limit", "-1"], "--limit"),
         (
             ["--config-file", str(Path(__file__).parents[1] / "engine" / "tiny.yaml")],
