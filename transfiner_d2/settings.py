@@ -114,7 +114,9 @@ def check_values(values: dict[str, Any]) -> None:
     fits = "fine" in cues and set(cues) <= set(CUES)
     _check(fits, "cues", cues, f"'fine' and any of: {', '.join(CUES[1:])}")
     levels = values["skip_levels"]
-    _check(_leaves_a_level(levels, depth), "skip_levels", levels, f"some of the levels 1 to {depth}")
+    _check(
+        _leaves_a_level(levels, depth), "skip_levels", levels, f"some of the levels 1 to {depth}, but not all"
+    )
     heads = values["num_heads"]
     _check(dim % 4 == 0, "encoder_dim", dim, "a multiple of 4")
     _check(dim % heads == 0, "num_heads", heads, f"a divisor of ENCODER_DIM = {dim}")
