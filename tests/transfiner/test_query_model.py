@@ -153,6 +153,21 @@ def test_mask_losses_reach_the_maps_and_not_the_queries(tmp_path):
     assert any(p.grad.abs().sum() > 0 for p in model.roi_heads.mask_head.parameters())
 
 
+@pytest.mark.parametrize("two_stage", [False, True], ids=["learnt", "two-stage"])
+def test_losses_of_a_layer_stop_at_the_boxes_before_it(tmp_path, two_stage):
+    cfg = query_config(TWO_STAGE=two_stage)
+    model = query_model(cfg).train()
+    with EventStorage():
+        losses = model(mapped(cfg, records(tmp_path)[:2], is_train=True))
+    (losses["loss_l1"] + losses["loss_giou"]).backward()
+    detector = model.proposal_generator.detector
+    earlier = [detector.box_heads[0]]
+    if two_stage:
+        earlier += [detector.start.box_head, detector.start.class_head]
+    assert all(p.grad is None or not p.grad.any() for head in earlier for p in head.parameters())
+    assert all(p.grad.any() for p in detector.box_heads[1].parameters())
+
+
 def test_padding_changes_nothing_behind_the_projections(kind):
     """Whatever the maps hold beyond the image; GroupNorm, which averages over it, is left out."""
     cfg = query_config(**kind, MODEL__ROI_HEADS__NUM_CLASSES=3)
