@@ -49,9 +49,13 @@ def test_wrong_values_are_named(keys, message):
 
 
 @needs_library
-def test_without_the_library_one_sentence_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match=r'needs transformers: pip install "crispmask\[query\]"'):
+@pytest.mark.parametrize(
+    "missing", [["transformers"], ["scipy"], ["transformers", "scipy"]], ids=" and ".join
+)
+def test_without_the_library_one_sentence_says_what_to_install(monkeypatch, missing):
+    for name in missing:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=rf'needs {" and ".join(missing)}: pip install "crispmask\[query\]"'):
         build_model(query_config())
 
 
