@@ -16,7 +16,10 @@ thresholds: no false alarm, no wrong class, no missed object and no score enters
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from crispmask.cli.arguments import add_dilation_ratio
@@ -64,7 +67,8 @@ def run(args: argparse.Namespace) -> None:
     if args.gt_boxes and "bbox" in args.iou_type:
         raise UserError("--gt-boxes takes the boxes out: leave bbox out of --iou-type.")
     try:
-        report = _report(args)
+        with _notes_shown():
+            report = _report(args)
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error
     _print(report, per_class=args.per_class)
@@ -74,6 +78,20 @@ def run(args: argparse.Namespace) -> None:
         results = report["results"].items()
         rows = [(kind, name, value) for kind, figures in results for name, value in figures.items()]
         write_csv(csv_file, ("iou_type", "metric", "value"), rows)
+
+
+@contextmanager
+def _notes_shown() -> Iterator[None]:
+    """Print what LVIS's protocol says of the annotation file: AP or AP*, and what it covers."""
+    notes, handler = logging.getLogger("crispmask.evaluation.lvis"), logging.StreamHandler(sys.stdout)
+    level = notes.level
+    notes.addHandler(handler)
+    notes.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        notes.removeHandler(handler)
+        notes.setLevel(level)
 
 
 def _report(args: argparse.Namespace) -> dict[str, Any]:
