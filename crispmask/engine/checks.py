@@ -124,7 +124,7 @@ def check_training_options(cfg: CfgNode) -> None:
     try:
         boundary_width(1, 1, cfg.TEST.BOUNDARY.DILATION_RATIO)
     except ValueError as error:
-        raise UserError(f"TEST.BOUNDARY.DILATION_RATIO is wrong: {error}.") from error
+        raise UserError(f"TEST.BOUNDARY.DILATION_RATIO is wrong: {error}") from error
     if Path(cfg.OUTPUT_DIR).is_file():
         raise UserError(f"OUTPUT_DIR '{cfg.OUTPUT_DIR}' is a file: give a folder.")
     if options.WANDB_PROJECT and find_spec("wandb") is None:

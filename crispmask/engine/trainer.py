@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -102,10 +103,11 @@ class Trainer(DefaultTrainer):
         except (KeyError, RuntimeError, ValueError) as error:
             if not resume:
                 raise
+            reason = shorten(str(error), 120, placeholder=" ...")
             raise UserError(
                 f"The run in '{self.cfg.OUTPUT_DIR}' cannot be resumed: its model or optimizer is another "
-                f"one ({' '.join(str(error).split())[:120]}): use the config that it was started with, or "
-                f"start anew in another OUTPUT_DIR."
+                f"one ({reason}): use the config that it was started with, or start anew in another "
+                "OUTPUT_DIR."
             ) from error
 
     @classmethod

@@ -52,7 +52,11 @@ def check(*words: str, folder: Path) -> tuple[CfgNode, list[str]]:
         ("", "CRISPMASK.AMP_DTYPE half", ["CRISPMASK.AMP_DTYPE 'half'", "bfloat16 or float16"]),
         ("", "CRISPMASK.ACCUMULATION_STEPS 0", ["ACCUMULATION_STEPS 0"]),
         ("", "SOLVER.MAX_ITER 0", ["SOLVER.MAX_ITER", "1 or more"]),
-        ("", "TEST.BOUNDARY.DILATION_RATIO -1.0", ["TEST.BOUNDARY.DILATION_RATIO", "positive"]),
+        (
+            "",
+            "TEST.BOUNDARY.DILATION_RATIO -1.0",
+            ["TEST.BOUNDARY.DILATION_RATIO", "above 0 and 1 at most, not -1.0"],
+        ),
     ],
 )
 def test_refused(
