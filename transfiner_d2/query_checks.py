@@ -12,7 +12,8 @@ from detectron2.layers import ShapeSpec
 
 from crispmask.errors import UserError
 
-INSTALL = 'pip install "crispmask[query]"'
+# What the extra "query" of pyproject.toml names
+INSTALL = "pip install scipy 'transformers>=5.2'"
 # The first version that has names for the arguments of the layers as they are used here
 OLDEST_TRANSFORMERS = (5, 2)
 CHOICES = {"DETECTOR": ("deformable", "plain"), "CLASS_LOSS": ("focal", "softmax")}

@@ -55,7 +55,7 @@ def test_wrong_values_are_named(keys, message):
 def test_without_the_library_one_sentence_says_what_to_install(monkeypatch, missing):
     for name in missing:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match=rf'needs {" and ".join(missing)}: pip install "crispmask\[query\]"'):
+    with pytest.raises(UserError, match=rf"needs {' and '.join(missing)}: pip install scipy 'transformers"):
         build_model(query_config())
 
 
