@@ -60,7 +60,7 @@ class ZooEntry:
         published: rows of its model in the authors' tables.
         converted: figures measured here with the authors' checkpoint, converted.
         trained: figures measured here with a model that was trained here.
-        in_demo: ``make demo`` trains it, and README.md has its figures.
+        in_demo: the shapes benchmark trains it, and README.md has its figures.
     """
 
     name: str

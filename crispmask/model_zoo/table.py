@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from crispmask.model_zoo.registry import Figures, Published, ZooEntry, entry, names, published
 
 NOT_MEASURED = "not measured"
+IN_DEMO = "by the [shapes benchmark](projects/shapes_benchmark): [README.md](README.md)"
 DATASETS = {
     "coco_2017_val": "COCO val",
     "coco_2017_test-dev": "COCO test-dev",
@@ -84,7 +85,7 @@ def render() -> str:
 
 def _row(item: ZooEntry) -> Sequence[str]:
     rows = [_cell(row) for row in item.published]
-    trained = "by `make demo`: [README.md](README.md)" if item.in_demo else NOT_MEASURED
+    trained = IN_DEMO if item.in_demo else NOT_MEASURED
     return (
         f"[{item.name.removesuffix('.yaml')}](configs/{item.name})",
         "<br>".join(rows) or "–",
