@@ -10,36 +10,28 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from tiny_refinemask import (
+    TWO_OBJECTS,
+    assert_given_boxes_give_the_masks,
     assert_masks_fill_boxes,
     bitmask,
+    infer,
     mapped,
     random_features,
     star,
+    three_images,
     tiny_config,
     tiny_model,
-    write_image,
 )
 from torch import nn
 from torch.nn import functional as F
 
 CASCADE = "refinemask/coco/cascade_R_50_FPN_1x.yaml"
-TWO_OBJECTS = [[star((30, 40), 24), star((70, 70), 12)], [star((90, 30), 20)]]
 RISING = {"MODEL__REFINEMASK__LOGIT_INIT_STD": 0.3}  # masks that are not all one half
 
 
 @pytest.fixture(params=["polygon", "bitmask"])
 def kind(request):
     return request.param
-
-
-def records(folder, kind="polygon"):
-    """Images of 96 x 128, 128 x 96 and 96 x 128 pixels with 2, 1 and no objects."""
-    as_bitmask = kind == "bitmask"
-    return [
-        write_image(folder, "two", (96, 128), TWO_OBJECTS, as_bitmask),
-        write_image(folder, "tall", (128, 96), [[star((40, 80), 30, lobes=3)]], as_bitmask),
-        {**write_image(folder, "nothing", (96, 128), []), "annotations": []},
-    ]
 
 
 def train(model: nn.Module, batch: list[dict[str, object]]) -> tuple[dict[str, torch.Tensor], EventStorage]:
@@ -49,17 +41,11 @@ def train(model: nn.Module, batch: list[dict[str, object]]) -> tuple[dict[str, t
     return losses, storage
 
 
-@torch.no_grad()
-def infer(model: nn.Module, batch: list[dict[str, object]], **options: object) -> list[Instances]:
-    results = model.eval().inference(batch, **options)
-    return [result["instances"] if isinstance(result, dict) else result for result in results]
-
-
 @pytest.mark.parametrize("config", ["refinemask/coco/R_50_FPN_1x.yaml", CASCADE])
 def test_training_step(tmp_path, kind, config):
     cfg = tiny_config(config, INPUT__MASK_FORMAT=kind)
     model = tiny_model(cfg)
-    losses, storage = train(model, mapped(cfg, records(tmp_path, kind), is_train=True))
+    losses, storage = train(model, mapped(cfg, three_images(tmp_path, kind == "bitmask"), is_train=True))
     assert all(loss.isfinite() for loss in losses.values())
     assert losses["loss_mask"] > 0 and losses["loss_semantic"] > 0
     trained = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
@@ -74,7 +60,7 @@ def test_training_step(tmp_path, kind, config):
 def test_semantic_loss_sees_every_object(tmp_path, kind):
     """The target holds all objects of an image, sampled or not, and padding counts as background."""
     cfg = tiny_config(INPUT__MASK_FORMAT=kind, MODEL__ROI_HEADS__BATCH_SIZE_PER_IMAGE=1)
-    model, batch = tiny_model(cfg), mapped(cfg, records(tmp_path, kind), is_train=True)
+    model, batch = tiny_model(cfg), mapped(cfg, three_images(tmp_path, kind == "bitmask"), is_train=True)
     losses, _ = train(model, batch)
     sizes = [per_image["image"].shape[1:] for per_image in batch]
     scale = [96 / min(height, width) for height, width in ((96, 128), (128, 96), (96, 128))]
@@ -94,7 +80,7 @@ def test_semantic_loss_sees_every_object(tmp_path, kind):
 
 @pytest.mark.parametrize(("weight", "config"), [(2.0, None), (1.0, CASCADE)])
 def test_weight_of_the_box_losses(tmp_path, weight, config):
-    batch = mapped(tiny_config(), records(tmp_path), is_train=True)
+    batch = mapped(tiny_config(), three_images(tmp_path), is_train=True)
     losses = {}
     for factor in (1.0, 3.0):
         keys = {"MODEL__REFINEMASK__BOX_LOSS_WEIGHT": factor * weight}
@@ -115,7 +101,7 @@ def test_gradient_reaches_earlier_stages_through_the_guide_maps(tmp_path):
     cfg = tiny_config(MODEL__REFINEMASK__STAGE_LOSS_WEIGHTS=(0.0, 0.0, 0.0, 1.0), **RISING)
     cfg.MODEL.REFINEMASK.SEMANTIC_LOSS_WEIGHT = 0.0
     model = tiny_model(cfg)
-    train(model, mapped(cfg, records(tmp_path), is_train=True))
+    train(model, mapped(cfg, three_images(tmp_path), is_train=True))
     head = model.roi_heads.mask_head
     for layer in [*(stage.logits for stage in head.stages), head.semantic_head.logits]:
         assert layer.weight.grad.abs().max() > 0
@@ -130,14 +116,14 @@ def test_inference_pastes_masks_in_the_original_image(tmp_path, config):
     with torch.no_grad():
         for layer in [*(stage.logits for stage in head.stages), head.final_logits]:
             layer.bias.fill_(20)
-    batch = mapped(cfg, records(tmp_path), is_train=False)
+    batch = mapped(cfg, three_images(tmp_path), is_train=False)
     assert_masks_fill_boxes(batch, infer(model, batch))
 
 
 @pytest.mark.parametrize("variant", ["v1", "v2"])
 def test_batch_gives_the_results_of_single_images(tmp_path, variant):
     cfg = tiny_config(MODEL__REFINEMASK__VARIANT=variant, MODEL__REFINEMASK__ROIS_PER_CHUNK=4, **RISING)
-    two, _, nothing = mapped(cfg, records(tmp_path), is_train=False)
+    two, _, nothing = mapped(cfg, three_images(tmp_path), is_train=False)
     model = tiny_model(cfg)
     together = infer(model, [two, nothing], do_postprocess=False)
     for alone, result in zip([two, nothing], together, strict=True):
@@ -149,22 +135,14 @@ def test_batch_gives_the_results_of_single_images(tmp_path, variant):
 
 def test_given_boxes_give_the_masks_of_the_detector(tmp_path):
     cfg = tiny_config(**RISING)
-    batch, model = mapped(cfg, records(tmp_path), is_train=False), tiny_model(cfg)
-    detected = infer(model, batch, do_postprocess=False)
-    boxes = [
-        Instances(found.image_size, pred_boxes=found.pred_boxes, pred_classes=found.pred_classes)
-        for found in detected
-    ]
-    for again, found in zip(
-        infer(model, batch, detected_instances=boxes, do_postprocess=False), detected, strict=True
-    ):
-        assert torch.equal(again.pred_masks, found.pred_masks)
+    batch, model = mapped(cfg, three_images(tmp_path), is_train=False), tiny_model(cfg)
+    assert_given_boxes_give_the_masks(model, batch)
 
 
 def test_test_time_augmentation_averages_the_masks(tmp_path):
     cfg = tiny_config(TEST__AUG__MIN_SIZES=(96,), TEST__AUG__FLIP=True, **RISING)
     model = tiny_model(cfg).eval()
-    (record,) = mapped(cfg, records(tmp_path)[:1], is_train=False)
+    (record,) = mapped(cfg, three_images(tmp_path)[:1], is_train=False)
     with torch.no_grad():
         (output,) = GeneralizedRCNNWithTTA(cfg, model)([record])
     result = output["instances"]
@@ -189,7 +167,7 @@ def test_test_time_augmentation_averages_the_masks(tmp_path):
 def test_mixed_precision(tmp_path, variant):
     """Under autocast the losses stay float32 and near those of full precision."""
     cfg = tiny_config(MODEL__REFINEMASK__VARIANT=variant, INPUT__MIN_SIZE_TRAIN=(48,))
-    batch, losses = mapped(cfg, records(tmp_path)[:1], is_train=True), {}
+    batch, losses = mapped(cfg, three_images(tmp_path)[:1], is_train=True), {}
     for enabled in (False, True):
         model = tiny_model(cfg)
         torch.manual_seed(1)
@@ -221,7 +199,7 @@ def test_mixed_precision_masks(variant):
 def test_masks_can_be_switched_off(tmp_path):
     cfg = tiny_config(MODEL__MASK_ON=False)
     model = tiny_model(cfg)
-    losses, _ = train(model, mapped(cfg, records(tmp_path), is_train=True))
+    losses, _ = train(model, mapped(cfg, three_images(tmp_path), is_train=True))
     assert set(losses) == {"loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"}
-    (result,) = infer(model, mapped(cfg, records(tmp_path)[:1], is_train=False))
+    (result,) = infer(model, mapped(cfg, three_images(tmp_path)[:1], is_train=False))
     assert not result.has("pred_masks")

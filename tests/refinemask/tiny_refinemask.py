@@ -100,6 +100,18 @@ def write_image(
     }
 
 
+TWO_OBJECTS = [[star((30, 40), 24), star((70, 70), 12)], [star((90, 30), 20)]]
+
+
+def three_images(folder: Path, as_bitmask: bool = False) -> list[dict[str, object]]:
+    """Images of 96 x 128, 128 x 96 and 96 x 128 pixels with 2, 1 and no objects."""
+    return [
+        write_image(folder, "two", (96, 128), TWO_OBJECTS, as_bitmask),
+        write_image(folder, "tall", (128, 96), [[star((40, 80), 30, lobes=3)]], as_bitmask),
+        {**write_image(folder, "nothing", (96, 128), []), "annotations": []},
+    ]
+
+
 def mapped(cfg: CfgNode, records: list[dict[str, object]], is_train: bool) -> list[dict[str, object]]:
     """Dataset dicts through Detectron2's own mapper."""
     mapper = DatasetMapper(cfg, is_train=is_train)
@@ -114,6 +126,26 @@ def random_features(cfg: CfgNode, size: tuple[int, int], images: int = 1, seed: 
         f"p{level}": torch.randn(images, channels, size[0] >> level, size[1] >> level, generator=generator)
         for level in (2, 3, 4, 5, 6)
     }
+
+
+@torch.no_grad()
+def infer(model: nn.Module, batch: list[dict[str, object]], **options: object) -> list[Instances]:
+    """Results of a whole model; ``options`` as for Detectron2's ``GeneralizedRCNN.inference``."""
+    results = model.eval().inference(batch, **options)
+    return [result["instances"] if isinstance(result, dict) else result for result in results]
+
+
+def assert_given_boxes_give_the_masks(model: nn.Module, batch: list[dict[str, object]]) -> list[Instances]:
+    """The detector's own boxes, given to the model, give the very masks of its detections, the result."""
+    detected = infer(model, batch, do_postprocess=False)
+    boxes = [
+        Instances(found.image_size, pred_boxes=found.pred_boxes, pred_classes=found.pred_classes)
+        for found in detected
+    ]
+    again = infer(model, batch, detected_instances=boxes, do_postprocess=False)
+    for first, second in zip(detected, again, strict=True):
+        assert torch.equal(first.pred_masks, second.pred_masks)
+    return detected
 
 
 def assert_masks_fill_boxes(batch: list[dict], results: list[Instances]) -> None:

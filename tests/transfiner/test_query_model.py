@@ -12,7 +12,13 @@ from tiny_query import KINDS, query_config, query_model
 from tiny_transfiner import tiny_config
 from torch import nn
 
-from tests.refinemask.tiny_refinemask import assert_masks_fill_boxes, mapped, star, write_image
+from tests.refinemask.tiny_refinemask import (
+    assert_given_boxes_give_the_masks,
+    assert_masks_fill_boxes,
+    infer,
+    mapped,
+    three_images,
+)
 from transfiner_d2 import TransfinerMaskHead, query_detector
 from transfiner_d2.query_matching import Objects, Pairs
 from transfiner_d2.query_predictions import Predictions
@@ -21,7 +27,6 @@ from transfiner_d2.query_tokens import TokenMaker
 for library in ("transformers", "scipy"):
     pytest.importorskip(library, reason="crispmask[query] is not installed")
 
-TWO_OBJECTS = [[star((30, 40), 24), star((70, 70), 12)], [star((90, 30), 20)]]
 REFINEMASK = {
     "MODEL__ROI_HEADS__NAME": "RefineMaskROIHeads",
     "MODEL__ROI_MASK_HEAD__NAME": "RefineMaskHead",
@@ -46,15 +51,6 @@ def branch(request):
     return BRANCHES[request.param]
 
 
-def records(folder):
-    """Images of 96 x 128, 128 x 96 and 96 x 128 pixels with 2, 1 and no objects."""
-    return [
-        write_image(folder, "two", (96, 128), TWO_OBJECTS),
-        write_image(folder, "tall", (128, 96), [[star((40, 80), 30, lobes=3)]]),
-        {**write_image(folder, "nothing", (96, 128), []), "annotations": []},
-    ]
-
-
 def train(model: nn.Module, batch: list[dict[str, object]]) -> dict[str, torch.Tensor]:
     with EventStorage():
         losses = model.train()(batch)
@@ -64,15 +60,9 @@ def train(model: nn.Module, batch: list[dict[str, object]]) -> dict[str, torch.T
     return losses
 
 
-@torch.no_grad()
-def infer(model: nn.Module, batch: list[dict[str, object]], **options: object) -> list[Instances]:
-    results = model.eval().inference(batch, **options)
-    return [result["instances"] if isinstance(result, dict) else result for result in results]
-
-
 def test_training_step(tmp_path, kind):
     cfg = query_config(**kind)
-    losses = train(query_model(cfg), mapped(cfg, records(tmp_path), is_train=True))
+    losses = train(query_model(cfg), mapped(cfg, three_images(tmp_path), is_train=True))
     places = ["", "_0", *(["_encoder"] if "TWO_STAGE" in kind else [])]
     names = {f"loss_{term}{place}" for term in ("cls", "l1", "giou") for place in places}
     assert set(losses) == names | {"loss_mask", "loss_mask_uncertain", "loss_mask_refine"}
@@ -91,22 +81,22 @@ def test_the_mask_branch_is_that_of_the_two_stage_model():
 
 def test_every_mask_branch(tmp_path, branch):
     cfg = query_config(**branch)
-    batch, model = mapped(cfg, records(tmp_path), is_train=True), query_model(cfg)
+    batch, model = mapped(cfg, three_images(tmp_path), is_train=True), query_model(cfg)
     assert train(model, batch)["loss_mask"] > 0
-    (result, *_) = infer(model, mapped(cfg, records(tmp_path), is_train=False))
+    (result, *_) = infer(model, mapped(cfg, three_images(tmp_path), is_train=False))
     assert len(result) > 0 and result.pred_masks.shape[1:] == (96, 128)
 
 
 def test_batch_without_objects(tmp_path, kind, branch):
     cfg = query_config(**kind, **branch)
-    losses = train(query_model(cfg), mapped(cfg, records(tmp_path)[2:] * 2, is_train=True))
+    losses = train(query_model(cfg), mapped(cfg, three_images(tmp_path)[2:] * 2, is_train=True))
     zero = {name for name, loss in losses.items() if loss == 0}
     assert zero >= {"loss_l1", "loss_giou", "loss_mask"} and "loss_cls" not in zero
 
 
 def test_an_image_without_objects_adds_class_losses_alone(tmp_path):
     cfg = query_config()
-    two, _, nothing = mapped(cfg, records(tmp_path), is_train=True)
+    two, _, nothing = mapped(cfg, three_images(tmp_path), is_train=True)
     alone, together = (train(query_model(cfg).train(), batch) for batch in ([two], [two, nothing]))
     torch.testing.assert_close(together["loss_l1"], alone["loss_l1"], rtol=1e-3, atol=0)
     assert together["loss_cls"] > alone["loss_cls"]
@@ -114,14 +104,16 @@ def test_an_image_without_objects_adds_class_losses_alone(tmp_path):
 
 def test_more_objects_than_queries(tmp_path, kind):
     cfg = query_config(**{**kind, "NUM_QUERIES": 1})
-    losses = train(query_model(cfg), mapped(cfg, records(tmp_path), is_train=True))
+    losses = train(query_model(cfg), mapped(cfg, three_images(tmp_path), is_train=True))
     assert losses["loss_mask"] > 0
-    assert all(len(result) <= 3 for result in infer(query_model(cfg), mapped(cfg, records(tmp_path), False)))
+    assert all(
+        len(result) <= 3 for result in infer(query_model(cfg), mapped(cfg, three_images(tmp_path), False))
+    )
 
 
 def test_fewer_cells_than_queries(tmp_path):
     cfg = query_config(TWO_STAGE=True, NUM_QUERIES=500, IN_FEATURES=("p5", "p6"))
-    train(query_model(cfg), mapped(cfg, records(tmp_path), is_train=True))
+    train(query_model(cfg), mapped(cfg, three_images(tmp_path), is_train=True))
 
 
 def test_masks_are_learnt_in_the_boxes_of_the_matched_queries():
@@ -146,7 +138,7 @@ def test_mask_losses_reach_the_maps_and_not_the_queries(tmp_path):
     cfg = query_config()
     model = query_model(cfg).train()
     with EventStorage():
-        losses = model(mapped(cfg, records(tmp_path)[:2], is_train=True))
+        losses = model(mapped(cfg, three_images(tmp_path)[:2], is_train=True))
     sum(loss for name, loss in losses.items() if "mask" in name).backward()
     assert all(p.grad is None or not p.grad.any() for p in model.proposal_generator.parameters())
     assert model.backbone.fpn_output2.weight.grad.abs().sum() > 0
@@ -158,7 +150,7 @@ def test_losses_of_a_layer_stop_at_the_boxes_before_it(tmp_path, two_stage):
     cfg = query_config(TWO_STAGE=two_stage)
     model = query_model(cfg).train()
     with EventStorage():
-        losses = model(mapped(cfg, records(tmp_path)[:2], is_train=True))
+        losses = model(mapped(cfg, three_images(tmp_path)[:2], is_train=True))
     (losses["loss_l1"] + losses["loss_giou"]).backward()
     detector = model.proposal_generator.detector
     earlier = [detector.box_heads[0]]
@@ -198,21 +190,15 @@ def test_masks_are_pasted_in_the_original_image(tmp_path, kind):
         for layer in (head.coarse.predictor, head.quadtree.refiner.decoder[2]):
             layer.weight.zero_()
             layer.bias.fill_(20)
-    batch = mapped(cfg, records(tmp_path), is_train=False)
+    batch = mapped(cfg, three_images(tmp_path), is_train=False)
     assert_masks_fill_boxes(batch, infer(model, batch))
 
 
 def test_given_boxes_give_the_masks_of_the_detector(tmp_path):
     cfg = query_config()
-    batch, model = mapped(cfg, records(tmp_path), is_train=False), query_model(cfg)
-    detected = infer(model, batch, do_postprocess=False)
-    boxes = [
-        Instances(found.image_size, pred_boxes=found.pred_boxes, pred_classes=found.pred_classes)
-        for found in detected
-    ]
-    again = infer(model, batch, detected_instances=boxes, do_postprocess=False)
-    for first, second in zip(detected, again, strict=True):
-        assert len(first) > 0 and torch.equal(first.pred_masks, second.pred_masks)
+    batch, model = mapped(cfg, three_images(tmp_path), is_train=False), query_model(cfg)
+    for found in assert_given_boxes_give_the_masks(model, batch):
+        assert len(found) > 0
 
 
 def detections(focal: bool, logits: torch.Tensor, boxes: torch.Tensor, **keys: object) -> Instances:
@@ -248,7 +234,7 @@ def test_detections_of_softmax():
 
 def test_mixed_precision(tmp_path, kind):
     cfg = query_config(**kind)
-    batch, results = mapped(cfg, records(tmp_path), is_train=True), []
+    batch, results = mapped(cfg, three_images(tmp_path), is_train=True), []
     for enabled in (False, True):
         model = query_model(cfg)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
@@ -264,7 +250,7 @@ def test_mixed_precision(tmp_path, kind):
 def test_masks_can_be_switched_off(tmp_path):
     """Every parameter takes part in the step all the same, as two processes want."""
     cfg = query_config(MODEL__MASK_ON=False)
-    losses = train(query_model(cfg), mapped(cfg, records(tmp_path), is_train=True))
+    losses = train(query_model(cfg), mapped(cfg, three_images(tmp_path), is_train=True))
     assert not [name for name in losses if "mask" in name]
 
 
@@ -272,7 +258,9 @@ def test_test_time_augmentation(tmp_path):
     cfg = query_config(TEST__AUG__MIN_SIZES=(96,), TEST__AUG__FLIP=True)
     model = query_model(cfg).eval()
     with torch.no_grad():
-        (output,) = GeneralizedRCNNWithTTA(cfg, model)(mapped(cfg, records(tmp_path)[:1], is_train=False))
+        (output,) = GeneralizedRCNNWithTTA(cfg, model)(
+            mapped(cfg, three_images(tmp_path)[:1], is_train=False)
+        )
     assert len(output["instances"]) > 0 and output["instances"].pred_masks.shape[1:] == (96, 128)
 
 
@@ -286,7 +274,7 @@ PINNED = {
 @pytest.mark.parametrize("name", KINDS)
 def test_losses_stay_what_they_were(tmp_path, name):
     cfg = query_config(**KINDS[name])
-    losses = train(query_model(cfg), mapped(cfg, records(tmp_path), is_train=True))
+    losses = train(query_model(cfg), mapped(cfg, three_images(tmp_path), is_train=True))
     found = {key: losses[key].item() for key in ("loss_cls", "loss_l1", "loss_giou", "loss_mask")}
     # The draws of torch are the same on every machine, sums of the convolutions are not
     assert found == pytest.approx(PINNED[name], rel=1e-3)
@@ -296,7 +284,7 @@ def test_boxes_of_training_have_their_ground_truth(tmp_path):
     """Fields ``gt_*`` follow the matching, not the order of the objects."""
     cfg = query_config()
     heads = query_model(cfg).roi_heads
-    truth = mapped(cfg, records(tmp_path)[:1], is_train=True)[0]["instances"]
+    truth = mapped(cfg, three_images(tmp_path)[:1], is_train=True)[0]["instances"]
     proposals = Instances(
         (96, 128), proposal_boxes=Boxes(torch.zeros(2, 4)), object_index=torch.tensor([1, 0])
     )

@@ -5,14 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 from detectron2.modeling import GeneralizedRCNNWithTTA, build_model
-from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 from tiny_transfiner import CASCADE, CONFIG, tiny_config, tiny_model
 from torch import nn
 
-from tests.refinemask.tiny_refinemask import assert_masks_fill_boxes, mapped, star, write_image
+from tests.refinemask.tiny_refinemask import (
+    assert_given_boxes_give_the_masks,
+    assert_masks_fill_boxes,
+    infer,
+    mapped,
+    three_images,
+)
 
-TWO_OBJECTS = [[star((30, 40), 24), star((70, 70), 12)], [star((90, 30), 20)]]
 MODELS = {
     "paper": (CONFIG, {}),
     "released": (CONFIG, {"VARIANT": "released"}),
@@ -26,15 +30,6 @@ def config(request):
     return lambda **more: tiny_config(path, **keys, **more)
 
 
-def records(folder, as_bitmask=False):
-    """Images of 96 x 128, 128 x 96 and 96 x 128 pixels with 2, 1 and no objects."""
-    return [
-        write_image(folder, "two", (96, 128), TWO_OBJECTS, as_bitmask),
-        write_image(folder, "tall", (128, 96), [[star((40, 80), 30, lobes=3)]], as_bitmask),
-        {**write_image(folder, "nothing", (96, 128), []), "annotations": []},
-    ]
-
-
 def train(model: nn.Module, batch: list[dict[str, object]]) -> dict[str, torch.Tensor]:
     with EventStorage():
         losses = model.train()(batch)
@@ -43,17 +38,11 @@ def train(model: nn.Module, batch: list[dict[str, object]]) -> dict[str, torch.T
     return losses
 
 
-@torch.no_grad()
-def infer(model: nn.Module, batch: list[dict[str, object]], **options: object) -> list[Instances]:
-    results = model.eval().inference(batch, **options)
-    return [result["instances"] if isinstance(result, dict) else result for result in results]
-
-
 @pytest.mark.parametrize("kind", ["polygon", "bitmask"])
 def test_training_step(tmp_path, config, kind):
     cfg = config(INPUT__MASK_FORMAT=kind)
     model = tiny_model(cfg)
-    losses = train(model, mapped(cfg, records(tmp_path, kind == "bitmask"), is_train=True))
+    losses = train(model, mapped(cfg, three_images(tmp_path, kind == "bitmask"), is_train=True))
     names = {"loss_mask", "loss_mask_uncertain", "loss_mask_refine"}
     if cfg.MODEL.TRANSFINER.VARIANT == "released":
         names |= {"loss_semantic", "loss_bound"}
@@ -70,13 +59,13 @@ def test_inference_pastes_masks_in_the_original_image(tmp_path, config):
         for layer in (head.coarse.predictor, head.quadtree.refiner.decoder[2]):
             layer.weight.zero_()
             layer.bias.fill_(20)
-    batch = mapped(cfg, records(tmp_path), is_train=False)
+    batch = mapped(cfg, three_images(tmp_path), is_train=False)
     assert_masks_fill_boxes(batch, infer(model, batch))
 
 
 def test_batch_gives_the_results_of_single_images(tmp_path, config):
     cfg = config()
-    two, _, nothing = mapped(cfg, records(tmp_path), is_train=False)
+    two, _, nothing = mapped(cfg, three_images(tmp_path), is_train=False)
     model = tiny_model(cfg)
     together = infer(model, [two, nothing], do_postprocess=False)
     for alone, result in zip([two, nothing], together, strict=True):
@@ -89,22 +78,18 @@ def test_batch_gives_the_results_of_single_images(tmp_path, config):
 
 def test_given_boxes_give_the_masks_of_the_detector(tmp_path, config):
     cfg = config()
-    batch, model = mapped(cfg, records(tmp_path), is_train=False), tiny_model(cfg)
-    detected = infer(model, batch, do_postprocess=False)
-    boxes = [
-        Instances(found.image_size, pred_boxes=found.pred_boxes, pred_classes=found.pred_classes)
-        for found in detected
-    ]
-    again = infer(model, batch, detected_instances=boxes, do_postprocess=False)
-    for first, second in zip(detected, again, strict=True):
-        assert first.pred_masks.std() > 0 and torch.equal(first.pred_masks, second.pred_masks)
+    batch, model = mapped(cfg, three_images(tmp_path), is_train=False), tiny_model(cfg)
+    for found in assert_given_boxes_give_the_masks(model, batch):
+        assert found.pred_masks.std() > 0
 
 
 def test_test_time_augmentation(tmp_path):
     cfg = tiny_config(TEST__AUG__MIN_SIZES=(96,), TEST__AUG__FLIP=True)
     model = tiny_model(cfg).eval()
     with torch.no_grad():
-        (output,) = GeneralizedRCNNWithTTA(cfg, model)(mapped(cfg, records(tmp_path)[:1], is_train=False))
+        (output,) = GeneralizedRCNNWithTTA(cfg, model)(
+            mapped(cfg, three_images(tmp_path)[:1], is_train=False)
+        )
     assert len(output["instances"]) > 0 and output["instances"].pred_masks.shape[1:] == (96, 128)
 
 
@@ -116,7 +101,7 @@ def test_deformable_backbone(tmp_path):
         MODEL__RESNETS__RES2_OUT_CHANNELS=256,
         MODEL__RESNETS__DEFORM_ON_PER_STAGE=[False, False, False, True],
     )
-    model, images = tiny_model(cfg), records(tmp_path)[:1]
+    model, images = tiny_model(cfg), three_images(tmp_path)[:1]
     (result,) = infer(model, mapped(cfg, images, is_train=False))
     assert result.pred_masks.shape[1:] == (96, 128)
 
@@ -124,7 +109,7 @@ def test_deformable_backbone(tmp_path):
 def test_masks_can_be_switched_off(tmp_path):
     cfg = tiny_config(MODEL__MASK_ON=False)
     model = build_model(cfg)
-    losses = train(model, mapped(cfg, records(tmp_path), is_train=True))
+    losses = train(model, mapped(cfg, three_images(tmp_path), is_train=True))
     assert set(losses) == {"loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"}
 
 
