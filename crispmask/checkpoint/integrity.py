@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crispmask.checkpoint.report import group_names, is_optional
+from crispmask.checkpoint.report import group_names, is_optional, with_count
 from crispmask.errors import UserError
 
 _ZIP_START = b"PK\x03\x04"
@@ -120,7 +120,7 @@ def check_floats(path: str | Path, names: Sequence[str]) -> None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    groups = [f"{name} ({count})" if count > 1 else name for name, count in group_names(names)]
+    groups = [with_count(*group) for group in group_names(names)]
     return f" {groups[0]}" if len(groups) == 1 else "".join(f"\n  {group}" for group in groups)
 
 

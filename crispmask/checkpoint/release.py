@@ -17,7 +17,14 @@ from crispmask.checkpoint.convert import SOURCES, released_source, translate_nam
 from crispmask.checkpoint.download import check_hash, fetch, file_hash
 from crispmask.checkpoint.files import SAFETENSORS, read_weight_file, write_atomically, write_safetensors
 from crispmask.checkpoint.integrity import check_floats
-from crispmask.checkpoint.report import Shape, WeightReport, compare_shapes, group_names, is_optional
+from crispmask.checkpoint.report import (
+    Shape,
+    WeightReport,
+    compare_shapes,
+    group_names,
+    is_optional,
+    with_count,
+)
 from crispmask.checkpoint.transformers import CONFIG as TRANSFORMERS_CONFIG
 from crispmask.checkpoint.transformers import SOURCE as TRANSFORMERS
 from crispmask.checkpoint.transformers import convert_transformers
@@ -173,7 +180,7 @@ def _renamed(path: str, model: Mapping[str, Tensor], source: str) -> dict[str, T
     names, unknown = translate_names(model, source)
     if unknown:
         lines = [f"Weight file '{path}' is no released {source} checkpoint, which has no such names:"]
-        lines += [f"  {name}{f' ({count})' if count > 1 else ''}" for name, count in group_names(unknown)]
+        lines += [f"  {with_count(*group)}" for group in group_names(unknown)]
         raise UserError("\n".join(lines))
     return {ours: model[theirs] for theirs, ours in names.items()}
 

@@ -90,7 +90,7 @@ class WeightReport:
             converted_for: config that the file says it belongs to; empty: it does not say.
         """
         lines = [f"Weight file '{file}' does not fit {model}: {self.cause(converted_for)}"]
-        lines += [f"  {why}: {name}{f' ({count})' if count > 1 else ''}" for name, count, why in self.rows()]
+        lines += [f"  {why}: {with_count(name, count)}" for name, count, why in self.rows()]
         return "\n".join(lines)
 
     def rows(self) -> list[tuple[str, int, str]]:
@@ -209,6 +209,11 @@ def group_names(names: Iterable[str], limit: int = MAX_GROUPS) -> list[tuple[str
     if len(found) > limit:
         found = [*found[: limit - 1], ("others", sum(count for _, count in found[limit - 1 :]))]
     return found
+
+
+def with_count(name: str, count: int) -> str:
+    """A group of :func:`group_names` in words: its name, and how many it has if more than one."""
+    return f"{name} ({count})" if count > 1 else name
 
 
 def _cut(name: str, depth: int) -> str:

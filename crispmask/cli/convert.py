@@ -89,10 +89,12 @@ def run(args: argparse.Namespace) -> None:
 
 def _print_use(conversion: Conversion, output: Path, *, whole: bool) -> None:
     """How it fits, and the commands for it; not ``whole``: it is of no use before it is trained."""
+    from crispmask.checkpoint.report import with_count
+
     report = conversion.report
     print(f", which are {report.loaded} of {report.total} of the model of {conversion.config}")
     for name, count, _ in report.rows():
-        print(f"  not in the file: {name}{f' ({count})' if count > 1 else ''}")
+        print(f"  not in the file: {with_count(name, count)}")
     for pattern in conversion.unused_patterns:
         print(f"  --allow-missing '{pattern}' matches nothing")
     if conversion.also_fits:
