@@ -36,7 +36,6 @@ def _adamw(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     groups = build.get_default_optimizer_params(
         model,
         base_lr=solver.BASE_LR,
-        weight_decay=solver.WEIGHT_DECAY,
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         # As in the training of Swin Transformer
         overrides={"relative_position_bias_table": {"weight_decay": 0.0}},
