@@ -66,6 +66,7 @@ def main() -> int:
         for name, start in chosen(STARTS, args.query).items():
             if not (args.reuse and checkpoint(args.output, name).exists()):
                 train(name, start, args, "DATASETS.TEST", "()")
+            drop_mask_head(args.output, name)
         rows = {name: run_model(name, model, args) for name, model in chosen(MODELS, args.query).items()}
     except subprocess.CalledProcessError as error:
         print(
@@ -120,16 +121,19 @@ def checkpoint(output: Path, name: str) -> Path:
 
 
 def without_mask_head(output: Path, name: str) -> Path:
-    """Weights of a training for the models that start from it, which learn their mask head anew."""
+    """Weights of a training for those that start from it."""
+    return results_folder(output, name) / "without_mask_head.pth"
+
+
+def drop_mask_head(output: Path, name: str) -> None:
+    """Write :func:`without_mask_head`: the models that start from it learn their mask head anew."""
     import torch
 
     from crispmask.checkpoint import read_weight_file
 
     weights = read_weight_file(checkpoint(output, name))["model"]
     kept = {key: value for key, value in weights.items() if not key.startswith("roi_heads.mask_head.")}
-    path = checkpoint(output, name).with_name("without_mask_head.pth")
-    torch.save({"model": kept}, path)
-    return path
+    torch.save({"model": kept}, without_mask_head(output, name))
 
 
 def results_folder(output: Path, name: str) -> Path:
