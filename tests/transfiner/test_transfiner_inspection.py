@@ -6,10 +6,9 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
-from test_transfiner_model import infer, records
 from tiny_transfiner import tiny_config, tiny_model
 
-from tests.refinemask.tiny_refinemask import mapped
+from tests.refinemask.tiny_refinemask import infer, mapped, three_images
 from tests.refinemask.tiny_refinemask import tiny_config as refinemask_config
 from transfiner_d2.inspection import _numbered, inspect_quadtrees
 
@@ -17,7 +16,7 @@ from transfiner_d2.inspection import _numbered, inspect_quadtrees
 def look(folder, choose=None, **keys):
     """Views of two images, whose output is 1.5 times as large as their input, and what the model returns."""
     cfg = tiny_config(INPUT__MIN_SIZE_TEST=64, **keys)
-    model, batch = tiny_model(cfg).eval(), mapped(cfg, records(folder)[:2], is_train=False)
+    model, batch = tiny_model(cfg).eval(), mapped(cfg, three_images(folder)[:2], is_train=False)
     return inspect_quadtrees(model, batch, choose), infer(model, batch)
 
 
@@ -88,7 +87,7 @@ def test_attention_covers_the_sequence(tmp_path, keys):
 
 def test_nodes_are_those_that_the_model_refined(tmp_path):
     cfg = tiny_config(INPUT__MIN_SIZE_TEST=64)
-    model, batch = tiny_model(cfg).eval(), mapped(cfg, records(tmp_path)[:2], is_train=False)
+    model, batch = tiny_model(cfg).eval(), mapped(cfg, three_images(tmp_path)[:2], is_train=False)
     refiner, tokens = model.roi_heads.mask_head.quadtree.refiner, []
     refiner.register_forward_pre_hook(lambda _, args: tokens.append(args[0]))
     images = inspect_quadtrees(model, batch)
@@ -105,7 +104,7 @@ def test_nodes_are_those_that_the_model_refined(tmp_path):
 def test_only_some_instances(tmp_path):
     everything, _ = look(tmp_path)
     cfg = tiny_config(INPUT__MIN_SIZE_TEST=64)
-    model, batch = tiny_model(cfg).eval(), mapped(cfg, records(tmp_path)[:2], is_train=False)
+    model, batch = tiny_model(cfg).eval(), mapped(cfg, three_images(tmp_path)[:2], is_train=False)
     asked = []
     some = inspect_quadtrees(model, batch, lambda tree: asked.append(len(tree)) or [], lambda found: [1])
     assert len(asked) == 2
@@ -126,7 +125,7 @@ def test_weights_give_what_attention_gives(tmp_path):
     """Weights times values are the output of the model's own attention in its first and last layer."""
     calls = []
     cfg = tiny_config(NUM_HEADS=1, NUM_LAYERS=2)
-    model, batch = tiny_model(cfg).eval(), mapped(cfg, records(tmp_path)[1:2], is_train=False)
+    model, batch = tiny_model(cfg).eval(), mapped(cfg, three_images(tmp_path)[1:2], is_train=False)
     layers = model.roi_heads.mask_head.quadtree.refiner.body.layers
     for layer in layers:
         layer.attention.register_forward_hook(lambda module, args, out: calls.append((module, args, out)))
@@ -140,13 +139,15 @@ def test_weights_give_what_attention_gives(tmp_path):
             found.weights, calls[first : first + len(layers)], strict=True
         ):
             values = module.project(*args[:2])[:, 2]
-            # The last node of the tree is the last token of its sequence
-            torch.testing.assert_close(module.out_proj(weights @ values), out[-1])
+            # The last node of the tree is the last token of its sequence. The untrained backbone gives values
+            # up to 200, so a sum near 0 is rounded as coarsely as its terms
+            close = {"rtol": 0, "atol": 1e-6 * max(10, out[-1].abs().max())}
+            torch.testing.assert_close(module.out_proj(weights @ values), out[-1], **close)
 
 
 def test_mistakes_are_named(tmp_path):
     cfg = tiny_config(MAX_NODES=5)
-    model, batch = tiny_model(cfg), mapped(cfg, records(tmp_path)[:1], is_train=False)
+    model, batch = tiny_model(cfg), mapped(cfg, three_images(tmp_path)[:1], is_train=False)
     with pytest.raises(ValueError, match="call model"):
         inspect_quadtrees(model, batch)
     with pytest.raises(ValueError, match="choose among those that are refined"):
