@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from tiny_query import query_config
 
 from crispmask import get_config
+from crispmask.engine.optimizer import build_optimizer
 
 IMAGES = 117_266  # of COCO train2017, those with objects
 
@@ -23,10 +26,31 @@ def test_recipe_is_that_of_the_detector(leaf, epochs, drop, batch, rate, queries
     assert pytest.approx([drop * iterations], rel=1e-3) == solver.STEPS
     clip = solver.CLIP_GRADIENTS
     assert (clip.ENABLED, clip.CLIP_TYPE, clip.CLIP_VALUE) == (True, "full_model", 0.1)
-    assert cfg.CRISPMASK.OPTIMIZER == "ADAMW" and ["backbone.", 0.1] in cfg.CRISPMASK.LR_FACTORS
+    assert cfg.CRISPMASK.OPTIMIZER == "ADAMW"
     assert (cfg.INPUT.MIN_SIZE_TRAIN[0], cfg.INPUT.MIN_SIZE_TRAIN[-1]) == (480, 800)
     assert (queries, 6, 6) == (query.NUM_QUERIES, query.ENCODER_LAYERS, query.DECODER_LAYERS)
     assert (query.L1_WEIGHT, query.GIOU_WEIGHT) == (query.L1_COST, query.GIOU_COST) == (5, 2)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "slow"),
+    [
+        ("query_R_50_FPN", ["backbone.bottom_up.", ".sampling_offsets.", ".start.point."]),
+        ("query_detr_R_50_FPN", ["backbone.bottom_up."]),
+    ],
+)
+def test_a_tenth_of_the_rate_is_for_what_the_release_gives_it(leaf, slow):
+    """The pretrained ResNet, and where Deformable DETR looks; FPN is as new as the detector that reads it."""
+    pytest.importorskip("transformers", reason="crispmask[query] is not installed")
+    pytest.importorskip("scipy", reason="crispmask[query] is not installed")
+    cfg = query_config(f"transfiner/coco/{leaf}.yaml", MODEL__BACKBONE__FREEZE_AT=0)
+    model = build_model(cfg)
+    groups = build_optimizer(cfg, model).param_groups
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    found = {n for n, p in model.named_parameters() if rates[id(p)] < 0.5 * cfg.SOLVER.BASE_LR}
+    assert found == {n for n, _ in model.named_parameters() if any(part in n for part in slow)}
+    assert {round(rate / cfg.SOLVER.BASE_LR, 6) for rate in rates.values()} == {0.1, 1.0}
+    assert all(any(part in n for n in found) for part in slow)
 
 
 def test_the_two_detectors_differ_as_their_papers_do():
