@@ -190,9 +190,8 @@ def matched_boxes(
         image_sizes: (height, width) of each image in pixels, without padding.
     """
     chosen = boxes.detach()[pairs.images[-1], pairs.queries[-1]]
-    counts = [min(count, boxes.shape[1]) for count in objects.counts]
     result, first = [], 0
-    per_image = zip(chosen.split(counts), pairs.objects[-1].split(counts), strict=True)
+    per_image = zip(chosen.split(pairs.counts), pairs.objects[-1].split(pairs.counts), strict=True)
     for (found, places), size, count in zip(per_image, image_sizes, objects.counts, strict=True):
         result.append(Instances(size, proposal_boxes=pixel_boxes(found, size), object_index=places - first))
         first += count

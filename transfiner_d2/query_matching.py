@@ -16,8 +16,6 @@ from torchvision.ops import box_convert, generalized_box_iou
 
 from .query_predictions import Predictions
 
-# Of queries that must not be chosen: above every other cost, and finite, as the solver wants it
-UNUSABLE_COST = 1e6
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 
 
@@ -61,21 +59,23 @@ class Objects:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Which query stands for which object, in each decoder layer; an image has min(Q, G) pairs.
+    """Which query stands for which object, in each decoder layer.
 
     Attributes:
         images, queries: (L, N) int64, images in order.
         objects: (L, N) int64 place in ``Objects``.
+        counts: pairs of each image, the lesser of its usable queries and G.
     """
 
     images: Tensor
     queries: Tensor
     objects: Tensor
+    counts: list[int]
 
 
 @torch.no_grad()
 def match(predictions: Predictions, objects: Objects, weights: Weights, *, focal: bool) -> Pairs:
-    """Solve the assignment of each image and layer; one copy to the host for all.
+    """Solve the assignment of each image and layer, over usable queries; one copy to the host for all.
 
     Args:
         predictions: of L layers.
@@ -91,16 +91,20 @@ def match(predictions: Predictions, objects: Objects, weights: Weights, *, focal
         _costs(predictions, image, objects.classes[start:end], objects.boxes[start:end], weights, focal)
         for image, (start, end) in enumerate(zip(ends - objects.counts, ends, strict=True))
     ]
-    host = torch.cat([cost.flatten() for cost in costs]).cpu()
+    usable = predictions.usable
+    if usable is None:
+        usable = torch.ones_like(predictions.logits[0, ..., 0], dtype=torch.bool)
+    host = torch.cat([usable.flatten().float(), *(cost.flatten() for cost in costs)]).cpu()
     if not host.isfinite().all():
         raise FloatingPointError("The costs of giving objects to queries are not finite.")
-    blocks = host.split([cost.numel() for cost in costs])
+    kept, *blocks = host.split([usable.numel(), *(cost.numel() for cost in costs)])
+    queries = [row.nonzero()[:, 0].numpy() for row in kept.view(usable.shape)]
     solved = [
-        _solve(block.view(cost.shape).numpy(), image, int(start))
+        _solve(block.view(cost.shape).numpy(), queries[image], image, int(start))
         for image, (block, cost, start) in enumerate(zip(blocks, costs, ends - objects.counts, strict=True))
     ]
     found = torch.from_numpy(np.concatenate(solved, axis=2)).to(predictions.boxes.device)
-    return Pairs(*found)
+    return Pairs(*found, counts=[pairs.shape[2] for pairs in solved])
 
 
 def image_scale(image_size: tuple[int, int], like: Tensor) -> Tensor:
@@ -118,10 +122,7 @@ def _costs(
     flat = found.flatten(0, 1)
     l1 = torch.cdist(flat, boxes, p=1.0)
     giou = generalized_box_iou(*(box_convert(x, "cxcywh", "xyxy") for x in (flat, boxes)))
-    cost += (weights.l1 * l1 - weights.giou * giou).view(cost.shape)
-    if predictions.usable is not None:
-        cost += UNUSABLE_COST * ~predictions.usable[image, :, None]
-    return cost
+    return cost + (weights.l1 * l1 - weights.giou * giou).view(cost.shape)
 
 
 def _class_costs(logits: Tensor, focal: bool) -> Tensor:
@@ -134,9 +135,16 @@ def _class_costs(logits: Tensor, focal: bool) -> Tensor:
     return with_object - without
 
 
-def _solve(costs: np.ndarray, image: int, first_object: int) -> np.ndarray:
-    """(3, L, min(Q, G)) int64 image, query and object of each pair, by (L, Q, G) costs."""
+def _solve(costs: np.ndarray, queries: np.ndarray, image: int, first_object: int) -> np.ndarray:
+    """(3, L, N) int64 image, query and object of each pair.
+
+    Args:
+        costs: (L, Q, G).
+        queries: places of those that can be chosen, in order.
+        image, first_object: the image's place, and that of its first object in ``Objects``.
+    """
     from scipy.optimize import linear_sum_assignment
 
-    pairs = np.array([linear_sum_assignment(layer) for layer in costs], dtype=np.int64).transpose(1, 0, 2)
-    return np.stack([np.full_like(pairs[0], image), pairs[0], pairs[1] + first_object])
+    solved = [linear_sum_assignment(layer[queries]) for layer in costs]
+    chosen, objects = np.array(solved, dtype=np.int64).transpose(1, 0, 2)
+    return np.stack([np.full_like(chosen, image), queries[chosen], objects + first_object])

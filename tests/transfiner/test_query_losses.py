@@ -113,6 +113,20 @@ def test_unusable_queries_are_left_to_the_last() -> None:
     assert not set(best) & set(chosen.queries[0].tolist())
 
 
+@pytest.mark.parametrize("focal", [True, False])
+def test_more_objects_than_usable_queries_leave_the_rest_without(focal: bool) -> None:
+    predictions, objects = draw_predictions(3, extra=not focal), draw_objects([3, 2, 2])
+    usable = torch.tensor([[False, True, False, True], [False] * QUERIES, [True] * QUERIES])
+    pairs = match(Predictions(predictions.logits, predictions.boxes, usable), objects, WEIGHTS, focal=focal)
+    assert pairs.counts == [2, 0, 2] and pairs.images.tolist() == [[0, 0, 2, 2]] * LAYERS
+    assert all(row[:2] == [1, 3] for row in pairs.queries.tolist())
+    assert all(len({*row}) == 4 for row in pairs.objects.tolist())
+    everything = match(predictions, objects, WEIGHTS, focal=focal)
+    last = everything.images == 2
+    assert torch.equal(pairs.queries[:, 2:].flatten(), everything.queries[last])
+    assert torch.equal(pairs.objects[:, 2:].flatten(), everything.objects[last])
+
+
 def test_a_prediction_that_is_not_finite_is_named() -> None:
     predictions = draw_predictions(2)
     with torch.no_grad():

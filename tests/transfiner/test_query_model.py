@@ -122,6 +122,7 @@ def test_masks_are_learnt_in_the_boxes_of_the_matched_queries():
         images=torch.tensor([[0, 0, 2], [0, 0, 2]]),
         queries=torch.tensor([[0, 1, 0], [3, 1, 2]]),
         objects=torch.tensor([[0, 1, 2], [1, 0, 2]]),
+        counts=[2, 0, 1],
     )
     boxes = torch.full((3, 4, 4), 0.5).requires_grad_()
     with torch.no_grad():
