@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from .query_predictions import BoxHead, Predictions, class_head, inverse_sigmoid, xavier_uniform
 from .query_tokens import Tokens, proposal_boxes, sine_codes
 
+# Attention logit of what must not be read: no share is left, and half precision can write it
+UNREAD = -1e4
+
 
 class Queries(NamedTuple):
     """Where the decoder starts.
@@ -24,11 +27,13 @@ class Queries(NamedTuple):
         states: (B, Q, C).
         positions: (B, Q, C), added to the states wherever they ask.
         references: (B, Q, 2) float32 points or (B, Q, 4) boxes, shares of the image without padding.
+        usable: (B, Q) bool, False where a query only fills up an image that has fewer; None: all are.
     """
 
     states: Tensor
     positions: Tensor
     references: Tensor
+    usable: Tensor | None = None
 
 
 class DeformableDetector(nn.Module):
@@ -102,7 +107,8 @@ class DeformableDetector(nn.Module):
         return self._decode(queries, tokens.valid_ratios, attended), proposals
 
     def _decode(self, queries: Queries, valid_ratios: Tensor, attended: dict[str, Any]) -> Predictions:
-        states, positions, references = queries
+        states, positions, references, usable = queries
+        attended = {**attended, "attention_mask": _attention_mask(usable, states)}
         logits, boxes = [], []
         for index, layer in enumerate(self.decoder_layers):
             states = layer(
@@ -116,7 +122,7 @@ class DeformableDetector(nn.Module):
             boxes.append(_moved(references, self.box_heads[head](states)))
             if self.box_refine:
                 references = boxes[-1].detach()
-        return Predictions(torch.stack(logits), torch.stack(boxes))
+        return Predictions(torch.stack(logits), torch.stack(boxes), usable)
 
 
 class LearntStart(nn.Module):
@@ -161,6 +167,7 @@ class TwoStageStart(nn.Module):
 
         Returns:
             At most ``num_queries`` queries, fewer where there are fewer tokens, and what they start from.
+            Where an image has fewer usable tokens than that, the rest of its queries are not usable either.
         """
         anchors = proposal_boxes(tokens)
         usable = tokens.valid & ((anchors > 0.01) & (anchors < 0.99)).all(dim=-1)
@@ -171,7 +178,8 @@ class TwoStageStart(nn.Module):
         references = boxes.detach().gather(1, best[..., None].expand(-1, -1, 4))
         codes = sine_codes(references, memory.shape[-1] // 2)
         positions, content = self.queries(codes).chunk(2, dim=-1)
-        return Queries(content, positions, references), Predictions(logits[None], boxes[None], usable)
+        queries = Queries(content, positions, references, usable.gather(1, best))
+        return queries, Predictions(logits[None], boxes[None], usable)
 
 
 def _library_layers(**settings: Any) -> tuple[nn.Module, nn.ModuleList]:
@@ -195,6 +203,13 @@ def _map_arguments(tokens: Tokens) -> dict[str, Any]:
         "spatial_shapes_list": tokens.sizes,
         "level_start_index": (lengths.cumsum(0) - lengths).to(device),
     }
+
+
+def _attention_mask(usable: Tensor | None, states: Tensor) -> Tensor | None:
+    """(B, 1, 1, Q) in the type of ``states``, (B, Q, C), that lets attention read usable queries alone."""
+    if usable is None:
+        return None
+    return torch.zeros_like(states[..., 0]).masked_fill(~usable, UNREAD)[:, None, None]
 
 
 def _on_maps(references: Tensor, valid_ratios: Tensor) -> Tensor:

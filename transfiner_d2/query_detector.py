@@ -141,10 +141,13 @@ class QueryDetector(nn.Module):
             predictions: of B images.
             image_sizes: (height, width) of each in pixels, without padding.
         """
-        logits, boxes = predictions.logits[-1], predictions.boxes[-1]
-        return [
-            self._best(of_image, boxes[index], image_sizes[index]) for index, of_image in enumerate(logits)
-        ]
+        logits, boxes = list(predictions.logits[-1]), list(predictions.boxes[-1])
+        if predictions.usable is not None:
+            logits, boxes = (
+                [values[kept] for values, kept in zip(of_images, predictions.usable, strict=True)]
+                for of_images in (logits, boxes)
+            )
+        return [self._best(*of_image) for of_image in zip(logits, boxes, image_sizes, strict=True)]
 
     def _best(self, logits: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Instances:
         """Detections from (Q, K) logits and (Q, 4) boxes of one image; what is not finite is left out."""

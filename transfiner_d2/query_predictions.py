@@ -22,7 +22,7 @@ class Predictions:
     Attributes:
         logits: (L, B, Q, K) float32; under "softmax" the last of K is "no object".
         boxes: (L, B, Q, 4) float32 centre x, y, width, height in [0, 1], shares of the image without padding.
-        usable: (B, Q) bool, False where a query must not stand for an object; None: all may.
+        usable: (B, Q) bool, False where a query can neither be matched nor detected; None: all can.
     """
 
     logits: Tensor

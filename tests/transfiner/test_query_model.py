@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import GeneralizedRCNNWithTTA, build_model
 from detectron2.structures import Boxes, Instances
@@ -116,6 +117,25 @@ def test_fewer_cells_than_queries(tmp_path):
     train(query_model(cfg), mapped(cfg, three_images(tmp_path), is_train=True))
 
 
+def test_more_objects_than_usable_cells(tmp_path):
+    """The rest has neither a query nor a mask to learn."""
+    cfg = query_config(TWO_STAGE=True, NUM_QUERIES=500, IN_FEATURES=("p6",))
+    batch = mapped(cfg, three_images(tmp_path)[:2], is_train=True)
+    objects = batch[0]["instances"]
+    batch[0]["instances"] = Instances.cat([objects] * 9)
+    model = query_model(cfg).train()
+    batch[1]["image"] = nn.functional.pad(batch[1]["image"], (0, 200, 0, 200))
+    train(model, batch)
+    images = model.preprocess_image(batch)
+    with EventStorage():
+        proposals, _ = model.proposal_generator(
+            images, model.backbone(images.tensor), [x["instances"].to("cpu") for x in batch]
+        )
+    cells = (-(-96 // 64)) * (-(-128 // 64))
+    assert [len(x) for x in proposals] == [cells, len(batch[1]["instances"])]
+    assert len(objects) * 9 > cells
+
+
 def test_masks_are_learnt_in_the_boxes_of_the_matched_queries():
     objects = Objects(torch.tensor([2, 1, 0]), torch.zeros(3, 4), [2, 0, 1])
     pairs = Pairs(
@@ -161,9 +181,8 @@ def test_losses_of_a_layer_stop_at_the_boxes_before_it(tmp_path, two_stage):
     assert all(p.grad.any() for p in detector.box_heads[1].parameters())
 
 
-def test_padding_changes_nothing_behind_the_projections(kind):
-    """Whatever the maps hold beyond the image; GroupNorm, which averages over it, is left out."""
-    cfg = query_config(**kind, MODEL__ROI_HEADS__NUM_CLASSES=3)
+def restless_detector(cfg: CfgNode) -> tuple[query_detector.QueryDetector, TokenMaker]:
+    """A detector whose weights are not at their start, and tokens of its maps without GroupNorm."""
     names = cfg.MODEL.QUERY.IN_FEATURES
     shapes = {name: ShapeSpec(channels=32, stride=1 << int(name[1])) for name in ("p3", "p4", "p5", "p6")}
     torch.manual_seed(0)
@@ -171,7 +190,17 @@ def test_padding_changes_nothing_behind_the_projections(kind):
     with torch.no_grad():
         for parameter in detector.parameters():
             parameter += 0.2 * torch.randn(parameter.shape)
-    maker = TokenMaker(in_features=names, in_channels=[32] * len(names), dim=32, norm=False, shift=0.5)
+    dim = cfg.MODEL.QUERY.DIM
+    return detector, TokenMaker(
+        in_features=names, in_channels=[32] * len(names), dim=dim, norm=False, shift=0.5
+    )
+
+
+def test_padding_changes_nothing_behind_the_projections(kind):
+    """Whatever the maps hold beyond the image; GroupNorm, which averages over it, is left out."""
+    cfg = query_config(**kind, MODEL__ROI_HEADS__NUM_CLASSES=3)
+    names = cfg.MODEL.QUERY.IN_FEATURES
+    detector, maker = restless_detector(cfg)
     large = {name: torch.randn(1, 32, 512 >> int(name[1]), 384 >> int(name[1])) for name in names}
     small = {name: level[..., : 256 >> int(name[1]), : 320 >> int(name[1])] for name, level in large.items()}
     with torch.no_grad():
@@ -180,6 +209,32 @@ def test_padding_changes_nothing_behind_the_projections(kind):
     assert alone.boxes[-1].std(dim=1).max() > 1e-3
     torch.testing.assert_close(padded.logits, alone.logits, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(padded.boxes, alone.boxes, atol=1e-5, rtol=1e-4)
+
+
+def test_an_image_with_fewer_cells_than_queries_finds_the_same_alone_and_in_a_batch():
+    """Queries that fill it up to those of a larger image are no detections, and nobody attends to them."""
+    names = ("p5", "p6")
+    cfg = query_config(
+        TWO_STAGE=True,
+        NUM_QUERIES=100,
+        IN_FEATURES=names,
+        MODEL__ROI_HEADS__NUM_CLASSES=3,
+        MODEL__ROI_HEADS__SCORE_THRESH_TEST=0.0,
+        TEST__DETECTIONS_PER_IMAGE=-1,
+    )
+    detector, maker = restless_detector(cfg)
+    both = {name: torch.randn(2, 32, 512 >> int(name[1]), 384 >> int(name[1])) for name in names}
+    small = {name: level[:1, :, : 128 >> int(name[1]), : 192 >> int(name[1])] for name, level in both.items()}
+    with torch.no_grad():
+        alone, _ = detector.detector(maker(small, [(128, 192)], (128, 192)))
+        padded, _ = detector.detector(maker(both, [(128, 192), (512, 384)], (512, 384)))
+    (expected,) = detector.inference(alone, [(128, 192)])
+    found, _ = detector.inference(padded, [(128, 192), (512, 384)])
+    cells = (4 * 6) + (2 * 3)
+    assert len(found) == len(expected) == cells * 3
+    torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor, atol=1e-2, rtol=1e-4)
+    assert found.pred_classes.tolist() == expected.pred_classes.tolist()
 
 
 def test_masks_are_pasted_in_the_original_image(tmp_path, kind):
