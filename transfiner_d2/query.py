@@ -6,6 +6,7 @@ own: FPN, a detector whose queries stand for the objects, and the mask branch of
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -43,7 +44,16 @@ class QueryTransfiner(GeneralizedRCNN):
 
 
 class _MaskBranchAlone:
-    """Mixin before Detectron2's ``StandardROIHeads`` or a subclass: boxes come matched, or final."""
+    """Mixin before Detectron2's ``StandardROIHeads`` or a subclass: boxes come matched, or final.
+
+    Attributes:
+        registered: that class, by which a pickled model finds its own again: it is in no module.
+    """
+
+    registered: type[nn.Module]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _empty_mask_branch, (self.registered,), self.__dict__
 
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -75,4 +85,14 @@ def build_mask_branch(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Mod
             f"MODEL.ROI_HEADS.NAME is {cfg.MODEL.ROI_HEADS.NAME!r}; QueryTransfiner takes the mask branch of "
             "'TransfinerROIHeads', 'RefineMaskROIHeads' or 'StandardROIHeads'."
         )
-    return type(f"{base.__name__}WithoutBoxes", (_MaskBranchAlone, base), {})(cfg, input_shape)
+    return _without_boxes(base)(cfg, input_shape)
+
+
+@cache
+def _without_boxes(base: type[nn.Module]) -> type[nn.Module]:
+    return type(f"{base.__name__}WithoutBoxes", (_MaskBranchAlone, base), {"registered": base})
+
+
+def _empty_mask_branch(base: type[nn.Module]) -> nn.Module:
+    made = _without_boxes(base)
+    return made.__new__(made)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import subprocess
+import sys
+
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -86,6 +90,26 @@ def test_every_mask_branch(tmp_path, branch):
     assert train(model, batch)["loss_mask"] > 0
     (result, *_) = infer(model, mapped(cfg, three_images(tmp_path), is_train=False))
     assert len(result) > 0 and result.pred_masks.shape[1:] == (96, 128)
+
+
+def test_a_whole_model_is_saved_and_copied(tmp_path, branch):
+    """Another process finds its mask branch by the class that it is made of."""
+    cfg = query_config(**branch)
+    batch, model = mapped(cfg, three_images(tmp_path)[:1], is_train=False), query_model(cfg)
+    (expected,) = infer(model, batch)
+    torch.save(model, tmp_path / "model.pt")
+    code = (
+        "import sys, torch; model = torch.load(sys.argv[1], weights_only=False); "
+        "print(type(model.roi_heads).__name__)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "model.pt"], check=True, capture_output=True, text=True
+    )
+    assert found.stdout.split() == [type(model.roi_heads).__name__]
+    for other in (torch.load(tmp_path / "model.pt", weights_only=False), copy.deepcopy(model)):
+        assert other.roi_heads.mask_head is not model.roi_heads.mask_head
+        (again,) = infer(other, batch)
+        assert torch.equal(again.pred_masks, expected.pred_masks)
 
 
 def test_batch_without_objects(tmp_path, kind, branch):
