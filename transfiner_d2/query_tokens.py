@@ -114,7 +114,8 @@ def _projection(in_channels: int, dim: int, norm: bool) -> nn.Module:
     convolution = nn.Conv2d(in_channels, dim, kernel_size=1)
     nn.init.xavier_uniform_(convolution.weight)
     nn.init.zeros_(convolution.bias)
-    return nn.Sequential(convolution, nn.GroupNorm(32, dim)) if norm else convolution
+    # A channel alone has nothing to be normalised by on a map of one cell
+    return nn.Sequential(convolution, nn.GroupNorm(min(32, dim // 2), dim)) if norm else convolution
 
 
 def _filled_cells(
