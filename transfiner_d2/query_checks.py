@@ -18,7 +18,12 @@ INSTALL = "pip install scipy 'transformers>=5.2'"
 OLDEST_TRANSFORMERS = (5, 2)
 CHOICES = {"DETECTOR": ("deformable", "plain"), "CLASS_LOSS": ("focal", "softmax")}
 COUNTS = ("NUM_QUERIES", "DIM", "NUM_HEADS", "FFN_DIM", "ENCODER_LAYERS", "DECODER_LAYERS", "NUM_POINTS")
-WEIGHTS = ("CLASS_WEIGHT", "L1_WEIGHT", "GIOU_WEIGHT", "CLASS_COST", "L1_COST", "GIOU_COST")
+COSTS = ("CLASS_COST", "L1_COST", "GIOU_COST")
+WEIGHTS = ("CLASS_WEIGHT", "L1_WEIGHT", "GIOU_WEIGHT", *COSTS)
+NOT_TAKEN = {
+    "KEYPOINT_ON": "a query-based model finds boxes and masks, no keypoints",
+    "LOAD_PROPOSALS": "a query-based model finds its boxes by itself",
+}
 
 
 def require_library() -> None:
@@ -38,6 +43,20 @@ def require_library() -> None:
         raise UserError(
             f"A query-based detector needs transformers {oldest} or newer, not {found}: {INSTALL}"
         )
+
+
+def check_model(cfg: CfgNode) -> None:
+    """Check the keys outside ``MODEL.QUERY`` that a query-based model cannot follow.
+
+    Raises:
+        ValueError: naming the key and the value that it must have.
+    """
+    for key, why in NOT_TAKEN.items():
+        if cfg.MODEL[key]:
+            raise ValueError(f"MODEL.{key} is True; it must be False: {why}.")
+    classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    if classes < 1:
+        raise ValueError(f"MODEL.ROI_HEADS.NUM_CLASSES is {classes}; it must be 1 or more.")
 
 
 def check_values(node: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> None:
@@ -66,6 +85,9 @@ def _check_numbers(node: CfgNode) -> None:
     for key in WEIGHTS:
         if not 0 <= node[key] < float("inf"):
             raise ValueError(f"MODEL.QUERY.{key} is {node[key]}; it must be 0 or more, and finite.")
+    if not any(node[key] for key in COSTS):
+        keys = f"{', '.join(COSTS[:-1])} and {COSTS[-1]}"
+        raise ValueError(f"MODEL.QUERY.{keys} are all 0; one must be above 0, or any query fits any object.")
     if not 0 <= node.DROPOUT < 1:
         raise ValueError(f"MODEL.QUERY.DROPOUT is {node.DROPOUT}; it must be 0 or more, and below 1.")
     # With 0 the mean over queries is one over nothing where there is no object
@@ -75,7 +97,8 @@ def _check_numbers(node: CfgNode) -> None:
 
 def _check_maps(node: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> None:
     names = tuple(node.IN_FEATURES)
-    if not names or any(name not in input_shape for name in names):
+    # As strings: a nested list has no hash
+    if not names or any(str(name) not in input_shape for name in names):
         raise ValueError(f"MODEL.QUERY.IN_FEATURES is {names}; the backbone has {', '.join(input_shape)}.")
     strides = [input_shape[name].stride for name in names]
     if strides != sorted(set(strides)):

@@ -14,7 +14,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from .query_checks import check_values, require_library
+from .query_checks import check_model, check_values, require_library
 from .query_deformable import DeformableDetector
 from .query_losses import mean_objects, set_losses
 from .query_matching import Objects, Pairs, Weights, image_scale, match
@@ -71,6 +71,7 @@ class QueryDetector(nn.Module):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         require_library()
         node = cfg.MODEL.QUERY
+        check_model(cfg)
         check_values(node, input_shape)
         deformable = node.DETECTOR == "deformable"
         return {
