@@ -29,6 +29,8 @@ _COCO_NUMBERS = 91
 _PLAIN_CLASSES = "class_labels_classifier.bias"
 # timm's ResNet, which is named as torchvision's
 _RESNET = re.compile(r"model\.backbone\.(?:conv_encoder\.)?model\.((?:conv1|bn1|layer\d)\..+)")
+# What a Deformable DETR with so many maps reads
+_MAPS = {1: ("p5",), 3: ("p3", "p4", "p5"), 4: ("p3", "p4", "p5", "p6")}
 _LAYER = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.")
 
 
@@ -57,7 +59,7 @@ def convert_transformers(
         )
     model = {name.removeprefix("module."): value for name, value in model.items()}
     try:
-        found = _detector_keys(model)
+        found = _detector_keys(model, cfg.MODEL.QUERY)
         detector = _detector(model, cfg, box_refine=found["BOX_REFINE"])
     except (KeyError, StopIteration, ValueError) as error:
         reason = error.args[0] if error.args and isinstance(error.args[0], str) else "parts of it are missing"
@@ -80,9 +82,9 @@ def _detector(model: Mapping[str, Tensor], cfg: CfgNode, *, box_refine: bool) ->
     return {name: value for name, value in renamed.items() if ".tokens.projections." not in name}
 
 
-def _detector_keys(model: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Keys of ``MODEL.QUERY`` that describe the detector of the file."""
-    return {**_sizes(model), **(_plain_keys() if _PLAIN_CLASSES in model else _deformable_keys(model))}
+def _detector_keys(model: Mapping[str, Tensor], node: CfgNode) -> dict[str, Any]:
+    """Keys of ``MODEL.QUERY``, which ``node`` is, that describe the detector of the file."""
+    return {**_sizes(model), **(_plain_keys() if _PLAIN_CLASSES in model else _deformable_keys(model, node))}
 
 
 def _sizes(model: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -102,11 +104,13 @@ def _plain_keys() -> dict[str, Any]:
     return {**keys, "CLASS_WEIGHT": 1.0, "CLASS_COST": 1.0}
 
 
-def _deformable_keys(model: Mapping[str, Tensor]) -> dict[str, Any]:
+def _deformable_keys(model: Mapping[str, Tensor], node: CfgNode) -> dict[str, Any]:
     two_stage = "model.enc_output.weight" in model
-    keys = {"TWO_STAGE": two_stage, "BOX_REFINE": two_stage or _refines(model)}
-    one_map = len(model["model.level_embed"]) == 1
-    return {**keys, "IN_FEATURES": ("p5",)} if one_map else keys
+    keys = {"TWO_STAGE": two_stage, "BOX_REFINE": two_stage or _refines(model), "DETECTOR": "deformable"}
+    keys |= {"CLASS_LOSS": "focal", "CLASS_WEIGHT": 2.0, "CLASS_COST": 2.0}
+    # The projections are learnt anyway, so any maps will do, as long as they are as many
+    maps, count = tuple(node.IN_FEATURES), len(model["model.level_embed"])
+    return {**keys, "IN_FEATURES": maps if len(maps) == count else _MAPS.get(count, maps)}
 
 
 def _refines(model: Mapping[str, Tensor]) -> bool:

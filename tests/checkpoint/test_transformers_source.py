@@ -127,6 +127,23 @@ def test_variants_bring_their_options(
     assert not any(name.startswith(DETECTOR) for name in conversion.report.missing)
 
 
+@pytest.mark.parametrize("levels", [1, 3, 4])
+def test_a_deformable_detr_fits_the_config_of_the_other_detector(levels: int, tmp_path: Path) -> None:
+    """The options that come with it turn a DETR into it; a DETR needs but its sizes there."""
+    config = "transfiner/coco/query_detr_R_50_FPN.yaml"
+    state = library_state(with_box_refine=True, num_feature_levels=levels)
+    conversion = convert_checkpoint(write(tmp_path, state), "transformers", config=config)
+    query = get_config(config, conversion.opts).MODEL.QUERY
+    assert (query.DETECTOR, query.CLASS_LOSS, query.CLASS_WEIGHT) == ("deformable", "focal", 2.0)
+    assert len(query.IN_FEATURES) == levels
+    assert not any(name.startswith(DETECTOR) for name in conversion.report.missing)
+
+    conversion = convert_checkpoint(write(tmp_path, library_state("Detr")), "transformers", config=config)
+    assert set(conversion.opts[::2]) <= {
+        f"MODEL.QUERY.{key}" for key in ("ENCODER_LAYERS", "DECODER_LAYERS", "BOX_REFINE")
+    }
+
+
 def test_other_classes_are_allowed_by_pattern(tmp_path: Path) -> None:
     path = write(tmp_path, library_state(with_box_refine=True, classes=7))
     with pytest.raises(UserError, match=r"class_heads\.0\.weight \(file: 7 x 256, model: 80 x 256\)"):
