@@ -20,7 +20,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from crispmask.cli.arguments import add_dilation_ratio
-from crispmask.cli.output import check_output_file, print_table, write_csv, write_json
+from crispmask.cli.output import check_output_file, print_rules, print_table, write_csv, write_json
 from crispmask.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> None:
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error
     table = _rows(study)
+    print_rules(gt, args.ground_truth)
     print(f"ground truth  {args.ground_truth}")
     print(f"predictions   {args.predictions}")
     print(f"objects       {study.num_objects}")

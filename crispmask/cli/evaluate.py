@@ -16,14 +16,11 @@ thresholds: no false alarm, no wrong class, no missed object and no score enters
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from crispmask.cli.arguments import add_dilation_ratio
-from crispmask.cli.output import check_output_file, print_table, write_csv, write_json
+from crispmask.cli.output import check_output_file, print_rules, print_table, write_csv, write_json
 from crispmask.errors import UserError
 
 TASKS = {"mask": "segm", "boundary": "boundary", "bbox": "bbox"}
@@ -67,8 +64,7 @@ def run(args: argparse.Namespace) -> None:
     if args.gt_boxes and "bbox" in args.iou_type:
         raise UserError("--gt-boxes takes the boxes out: leave bbox out of --iou-type.")
     try:
-        with _notes_shown():
-            report = _report(args)
+        report = _report(args)
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error
     _print(report, per_class=args.per_class)
@@ -80,22 +76,10 @@ def run(args: argparse.Namespace) -> None:
         write_csv(csv_file, ("iou_type", "metric", "value"), rows)
 
 
-@contextmanager
-def _notes_shown() -> Iterator[None]:
-    """Print what LVIS's protocol says of the annotation file: AP or AP*, and what it covers."""
-    notes, handler = logging.getLogger("crispmask.evaluation.lvis"), logging.StreamHandler(sys.stdout)
-    level = notes.level
-    notes.addHandler(handler)
-    notes.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        notes.removeHandler(handler)
-        notes.setLevel(level)
-
-
 def _report(args: argparse.Namespace) -> dict[str, Any]:
     """What was asked for, and the figures of every IoU type."""
+    from crispmask.evaluation import evaluate
+
     protocol = args.protocol
     ratio = _default_ratio(protocol) if args.dilation_ratio is None else args.dilation_ratio
     kinds = list(dict.fromkeys(args.iou_type))
@@ -105,31 +89,38 @@ def _report(args: argparse.Namespace) -> dict[str, Any]:
         "protocol": protocol,
         "dilation_ratio": ratio,
     }
-    if not args.gt_boxes:
-        return report | {"results": _figures(args.ground_truth, args.predictions, protocol, kinds, ratio)}
+    if protocol in ("coco", "lvis"):
+        return report | _figures_of_rows(args, kinds, ratio)
+    files = args.ground_truth, args.predictions
+    return report | {"results": {kind: evaluate(*files, protocol, kind, ratio) for kind in kinds}}
+
+
+def _figures_of_rows(args: argparse.Namespace, kinds: Sequence[str], ratio: float) -> dict[str, Any]:
+    """Figures of the protocols on COCO-format files, whose mask IoU is computed once for all IoU types."""
     from crispmask.analysis.given_boxes import given_boxes
+    from crispmask.evaluation.coco import average_precisions, check_options, evaluate_rows
+    from crispmask.evaluation.inputs import read_ground_truth, read_predictions
+    from crispmask.evaluation.lvis import describe, read_lvis
+    from crispmask.evaluation.progress import Progress
 
-    kept = given_boxes(args.ground_truth, args.predictions, ratio)
-    report["gt_boxes"] = {"paired_objects": len(kept.gt["annotations"]), "objects": kept.num_objects}
-    results = {}
-    for kind in kinds:
-        results |= _figures(kept.gt, kept.predictions[TASKS[kind]], protocol, [kind], ratio)
-    return report | {"results": results}
-
-
-def _figures(
-    gt: Any, predictions: Any, protocol: str, kinds: Sequence[str], ratio: float
-) -> dict[str, dict[str, float]]:
-    """Figures by IoU type; protocols that can compute mask IoU once for all types."""
-    from crispmask.evaluation import evaluate
-    from crispmask.evaluation.coco import average_precisions, evaluate_coco
-    from crispmask.evaluation.lvis import evaluate_lvis
-
-    together = {"coco": evaluate_coco, "lvis": evaluate_lvis}.get(protocol)
-    if together is None:
-        return {kind: evaluate(gt, predictions, protocol, kind, ratio) for kind in kinds}
-    evaluations = together(gt, predictions, [TASKS[kind] for kind in kinds], dilation_ratio=ratio)
-    return {kind: average_precisions(evaluations[TASKS[kind]]) for kind in kinds}
+    tasks = [TASKS[kind] for kind in kinds]
+    check_options(tasks, ratio)
+    progress, about = Progress(), {}
+    source, rankings = args.ground_truth, [(args.predictions, tasks)]
+    if args.gt_boxes:
+        kept = given_boxes(source, args.predictions, ratio)
+        about["gt_boxes"] = {"paired_objects": len(kept.gt["annotations"]), "objects": kept.num_objects}
+        source, rankings = kept.gt, [(kept.predictions[task], [task]) for task in tasks]
+    truth = (read_lvis if args.protocol == "lvis" else read_ground_truth)(source, progress)
+    options = {"dilation_ratio": ratio, "max_dets": truth.max_dets, "progress": progress}
+    evaluations = {}
+    for predictions, ranked in rankings:
+        evaluations |= evaluate_rows(truth, read_predictions(predictions, truth, progress), ranked, **options)
+    if args.protocol == "lvis":
+        print(describe(truth, args.ground_truth))
+    else:
+        print_rules(truth, args.ground_truth)
+    return about | {"results": {k: average_precisions(evaluations[TASKS[k]]) for k in kinds}}
 
 
 def _default_ratio(protocol: str) -> float:

@@ -7,9 +7,12 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crispmask.errors import UserError
+
+if TYPE_CHECKING:
+    from crispmask.evaluation.inputs import GroundTruth
 
 # Columns of a table that is piped into a file, where nobody says how wide a line may be
 PIPED_WIDTH = 200
@@ -74,6 +77,16 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
     if not console.is_terminal:
         console.width = PIPED_WIDTH
     console.print(table)
+
+
+def print_rules(gt: GroundTruth, path: str) -> None:
+    """Say that COCO's rules, which count every category in every image, are not those of an LVIS file."""
+    if gt.is_federated:
+        print(
+            f"note: '{path}' is an LVIS file, whose images are annotated for some categories only; by COCO's "
+            "rules, as here, detections of the others are wrong. crispmask evaluate --protocol lvis gives "
+            f"{'AP*' if gt.extra_categories else 'LVIS AP'}."
+        )
 
 
 def _cell(value: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from crispmask.evaluation.checks import (
@@ -22,6 +22,7 @@ from crispmask.evaluation.checks import (
     load_json,
     short,
 )
+from crispmask.evaluation.lvis_cocofied import COCO_SYNSETS, is_cocofied
 from crispmask.evaluation.progress import Progress, tracked
 
 Row = dict[str, Any]
@@ -39,11 +40,15 @@ class GroundTruth:
         class_names: category id -> name, in ascending order of id, every name once.
         annotations: own copies of the annotations with ``id`` (unique, above 0), ``iscrowd`` (0 or 1) and
             ``index`` (place in the file); ``segmentation``, ``bbox`` and ``area`` as in the file.
+        extra_categories: ids that predictions may have although the file has no such category: not judged.
+        is_federated: whether each image is annotated for some categories only, as in a file of LVIS.
     """
 
     sizes: dict[Any, tuple[int, int] | None]
     class_names: dict[Any, str]
     annotations: list[Row]
+    extra_categories: frozenset[Any] = field(default=frozenset(), kw_only=True)
+    is_federated: bool = field(default=False, kw_only=True)
 
     @property
     def max_dets(self) -> int:
@@ -62,17 +67,17 @@ class GroundTruth:
 
     def known_categories(self) -> Collection[Any]:
         """Category ids that a prediction may have."""
-        return self.class_names
+        return {**self.class_names, **dict.fromkeys(self.extra_categories)}.keys()
 
     def judged(self, annotations: list[Row], detections: list[Row], max_dets: int) -> Select:
-        """Annotations and detections that enter the matching, in the same order; here all of them.
+        """Annotations and detections that enter the matching, in the same order; here all of its classes.
 
         Args:
             annotations: with ``area``.
             detections: with ``area`` and ``score``.
             max_dets: limit of detections, which COCO applies to each image and class, in the matching.
         """
-        return annotations, detections
+        return annotations, [d for d in detections if d["category_id"] in self.class_names]
 
     def is_ignored(self, annotation: Row) -> bool:
         """Whether an annotation need not be found: a crowd region."""
@@ -111,7 +116,10 @@ def read_ground_truth(
         _refuse_copies(annotations)
         for annotation in annotations:
             annotation.update(id=annotation["index"] + 1, file_id=annotation.get("id"))
-    return GroundTruth(sizes, class_names, annotations)
+    # A COCO model knows all of COCO's categories, whichever of them a cocofied file has
+    extra = frozenset(COCO_SYNSETS if is_cocofied(data["categories"]) else ())
+    is_federated = any("neg_category_ids" in image for image in data["images"])
+    return GroundTruth(sizes, class_names, annotations, extra_categories=extra, is_federated=is_federated)
 
 
 def load_dataset(source: Any, progress: Progress | None = None) -> Mapping[str, Any]:

@@ -49,7 +49,6 @@ class LVISGroundTruth(GroundTruth):
         frequencies: category id -> ``r``, ``c`` or ``f``, where the file says it.
         is_cocofied: the categories are COCO's, see :mod:`crispmask.evaluation.lvis_cocofied`.
         missing: synsets of COCO's categories that a cocofied file does not have.
-        extra_categories: ids that predictions may have although the file has no such category: not judged.
     """
 
     negatives: dict[Any, frozenset[Any]] | None
@@ -57,16 +56,11 @@ class LVISGroundTruth(GroundTruth):
     frequencies: dict[Any, str]
     is_cocofied: bool
     missing: list[str]
-    extra_categories: frozenset[Any]
 
     @property
     def max_dets(self) -> int:
         """Detections that count, best first, unless something else is asked for: of an image."""
         return MAX_DETS_COCOFIED if self.is_cocofied else MAX_DETS
-
-    def known_categories(self) -> Collection[Any]:
-        """Category ids that a prediction may have."""
-        return self.extra_categories | self.class_names.keys()
 
     def judged(self, annotations: list[Row], detections: list[Row], max_dets: int) -> Select:
         """Annotations and detections that count.
@@ -161,18 +155,19 @@ def read_lvis(
     for annotation in truth.annotations:
         check_flag(annotation.get("ignore"), f"Annotation {annotation['index']}", "ignore")
     cocofied = is_cocofied(data["categories"])
-    is_federated = any("neg_category_ids" in image for image in data["images"])
     return LVISGroundTruth(
         truth.sizes,
         truth.class_names,
         truth.annotations,
-        negatives=_lists(data["images"], "neg_category_ids", truth.class_names) if is_federated else None,
+        negatives=_lists(data["images"], "neg_category_ids", truth.class_names)
+        if truth.is_federated
+        else None,
         not_exhaustive=_lists(data["images"], "not_exhaustive_category_ids", truth.class_names),
         frequencies=_frequencies(data["categories"]),
         is_cocofied=cocofied,
         missing=missing_synsets(data["categories"]) if cocofied else [],
-        # A COCO model knows all of COCO's.
-        extra_categories=frozenset(COCO_SYNSETS if cocofied else ()),
+        extra_categories=truth.extra_categories,
+        is_federated=truth.is_federated,
     )
 
 

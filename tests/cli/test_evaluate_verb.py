@@ -13,7 +13,9 @@ import pytest
 
 from crispmask.cli import main
 from crispmask.evaluation import evaluate
+from crispmask.evaluation.lvis_cocofied import cocofy
 from tests.analysis.rectangles import dataset, rle, row
+from tests.evaluation.lvis_sets import real_lvis
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "boundary_coco"
 GT, RESULTS = str(GOLDEN / "gt.json"), str(GOLDEN / "dt.json")
@@ -189,3 +191,40 @@ def test_gt_boxes_pairs_by_box_and_ignores_crowds(files, tmp_path: Path) -> None
     figures = report["results"]["mask"]
     assert figures["AP50"] == pytest.approx(100) and figures["AP75"] == 0
     assert math.isclose(figures["AP"], 20)  # IoU 0.55 passes 0.5 and 0.55
+
+
+@pytest.fixture
+def cocofied_files(tmp_path: Path) -> list[str]:
+    """A cocofied LVIS file of 3 categories, and perfect results with a bicycle, which it does not have."""
+    gt = cocofy(real_lvis()[0])
+    keys = ("image_id", "category_id", "segmentation", "bbox")
+    found = [{**{key: a[key] for key in keys if key in a}, "score": 0.9} for a in gt["annotations"]]
+    paths = tmp_path / "lvis.json", tmp_path / "dt.json"
+    for path, data in zip(paths, (gt, [*found, {**found[0], "category_id": 2}]), strict=True):
+        path.write_text(json.dumps(data))
+    return list(map(str, paths))
+
+
+def test_classes_that_an_lvis_file_lacks_are_not_judged_with_gt_boxes(
+    cocofied_files: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["evaluate", *cocofied_files, "--protocol", "lvis", "--gt-boxes"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("AP* on") == 1 and f"AP* on {cocofied_files[0]}: 3 of" in out and "100.0" in out
+
+
+def test_lvis_file_by_cocos_rules_is_noted(cocofied_files: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert main(["evaluate", *cocofied_files]) == 0
+    out = capsys.readouterr().out
+    assert f"'{cocofied_files[0]}' is an LVIS file" in out and "--protocol lvis gives AP*" in out
+    assert main(["evaluate", *cocofied_files, "--protocol", "lvis"]) == 0
+    assert "is an LVIS file" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["incoherence"], ["boundary", "--output", "{out}"]])
+def test_analyses_take_classes_that_an_lvis_file_lacks(
+    words: list[str], cocofied_files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["analyze", *(word.format(out=tmp_path) for word in words), *cocofied_files]) == 0
+    out = capsys.readouterr().out
+    assert "100.0" in out and "--protocol lvis gives AP*" in out
