@@ -53,7 +53,7 @@ def assess_objects(
     gt: GroundTruth,
     predictions: Sequence[Row],
     dilation_ratio: float,
-    score_threshold: float = 0.0,
+    score_threshold: float | None = None,
     progress: Progress | None = None,
 ) -> list[ObjectQuality]:
     """Find the prediction of each object and measure it.
@@ -65,7 +65,7 @@ def assess_objects(
         gt: the data set.
         predictions: rows of ``read_predictions``.
         dilation_ratio: boundary width as a share of the image diagonal.
-        score_threshold: predictions below it are left out.
+        score_threshold: predictions below it are left out; None: none is.
         progress: where to say how far it is.
 
     Returns:
@@ -75,7 +75,7 @@ def assess_objects(
         ValueError: a row without a readable mask; the message names it.
     """
     annotations = with_masks(gt.annotations, gt, "Annotation", progress)
-    found = [row for row in predictions if row["score"] >= score_threshold]
+    found = [row for row in predictions if score_threshold is None or row["score"] >= score_threshold]
     found = with_masks(found, gt, progress=progress)
     chosen = [
         (objects[g], candidates[d])

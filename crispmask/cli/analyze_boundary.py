@@ -12,6 +12,7 @@ regions are left out. Without --images the masks alone are drawn.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,9 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--score-threshold",
         type=float,
-        default=0.0,
         metavar="S",
-        help="lowest score of a prediction that finds an object; AP counts all (default: 0)",
+        help="lowest score of a prediction that finds an object; AP counts all (default: none is too low)",
     )
     add_dilation_ratio(parser, 0.02)
 
@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> None:
     """
     if len(args.predictions) > 2:
         raise UserError(f"{len(args.predictions)} results files are too many: give one, or two to compare.")
-    if args.worst < 0 or not 0 <= args.score_threshold <= 1:
-        raise UserError("--worst must be 0 or more, and --score-threshold lie in 0 to 1.")
+    if args.worst < 0 or not math.isfinite(args.score_threshold or 0):
+        raise UserError("--worst must be 0 or more, and --score-threshold a finite number.")
     if args.images and not Path(args.images).is_dir():
         raise UserError(f"'{args.images}' is no folder of images: correct --images, or leave it out.")
     folder = check_output_folder(args.output)

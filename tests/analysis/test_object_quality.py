@@ -57,6 +57,13 @@ def test_every_object_but_crowds_is_there_and_only_one_has_a_prediction() -> Non
     assert cat.pair.missed == 400 and cat.pair.extra == 0
 
 
+def test_scores_may_be_negative_as_logits_are() -> None:
+    gt = dataset([row(1, (0, 0, 40, 40)), row(2, (50, 50, 90, 90))])
+    rows = [row(1, (0, 0, 40, 40), score=-0.1), row(2, (50, 50, 90, 90), score=-7.0)]
+    assert [item.pair is not None for item in assess(gt, rows)] == [True, True]
+    assert [item.pair is not None for item in assess(gt, rows, score_threshold=-1.0)] == [True, False]
+
+
 def test_a_prediction_stands_for_one_object_only() -> None:
     """Two objects overlap the same prediction; the nearer one has it, the other has the next best."""
     gt = dataset([row(1, (0, 0, 40, 36)), row(1, (0, 0, 40, 40))])

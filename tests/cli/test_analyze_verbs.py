@@ -79,6 +79,19 @@ def test_masks_alone_without_images_and_names_of_one_file(files: Path, tmp_path:
     assert all(len(np.unique(grey.reshape(-1, 3), axis=0)) <= 5 for grey in greys)
 
 
+def test_negative_scores_find_objects(files: Path, tmp_path: Path) -> None:
+    rows = json.loads((files / "a" / "results.json").read_text())
+    (tmp_path / "logits").mkdir()
+    logits = tmp_path / "logits" / "results.json"
+    logits.write_text(json.dumps([{**r, "score": r["score"] - 5} for r in rows]))
+    found = []
+    for path, *more in ((files / "a" / "results.json",), (logits,), (logits, "--score-threshold", "-5")):
+        words = ["analyze", "boundary", files / "gt.json", path, "--output", tmp_path, *more]
+        assert main(list(map(str, words))) == 0
+        found.append([r["found"] for r in csv.DictReader((tmp_path / "objects.csv").open())])
+    assert "1" in found[0] and found[0] == found[1] == found[2]
+
+
 def test_images_that_are_missing_or_of_another_size_are_counted(
     files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
