@@ -133,7 +133,7 @@ def _batches(paths: Iterable[Path], size: int) -> Iterator[list[tuple[Path, NDAr
         try:
             batch.append((path, read_image(path)))
         except ImageError as error:
-            print(f"crispmask: {error}.", file=sys.stderr, flush=True)
+            print(f"crispmask: {error}", file=sys.stderr, flush=True)
         if len(batch) == size:
             yield batch
             batch = []

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as mask_utils
 
 from crispmask.evaluation.checks import check_flag, check_rows, check_size, load_json, short
@@ -34,6 +33,7 @@ from crispmask.evaluation.encode import distinct_ids, encode_ids
 from crispmask.evaluation.inputs import NAME, GroundTruth
 from crispmask.evaluation.progress import Progress, tracked
 from crispmask.evaluation.regions import with_masks
+from crispmask.visualization.images import opened_image
 
 CLASSES = ("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 CATEGORY_IDS = {name: number for number, name in enumerate(CLASSES, 1)}
@@ -179,11 +179,8 @@ def mask_of(label: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 
 def _read_bitmask(path: Path) -> tuple[tuple[int, int], list[Annotation]]:
     """(H, W) and annotations of an image, by the number of the object."""
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image)
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"'{path}' cannot be read as an image: {error}.") from None
+    with opened_image(path) as image:
+        pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[2] != 4 or pixels.dtype != np.uint8:
         raise ValueError(f"'{path}' is no bitmask: it must be an RGBA image.")
     columns = np.ascontiguousarray(pixels.transpose(1, 0, 2)).view("<u4")[..., 0]

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from cityscapesscripts.helpers.labels import labels
 from numpy.typing import NDArray
-from PIL import Image
 
 from crispmask.evaluation.encode import RLE, distinct_ids, encode_ids
 from crispmask.evaluation.rle import Runs, parse_runs
+from crispmask.visualization.images import opened_image
 
 # Label id -> name of the classes that are evaluated, in the official order
 CLASSES = {label.id: label.name for label in labels if label.hasInstances and not label.ignoreInEval}
@@ -129,11 +129,8 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
         ValueError: it cannot be read.
     """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-    except OSError as error:
-        raise ValueError(f"'{path}' cannot be read as an image: {error}.") from None
+    with opened_image(path) as image:
+        width, height = image.size
     return height, width
 
 
@@ -143,11 +140,8 @@ def read_image_truth(path: str | os.PathLike[str]) -> ImageTruth:
     Raises:
         ValueError: it cannot be read, or holds something else.
     """
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image)
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"'{path}' cannot be read as an image: {error}.") from None
+    with opened_image(path) as image:
+        pixels = np.asarray(image)
     if pixels.ndim != 2 or pixels.dtype.kind not in "iu":
         raise ValueError(f"'{path}' is no instanceIds image: it must have one channel of integers.")
     columns = np.ascontiguousarray(pixels.T)

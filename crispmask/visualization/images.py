@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +17,15 @@ from crispmask.errors import UserError
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # Modes of Pillow that hold 16 bits a pixel; "I" is what it gives for some 16-bit PNG and TIFF files
 _DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+# What Pillow raises on files whose headers or pixels are broken
+_PILLOW_ERRORS = (
+    *(OSError, SyntaxError, ValueError, IndexError, EOFError),
+    *(struct.error, Image.DecompressionBombError),
+)
 
 
 class ImageError(ValueError):
-    """A file that cannot be read as an image; the message names it and says why."""
+    """A file that cannot be read as an image; the message, a sentence, names it and says why."""
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
@@ -32,16 +40,27 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     Raises:
         ImageError: there is no such file, or it holds no image that can be read.
     """
+    with opened_image(path) as image:
+        picture = _in_colour(ImageOps.exif_transpose(image))
+    return np.asarray(picture)
+
+
+@contextmanager
+def opened_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """An image file, whose header was read, for a body that reads its pixels.
+
+    Raises:
+        ImageError: there is no such file, or Pillow cannot read it, now or in the body.
+    """
     try:
         with Image.open(path) as image:
-            picture = _in_colour(ImageOps.exif_transpose(image))
+            yield image
     except (FileNotFoundError, IsADirectoryError):
-        raise ImageError(f"There is no image file '{path}'") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageError(f"There is no image file '{path}'.") from None
+    except _PILLOW_ERRORS as error:
         # Pillow says "cannot identify image file <path>", "image file is truncated", ...
-        reason = "it is no image" if "identify" in str(error) else str(error).rstrip(".")
-        raise ImageError(f"Image file '{path}' cannot be read: {reason}") from error
-    return np.asarray(picture)
+        reason = "it is no image" if "identify" in str(error) else " ".join(str(error).split()).rstrip(".")
+        raise ImageError(f"Image file '{path}' cannot be read: {reason or type(error).__name__}.") from error
 
 
 def find_images(inputs: Sequence[str | Path]) -> list[Path]:

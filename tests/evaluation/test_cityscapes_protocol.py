@@ -16,6 +16,7 @@ from crispmask.evaluation import evaluate
 from crispmask.evaluation.boundary_iou import boundary_width
 from crispmask.evaluation.cityscapes_truth import find_instance_files
 from crispmask.ops import mask_boundary
+from tests.visualization.test_images import png_header
 
 NAMES = {
     24: "person",
@@ -365,6 +366,15 @@ def test_a_broken_image_is_named(city, tmp_path, keep):
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
     with pytest.raises(ValueError, match=f"{path.name}' cannot be read"):
+        evaluate(tmp_path / "gtFine", [], "cityscapes")
+
+
+@pytest.mark.parametrize("header", [png_header(30_000, 30_000), png_header(8, 8, keep=9)])
+def test_a_bad_header_is_named(city, tmp_path, header):
+    city([(26000, OBJECT)], [])
+    path = next(tmp_path.rglob("*.png"))
+    path.write_bytes(header)
+    with pytest.raises(ValueError, match=rf"{path.name}' cannot be read: .*\.$"):
         evaluate(tmp_path / "gtFine", [], "cityscapes")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -62,9 +64,17 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     text.write_text("no image")
     (tmp_path / "empty.png").touch()
     saved(tmp_path / "float.tif", Image.fromarray(np.ones((4, 4), np.float32)))
-    for name in ("half.png", "text.jpg", "empty.png", "float.tif", "missing.png"):
-        with pytest.raises(ImageError, match=name):
+    (tmp_path / "bomb.png").write_bytes(png_header(30_000, 30_000))
+    (tmp_path / "short.png").write_bytes(png_header(8, 8, keep=9))
+    for name in ("half.png", "text.jpg", "empty.png", "float.tif", "missing.png", "bomb.png", "short.png"):
+        with pytest.raises(ImageError, match=rf"{name}'.*\.$"):
             read_image(tmp_path / name)
+
+
+def png_header(width: int, height: int, keep: int = 13) -> bytes:
+    """A PNG file that is all header; ``keep`` bytes of it."""
+    chunk = b"IHDR" + (struct.pack(">II", width, height) + bytes([16, 0, 0, 0, 0]))[:keep]
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", keep) + chunk + struct.pack(">I", zlib.crc32(chunk))
 
 
 def test_folders_give_their_images_by_name(tmp_path: Path) -> None:
