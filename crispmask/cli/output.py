@@ -62,20 +62,33 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
-    """Print a table: floats with one digit, NaN as a dash, text to the left and numbers to the right."""
+    """Print a table: floats with one digit, NaN as a dash, text to the left and numbers to the right.
+
+    Cells are never broken: on a narrow terminal the words of column names go below each other, and where that
+    is not enough the table is wider than the terminal.
+    """
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
 
     rows = [list(row) for row in rows]
-    table = Table(title=title or None, title_justify="left", title_style="")
-    for index, column in enumerate(columns):
-        is_text = any(isinstance(row[index], str) for row in rows)
-        table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text)
-    for row in rows:
-        table.add_row(*map(_cell, row))
     console = Console(markup=False)
     if not console.is_terminal:
         console.width = PIPED_WIDTH
+    cells = [max((cell_len(_cell(row[i])) for row in rows), default=0) for i in range(len(columns))]
+    for lines in ([column] for column in columns), (column.split() for column in columns):
+        widths = [max([cell, *map(cell_len, names)]) for cell, names in zip(cells, lines, strict=True)]
+        # Two blanks and a line for each column
+        total = sum(widths) + 3 * len(widths) + 1
+        if total <= console.width:
+            break
+    console.width = max(console.width, total)
+    table = Table(title=title or None, title_justify="left", title_style="")
+    for index, (column, width) in enumerate(zip(columns, widths, strict=True)):
+        is_text = any(isinstance(row[index], str) for row in rows)
+        table.add_column(column, justify="left" if is_text else "right", width=width)
+    for row in rows:
+        table.add_row(*map(_cell, row))
     console.print(table)
 
 

@@ -17,6 +17,8 @@ from PIL import Image
 
 from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.cli import main
+from crispmask.cli.analyze_incoherence import COLUMNS
+from crispmask.cli.output import print_table
 from crispmask.evaluation import evaluate
 from tests.analysis.rectangles import dataset, row
 
@@ -157,6 +159,20 @@ def test_incoherence_prints_and_writes_the_table(
     assert [r["regions"] for r in rows] == ["as they are", "28 x 28", "56 x 56", "112 x 112"]
     assert study["levels"][0]["ap"] > study["ap"] and f"{study['levels'][0]['ap']:.1f}" in out
     assert float(rows[1]["percent"]) == study["levels"][0]["means"]["percent"]
+
+
+@pytest.mark.parametrize("width", [100, 80, 40])
+def test_names_and_numbers_stay_whole_on_any_terminal(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "dumb"), ("COLUMNS", str(width))):
+        monkeypatch.setenv(name, value)
+    values = [["as they are", *[float("nan")] * 4, 31.4, 9.4], ["112 x 112", *[100.0] * 6]]
+    print_table(COLUMNS, values)
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+    assert rows == [["as they are", *"––––", "31.4", "9.4"], ["112 x 112", *["100.0"] * 6]]
+    assert len(lines[0]) <= max(width, 80)
 
 
 def test_incoherence_of_no_pair_is_dashes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
