@@ -89,6 +89,16 @@ def check_known(key: Any, known: Collection[Any], where: str, name: str) -> None
         raise ValueError(f"{where} has {name}_id {short(key)}: the ground truth has no such {name}, {hint}.")
 
 
+def check_ids(
+    row: Mapping[str, Any], where: str, images: Collection[Any], categories: Collection[Any]
+) -> None:
+    """Refuse a row without the ids of an image and a category that the data set has."""
+    for key, known, name in (("image_id", images, "image"), ("category_id", categories, "category")):
+        if key not in row:
+            raise ValueError(f"{where} has no {key}: that of its {name} in the ground truth is needed.")
+        check_known(row[key], known, where, name)
+
+
 def check_size(image: Mapping[str, Any], where: str) -> tuple[int, int] | None:
     """(H, W) of an image entry; None if it has not both."""
     sides = [image.get("height"), image.get("width")]

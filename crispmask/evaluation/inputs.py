@@ -14,7 +14,7 @@ from typing import Any
 from crispmask.evaluation.checks import (
     check_area,
     check_flag,
-    check_known,
+    check_ids,
     check_rows,
     check_size,
     check_unique_ids,
@@ -172,7 +172,7 @@ def read_predictions(
     rows = []
     for index, row in enumerate(tracked(data, "Predictions", progress)):
         where = f"Prediction {index}" if names is None else names[index]
-        _check_ids(row, where, gt.sizes, categories)
+        check_ids(row, where, gt.sizes, categories)
         score = row.get("score")
         if not is_finite(score):
             raise ValueError(f"{where} has score {short(score)}; a finite number is needed.")
@@ -184,7 +184,7 @@ def read_predictions(
 def _annotation(row: Mapping[str, Any], index: int, sizes: Collection[Any], names: Collection[Any]) -> Row:
     """Own copy of an annotation, checked except for its mask and box; an area of None is left out."""
     where = f"Annotation {index}"
-    _check_ids(row, where, sizes, names)
+    check_ids(row, where, sizes, names)
     own = {**row, "iscrowd": check_flag(row.get("iscrowd"), where, "iscrowd"), "index": index}
     if own.get("area") is None:
         own.pop("area", None)
@@ -214,13 +214,6 @@ def _is_equal(row: Row, other: Row, key: str) -> bool:
         return bool(row.get(key) == other.get(key))
     except ValueError:  # NumPy arrays
         return False
-
-
-def _check_ids(row: Mapping[str, Any], where: str, sizes: Collection[Any], names: Collection[Any]) -> None:
-    for key, known, name in (("image_id", sizes, "image"), ("category_id", names, "category")):
-        if key not in row:
-            raise ValueError(f"{where} has no {key}: that of its {name} in the ground truth is needed.")
-        check_known(row[key], known, where, name)
 
 
 def _kind(data: Any) -> str:

@@ -27,7 +27,12 @@ from crispmask.evaluation.inputs import (
     read_predictions,
 )
 from crispmask.evaluation.instance_eval import InstanceEval
-from crispmask.evaluation.lvis_cocofied import COCO_SYNSETS, is_cocofied, missing_synsets
+from crispmask.evaluation.lvis_cocofied import (
+    COCO_SYNSETS,
+    category_list,
+    is_cocofied,
+    missing_synsets,
+)
 from crispmask.evaluation.progress import Progress
 
 # Detections of an image that count: LVIS's limit, and that of the COCO models which AP* is for
@@ -201,15 +206,7 @@ def _lists(
     Ids that no category has may stand there, as in files of which categories were left out.
     """
     kinds = {type(category_id) for category_id in known}
-    result = {}
-    for index, image in enumerate(images):
-        ids = image.get(key) or []
-        if not isinstance(ids, (list, tuple)) or not all(type(i) in kinds for i in ids):
-            raise ValueError(
-                f"Entry {index} of 'images' has {key} {short(ids)}: a list of category ids is needed."
-            )
-        result[image["id"]] = frozenset(ids)
-    return result
+    return {im["id"]: frozenset(category_list(im, key, i, kinds)) for i, im in enumerate(images)}
 
 
 def _frequencies(categories: Sequence[Mapping[str, Any]]) -> dict[Any, str]:

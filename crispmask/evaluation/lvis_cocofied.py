@@ -7,8 +7,10 @@ enter the average.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+from crispmask.evaluation.checks import check_ids, short
 
 # COCO category id -> the WordNet synset by which LVIS names the same category
 COCO_SYNSETS = {
@@ -111,6 +113,20 @@ def missing_synsets(categories: Sequence[Mapping[str, Any]]) -> list[str]:
     return [synset for category_id, synset in COCO_SYNSETS.items() if category_id not in there]
 
 
+def category_list(image: Mapping[str, Any], key: str, index: int, kinds: Collection[type]) -> Sequence[Any]:
+    """Category ids, of these ``kinds``, that entry ``index`` of the images lists under ``key``; maybe none.
+
+    Raises:
+        ValueError: it is something else than a list of ids.
+    """
+    ids = image.get(key) or []
+    if not isinstance(ids, (list, tuple)) or not all(type(i) in kinds for i in ids):
+        raise ValueError(
+            f"Entry {index} of 'images' has {key} {short(ids)}: a list of category ids is needed."
+        )
+    return ids
+
+
 def cocofy(lvis: Mapping[str, Any], image_folder: str | None = None) -> dict[str, Any]:
     """Keep what LVIS says about COCO's categories, under COCO's category ids.
 
@@ -125,14 +141,16 @@ def cocofy(lvis: Mapping[str, Any], image_folder: str | None = None) -> dict[str
         Content of the cocofied file; nothing is shared with ``lvis`` that could be changed through it.
 
     Raises:
-        ValueError: not an LVIS file, or no image lies in ``image_folder``.
+        ValueError: not an LVIS file, an id or list in it that is none, two categories of one synset, or no
+            image lies in ``image_folder``.
     """
     _check(lvis, image_folder)
     coco_ids = {synset: category_id for category_id, synset in COCO_SYNSETS.items()}
     new_ids = {c["id"]: coco_ids[c["synset"]] for c in lvis["categories"] if c["synset"] in coco_ids}
+    kinds = {type(category["id"]) for category in lvis["categories"]}
     images = [
-        {**image, **_renamed_lists(image, new_ids)}
-        for image in lvis["images"]
+        {**image, **_renamed_lists(image, index, new_ids, kinds)}
+        for index, image in enumerate(lvis["images"])
         if image_folder is None or _folder(image) == image_folder
     ]
     if not images:
@@ -153,8 +171,11 @@ def cocofy(lvis: Mapping[str, Any], image_folder: str | None = None) -> dict[str
     }
 
 
-def _renamed_lists(image: Mapping[str, Any], new_ids: Mapping[Any, int]) -> dict[str, list[int]]:
-    return {key: [new_ids[i] for i in image[key] if i in new_ids] for key in IMAGE_LISTS if key in image}
+def _renamed_lists(
+    image: Mapping[str, Any], index: int, new_ids: Mapping[Any, int], kinds: Collection[type]
+) -> dict[str, list[int]]:
+    lists = {key: category_list(image, key, index, kinds) for key in IMAGE_LISTS if key in image}
+    return {key: [new_ids[i] for i in ids if i in new_ids] for key, ids in lists.items()}
 
 
 def _folder(image: Mapping[str, Any]) -> str:
@@ -162,9 +183,21 @@ def _folder(image: Mapping[str, Any]) -> str:
 
 
 def _check(lvis: Mapping[str, Any], image_folder: str | None) -> None:
+    places: dict[str, int] = {}
     for index, category in enumerate(lvis["categories"]):
-        if "synset" not in category:
-            raise ValueError(f"Entry {index} of 'categories' has no synset: this is not a file of LVIS.")
+        synset = category.get("synset")
+        if not isinstance(synset, str):
+            fault = "no synset" if synset is None else f"synset {short(synset)}, which is no name"
+            raise ValueError(f"Entry {index} of 'categories' has {fault}: this is not a file of LVIS.")
+        if synset in COCO_SYNSETS.values() and synset in places:
+            raise ValueError(
+                f"Entries {places[synset]} and {index} of 'categories' have the same synset '{synset}', which "
+                "is one category of COCO: merge them into one."
+            )
+        places[synset] = index
     for index, image in enumerate(lvis["images"] if image_folder else ()):
         if "/" not in str(image.get("coco_url")):
             raise ValueError(f"Entry {index} of 'images' has no coco_url, which would say its folder.")
+    ids = [{entry["id"] for entry in lvis[key]} for key in ("images", "categories")]
+    for index, annotation in enumerate(lvis["annotations"]):
+        check_ids(annotation, f"Annotation {index}", *ids)

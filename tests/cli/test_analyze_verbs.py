@@ -165,7 +165,7 @@ def test_incoherence_prints_and_writes_the_table(
 def test_names_and_numbers_stay_whole_on_any_terminal(
     width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in (("FORCE_COLOR", "1"), ("TERM", "dumb"), ("COLUMNS", str(width))):
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", str(width))):
         monkeypatch.setenv(name, value)
     values = [["as they are", *[float("nan")] * 4, 31.4, 9.4], ["112 x 112", *[100.0] * 6]]
     print_table(COLUMNS, values)

@@ -77,6 +77,37 @@ def test_only_images_of_the_folder_stay():
         cocofy(gt)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda gt: gt["annotations"][0].pop("category_id"), "Annotation 0 has no category_id"),
+        (lambda gt: gt["annotations"][1].update(image_id=[1]), r"Annotation 1 has image_id \[1\]"),
+        (lambda gt: gt["categories"][0].update(synset=["a"]), "Entry 0 of 'categories' has synset"),
+        (
+            lambda gt: gt["categories"].append({**gt["categories"][1], "id": 9999}),
+            "Entries 1 and 4 of 'categories' have the same synset 'person.n.01'",
+        ),
+        (
+            lambda gt: gt["images"][2].update(neg_category_ids=[[1]]),
+            "Entry 2 of 'images' has neg_category_ids",
+        ),
+    ],
+)
+def test_what_is_no_lvis_file_is_named(spoil, message):
+    gt, _ = real_lvis()
+    spoil(gt)
+    with pytest.raises(ValueError, match=message):
+        cocofy(gt)
+
+
+def test_lists_of_an_image_may_be_null():
+    gt, _ = real_lvis()
+    gt["images"][0]["neg_category_ids"] = []
+    expected = cocofy(gt)
+    gt["images"][0]["neg_category_ids"] = None
+    assert cocofy(gt) == expected
+
+
 def test_category_that_no_image_has_or_lists_is_left_out():
     gt, _ = real_lvis()
     gt["annotations"] = [a for a in gt["annotations"] if a["category_id"] != 378]
