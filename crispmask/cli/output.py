@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,24 @@ def check_output_folder(path: str | Path) -> Path:
     except OSError as error:
         raise UserError(f"The folder '{path}' cannot be made: {error.strerror}.") from error
     return Path(path)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, complete or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    check_output_folder(path.parent)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        try:
+            partial.write_text(text)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be written: {error.strerror}.") from error
 
 
 def write_json(path: Path, data: Any, *, indent: int | None = 1) -> None:

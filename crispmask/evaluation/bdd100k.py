@@ -16,10 +16,9 @@ import numpy as np
 from pycocotools import mask as mask_utils
 
 from crispmask.evaluation.bdd100k_truth import (
-    CATEGORY_IDS,
     CLASSES,
-    OLD_NAMES,
     category_of,
+    class_ids_of,
     is_frames,
     label_place,
     mask_of,
@@ -65,7 +64,7 @@ def evaluate_bdd100k(
     check_options((task,), dilation_ratio)
     progress = Progress()
     data = load_dataset(to_coco(gt, progress), progress)
-    class_ids = _class_ids(data["categories"])
+    class_ids = class_ids_of(data["categories"])
     truth = read_ground_truth(data, progress)
     rows = _read_rows(predictions, data, truth, class_ids, progress)
     options = {"dilation_ratio": dilation_ratio, "progress": progress}
@@ -114,29 +113,6 @@ def _paint_image(rows: Sequence[Row], size: tuple[int, int]) -> list[dict[str, A
         x0, y0, x1, y1 = boxes[index].tolist()
         canvas[x0:x1, y0:y1][runs.crop(index, boxes[index], height).view(bool)] = index + 1
     return encode_ids(canvas, range(1, len(rows) + 1))
-
-
-def _class_ids(categories: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Category id of the ground truth by BDD100K's name of the class.
-
-    Raises:
-        ValueError: a category that is none of BDD100K's classes, or two of one class.
-    """
-    ids: dict[str, Any] = {}
-    for category in categories:
-        given = category.get("name")
-        name = OLD_NAMES.get(given, given) if isinstance(given, str) else None
-        if name not in CATEGORY_IDS:
-            raise ValueError(
-                f"The ground truth has category {short(given)}, which is no class of BDD100K "
-                f"({', '.join(CLASSES)}): protocol coco is for other data."
-            )
-        if name in ids:
-            raise ValueError(
-                f"The ground truth has two categories of BDD100K's class '{name}': merge them into one."
-            )
-        ids[name] = category["id"]
-    return ids
 
 
 def _read_rows(

@@ -165,6 +165,29 @@ def category_of(label: Mapping[str, Any], where: str) -> tuple[int, bool]:
     return CATEGORY_IDS[name], ignored
 
 
+def class_ids_of(categories: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Category id of the ground truth by BDD100K's name of the class.
+
+    Raises:
+        ValueError: a category that is none of BDD100K's classes, or two of one class.
+    """
+    ids: dict[str, Any] = {}
+    for category in categories:
+        given = category.get("name")
+        name = OLD_NAMES.get(given, given) if isinstance(given, str) else None
+        if name not in CATEGORY_IDS:
+            raise ValueError(
+                f"The ground truth has category {short(given)}, which is no class of BDD100K "
+                f"({', '.join(CLASSES)}): protocol coco is for other data."
+            )
+        if name in ids:
+            raise ValueError(
+                f"The ground truth has two categories of BDD100K's class '{name}': merge them into one."
+            )
+        ids[name] = category["id"]
+    return ids
+
+
 def mask_of(label: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     """The run lengths of a label.
 

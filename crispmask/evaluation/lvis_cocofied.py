@@ -191,8 +191,8 @@ def _check(lvis: Mapping[str, Any], image_folder: str | None) -> None:
             raise ValueError(f"Entry {index} of 'categories' has {fault}: this is not a file of LVIS.")
         if synset in COCO_SYNSETS.values() and synset in places:
             raise ValueError(
-                f"Entries {places[synset]} and {index} of 'categories' have the same synset '{synset}', which "
-                "is one category of COCO: merge them into one."
+                f"Entries {places[synset]} and {index} of 'categories' have the same synset '{synset}', "
+                "which is one category of COCO: merge them into one."
             )
         places[synset] = index
     for index, image in enumerate(lvis["images"] if image_folder else ()):

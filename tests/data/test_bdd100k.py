@@ -188,3 +188,16 @@ def test_eval_only_finds_the_same_in_any_number_of_processes(trained, root, tmp_
         for prefix, name in (("", task), ("nonoverlap/", f"{task}_nonoverlap")):
             for metric, value in figures_of(again)[name].items():
                 assert float(value) == pytest.approx(direct[prefix + metric], abs=1e-3, nan_ok=True)
+
+
+def test_script_refuses_what_the_evaluation_refuses_and_says_where_it_cannot_write(root, capsys, tmp_path):
+    foreign, output = tmp_path / "coco.json", tmp_path / "made.json"
+    foreign.write_text(
+        json.dumps({"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]})
+    )
+    assert "category 'cat', which is no class of BDD100K" in refusal(capsys, foreign, "--output", output)
+    assert list(tmp_path.iterdir()) == [foreign]
+    labels = root / "bdd100k/labels/ins_seg/bitmasks/val"
+    printed = refusal(capsys, labels, "--output", tmp_path)
+    assert printed.count("\n") == 1 and f"'{tmp_path}' cannot be written" in printed
+    assert list(tmp_path.iterdir()) == [foreign] and not list(tmp_path.parent.glob(".*partial"))

@@ -18,6 +18,7 @@ import json
 import os
 from pathlib import Path
 
+from crispmask.cli.output import write_whole
 from crispmask.errors import UserError, exit_on_user_error
 from crispmask.evaluation.inputs import load_dataset
 from crispmask.evaluation.lvis_cocofied import COCO_SYNSETS, cocofy, missing_synsets
@@ -45,7 +46,7 @@ def write_cocofied(source: Path, image_folder: str | None) -> None:
     """Write ``<source>_cocofied.json`` and print what it covers.
 
     Raises:
-        UserError: the file is not LVIS's.
+        UserError: the file is not LVIS's, or the other cannot be written.
     """
     try:
         lvis = load_dataset(source)
@@ -53,10 +54,7 @@ def write_cocofied(source: Path, image_folder: str | None) -> None:
     except ValueError as error:
         raise UserError(f"'{source}' cannot be used: {error}") from error
     target = source.with_name(f"{source.stem}_cocofied.json")
-    # Complete or not at all
-    partial = target.with_suffix(".partial")
-    partial.write_text(json.dumps(cocofied))
-    partial.replace(target)
+    write_whole(target, json.dumps(cocofied))
     missing = missing_synsets(cocofied["categories"])
     print(f"{target}")
     print(f"  {len(cocofied['images'])} of {len(lvis['images'])} images", end="")

@@ -18,8 +18,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from crispmask.cli.output import write_whole
 from crispmask.errors import UserError, exit_on_user_error
-from crispmask.evaluation.bdd100k_truth import to_coco
+from crispmask.evaluation.bdd100k_truth import class_ids_of, to_coco
+from crispmask.evaluation.inputs import read_ground_truth
 
 SPLITS = ("train", "val")
 
@@ -42,20 +44,19 @@ def convert(labels: Path, output: Path) -> None:
     """Write the COCO-format file of some labels, whole or not at all.
 
     Raises:
-        UserError: the labels cannot be read.
+        UserError: the labels cannot be read, are not BDD100K's, or the file cannot be written.
     """
     try:
         content = to_coco(labels)
+        if "annotations" not in content:
+            raise ValueError(f"'{labels}' holds no labels of BDD100K.")
+        truth = read_ground_truth(content)
+        class_ids_of(content["categories"])
     except ValueError as error:
         raise UserError(str(error)) from error
-    if "annotations" not in content:
-        raise UserError(f"'{labels}' holds no labels of BDD100K.")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content))
-    os.replace(partial, output)
+    write_whole(output, json.dumps(content))
     images, objects = len(content["images"]), len(content["annotations"])
-    crowds = sum(annotation["iscrowd"] for annotation in content["annotations"])
+    crowds = sum(annotation["iscrowd"] for annotation in truth.annotations)
     print(f"{output}: {images} images, {objects} objects, {crowds} of them crowd or ignored")
 
 
