@@ -23,6 +23,8 @@ _CHUNK = 2048
 # Longest number that pycocotools writes: a signed difference of two 32-bit run lengths.
 _MAX_CHARACTERS = 7
 _MAX_COORDINATE = 1e6
+# Outline in pixels of the largest square that these corners make, diagonal edges by their longer side
+_MAX_OUTLINE = 8 * _MAX_COORDINATE
 _NOT_FILLED = "has runs that do not fill the image"
 
 
@@ -209,6 +211,13 @@ def _check_polygon(polygon: Any) -> None:
         raise ValueError(
             "has a polygon with a corner that is no number or far outside of any image: x and y in pixels "
             "are needed"
+        )
+    points = corners.astype(np.float64).reshape(-1, 2)
+    edges = np.diff(points, axis=0, append=points[:1])
+    if np.abs(edges).max(axis=1).sum() > _MAX_OUTLINE:
+        raise ValueError(
+            f"has a polygon whose outline is longer than {_MAX_OUTLINE:.0f} pixels: x and y in pixels of "
+            "corners in their order along the outline are needed"
         )
 
 

@@ -147,6 +147,10 @@ def annotation(**values):
         (prediction(segmentation={"size": [40, 50], "counts": ""}), "mask of prediction 3 .* do not fill"),
         (annotation(iscrowd="0"), "Annotation 0 has iscrowd '0': 0 or 1 is needed."),
         (annotation(segmentation=[[1, 1, math.nan, 5, 5, 5]]), "Annotation 0 .* polygon with a corner"),
+        (
+            annotation(segmentation=[[1e6, -1e6, -1e6, 1e6] * 150]),
+            "Annotation 0 .* outline is longer than 8000000",
+        ),
         (lambda gt, results: gt["images"][0].update(height=0), "Entry 0 of 'images' has height 0"),
         (
             lambda gt, results: gt["images"].append(gt["images"][0]),
