@@ -163,7 +163,8 @@ def _read_file(path: Path, what: str) -> bytes:
     try:
         if path.is_dir():
             raise ValueError(f"'{path}' is a folder: give the {what} file that lies in it.")
-        if not path.is_file():
+        # Pipes are no files, but can be read
+        if not path.exists():
             raise ValueError(f"No {what} file '{path}': correct its path.")
         content = path.read_bytes()
     except OSError as error:

@@ -4,6 +4,8 @@ import copy
 import gzip
 import json
 import math
+import os
+import threading
 
 import pycocotools.mask as mask_utils
 import pytest
@@ -221,6 +223,17 @@ def test_other_encodings_of_json_are_read(content, tmp_path):
     path = tmp_path / "results.json"
     path.write_bytes(content)
     assert evaluate(SETS["coco"][0], path)["AP"] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_pipes_are_read(tmp_path):
+    gt, results = SETS["coco"]
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(json.dumps(results),), daemon=True)
+    writer.start()
+    assert evaluate(gt, pipe) == pytest.approx(evaluate(gt, results), rel=0, abs=0, nan_ok=True)
+    writer.join()
 
 
 def test_paths_that_are_no_files(tmp_path):
