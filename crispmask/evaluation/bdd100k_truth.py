@@ -64,7 +64,7 @@ def to_coco(source: Any, progress: Progress | None = None) -> Any:
     Raises:
         ValueError: it is none of these, or cannot be read; the message names the file or the frame.
     """
-    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+    if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
         return bitmasks_to_coco(source, progress)
     data = load_json(source, "ground truth", progress)
     return frames_to_coco(data, progress) if is_frames(data) else data

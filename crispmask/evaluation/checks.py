@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from numbers import Integral, Real
+from collections.abc import Callable, Collection, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +82,19 @@ def check_unique_ids(rows: Sequence[Mapping[str, Any]], what: str) -> None:
 
 def check_known(key: Any, known: Collection[Any], where: str, name: str) -> None:
     """Refuse an id of an image or a category (``name``) that the data set does not have."""
-    # True is 1 and 1.0 is 1 for a dict, but only the second is meant so.
-    if isinstance(key, bool) or not isinstance(key, Hashable) or key not in known:
+    if not is_among(key, known):
         example = next(map(short, known), None)
         hint = f"its ids are as {example}" if example else f"for it has no {name} at all"
         raise ValueError(f"{where} has {name}_id {short(key)}: the ground truth has no such {name}, {hint}.")
+
+
+def is_among(key: Any, known: Collection[Any]) -> bool:
+    """Whether it is one of these ids, which have a hash; a list, or a tuple that holds one, has none."""
+    try:
+        # True is 1 and 1.0 is 1 for a dict, but only the second is meant so.
+        return not isinstance(key, bool) and key in known
+    except TypeError:
+        return False
 
 
 def check_ids(
@@ -119,7 +127,7 @@ def check_flag(value: Any, where: str, name: str) -> int:
     """0 or 1; nothing counts as 0."""
     if value is None:
         return 0
-    if not isinstance(value, Integral) or value not in (0, 1):
+    if not isinstance(value, Real) or value not in (0, 1):
         raise ValueError(f"{where} has {name} {short(value)}: 0 or 1 is needed.")
     return int(value)
 
@@ -154,7 +162,11 @@ def is_finite(value: Any) -> bool:
 
 def short(value: Any, length: int = 60) -> str:
     """``repr`` on one line, cut if it is long."""
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:
+        # Python writes no integers of thousands of digits
+        return f"of type {_type(value)} that is too long to be written"
     return text if len(text) <= length else f"{text[:length]}..."
 
 

@@ -7,13 +7,13 @@ and APl, treats groups as crowd regions and is what papers report that give figu
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from crispmask.evaluation import cityscapes_ap, coco
 from crispmask.evaluation.boundary_iou import boundary_width
-from crispmask.evaluation.checks import check_rows, load_json, short
+from crispmask.evaluation.checks import check_rows, is_among, load_json, short
 from crispmask.evaluation.cityscapes_matches import BOUNDARY, MASK, Matches, join_matches, match_image
 from crispmask.evaluation.cityscapes_truth import (
     CLASSES,
@@ -187,12 +187,12 @@ def _in_coco_form(row: Mapping[str, Any], index: int, sizes: Mapping[str, tuple[
             "segmentation."
         )
     image, label_id = row["image"], row["label_id"]
-    if not isinstance(image, Hashable) or image not in sizes:
+    if not is_among(image, sizes):
         raise ValueError(
             f"Prediction {index} has image {short(image)}: the ground truth has no such image, they are "
             f"named as '{next(iter(sizes))}'."
         )
-    if isinstance(label_id, bool) or not isinstance(label_id, Hashable) or label_id not in LABEL_IDS:
+    if not is_among(label_id, LABEL_IDS):
         raise ValueError(
             f"Prediction {index} has label_id {short(label_id)}: Cityscapes has no such label, those of its "
             f"objects are {', '.join(map(str, CLASSES))}."

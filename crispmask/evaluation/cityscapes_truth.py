@@ -104,7 +104,9 @@ def find_instance_files(folder: str | os.PathLike[str]) -> dict[str, Path]:
         ValueError: there is no such file, or an image twice.
     """
     folder = Path(folder)
-    for place in ("*/", "val/*/", ""):
+    # Unlike Path's, this one takes names that are too long
+    is_there = os.path.isdir(folder)
+    for place in ("*/", "val/*/", "") if is_there else ():
         paths = sorted(folder.glob(f"{place}*{SUFFIX}"), key=lambda path: path.name)
         if paths:
             files = {path.name.removesuffix(SUFFIX): path for path in paths}

@@ -8,7 +8,7 @@ figures are those of pycocotools and of the official Boundary IoU tool to the la
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from crispmask.evaluation.boundary_iou import boundary_width
@@ -51,7 +51,7 @@ def evaluate_coco(
         ValueError: bad input; the message names the row.
     """
     progress = Progress()
-    check_options(tasks, dilation_ratio)
+    check_options(tasks, dilation_ratio, max_dets)
     truth = read_ground_truth(gt, progress)
     rows = read_predictions(predictions, truth, progress)
     options = {"dilation_ratio": dilation_ratio, "lazy": lazy, "max_dets": max_dets, "progress": progress}
@@ -75,7 +75,7 @@ def evaluate_rows(
     ``image_ids`` chooses images, ``overlaps`` are mask overlaps that :func:`mask_overlaps` made before.
     """
     progress = progress or Progress()
-    check_options(tasks, dilation_ratio)
+    check_options(tasks, dilation_ratio, max_dets)
     annotations = gt.annotations
     if image_ids is not None:
         wanted = set(image_ids)
@@ -126,11 +126,13 @@ def average_precisions(evaluation: InstanceEval, separator: str = "/") -> dict[s
     return {name: value * 100 if value >= 0 else float("nan") for name, value in figures.items()}
 
 
-def check_options(tasks: Sequence[str], dilation_ratio: float) -> None:
-    """Refuse tasks that do not exist and a ratio that is no positive number, with ValueError."""
+def check_options(tasks: Sequence[str], dilation_ratio: float, max_dets: int = 1) -> None:
+    """Refuse tasks that do not exist, a ratio and a limit that are no positive numbers, with ValueError."""
     unknown = [task for task in tasks if task not in TASKS]
     if unknown or isinstance(tasks, str):
         raise ValueError(f"Unknown task {(unknown or [tasks])[0]!r}; give a list of {', '.join(TASKS)}.")
     if isinstance(dilation_ratio, bool) or not isinstance(dilation_ratio, Real):
         raise ValueError(f"The dilation ratio must be a number, not {dilation_ratio!r}.")
     boundary_width(1, 1, dilation_ratio)
+    if isinstance(max_dets, bool) or not isinstance(max_dets, Integral) or max_dets < 1:
+        raise ValueError(f"max_dets is {max_dets!r}: a number of detections, 1 or more, is needed.")

@@ -15,6 +15,8 @@ from lvis_sets import real_lvis
 
 from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.evaluation import evaluate
+from crispmask.evaluation.coco import evaluate_coco
+from crispmask.evaluation.lvis import evaluate_lvis
 from crispmask.evaluation.lvis_cocofied import cocofy
 
 SHAPE = Shape(images=2, height=40, width=50, objects=3, detections=4, categories=2, found=0.9)
@@ -140,6 +142,11 @@ def annotation(**values):
             prediction(category_id=99),
             "Prediction 3 has category_id 99: the ground truth has no such category.",
         ),
+        (
+            prediction(image_id=(1, [2])),
+            r"Prediction 3 has image_id \(1, \[2\]\): the ground truth has no such",
+        ),
+        (prediction(score=10**5000), "Prediction 3 has score of type int that is too long to be written; a "),
         (prediction(score=math.nan), "Prediction 3 has score nan; a finite number is needed."),
         (prediction(score=True), "Prediction 3 has score True; a finite number is needed."),
         (
@@ -167,6 +174,21 @@ def test_spoilt_row_is_named(spoil, sentence):
     spoil(gt, results)
     with pytest.raises(ValueError, match=sentence):
         evaluate(gt, results)
+
+
+@pytest.mark.parametrize("max_dets", [0, -1, 1.5, True])
+def test_limit_of_detections_is_a_number_of_them(max_dets):
+    for run in (evaluate_coco, evaluate_lvis):
+        with pytest.raises(ValueError, match=r"max_dets is .*: a number of detections, 1 or more"):
+            run(*SETS["coco"], max_dets=max_dets)
+
+
+def test_flags_may_be_written_as_floats():
+    gt, results = copy.deepcopy(SETS["coco"])
+    expected = evaluate(gt, results)
+    for row in gt["annotations"]:
+        row["iscrowd"] = float(row["iscrowd"])
+    assert evaluate(gt, results) == pytest.approx(expected, rel=0, abs=0, nan_ok=True)
 
 
 def test_mask_without_a_pixel_finds_nothing():
@@ -240,6 +262,9 @@ def test_paths_that_are_no_files(tmp_path):
     for path, sentence in ((tmp_path, "is a folder: give the"), (tmp_path / ("x" * 500), "cannot be read")):
         with pytest.raises(ValueError, match=f"{sentence}"):
             evaluate(SETS["coco"][0], path)
+    for protocol in ("coco", "cityscapes", "bdd100k"):
+        with pytest.raises(ValueError, match=r"x{500}"):
+            evaluate("x" * 5000, [], protocol, "segm")
     with pytest.raises(ValueError, match="The ground truth is a list, as results are"):
         evaluate(SETS["coco"][1], SETS["coco"][1])
 
