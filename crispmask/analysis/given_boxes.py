@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from crispmask.analysis.pairs import measure_pairs, one_to_one, overlaps_by_group
+from crispmask.analysis.pairs import measure_pairs, one_to_one, overlaps_by_group, with_masks_and_boxes
 from crispmask.evaluation.inputs import Row, load_dataset, read_ground_truth, read_predictions
 from crispmask.evaluation.progress import Progress
-from crispmask.evaluation.regions import with_boxes, with_masks
 
 # From here on a box is nearer to its object than to the background
 LOWEST_BOX_IOU = 0.5
@@ -48,8 +47,8 @@ def given_boxes(
 
     Args:
         gt: path of a COCO-format JSON, or what it holds.
-        predictions: path of a results JSON, or the list it holds; where a row has no ``bbox``, that of its
-            mask is taken.
+        predictions: path of a results JSON, or the list it holds; where a row has no ``bbox``, or one
+            whose sides are 0, that of its mask is taken.
         dilation_ratio: boundary width as a share of the image diagonal.
 
     Raises:
@@ -58,10 +57,10 @@ def given_boxes(
     progress = Progress()
     data = load_dataset(gt, progress)
     truth = read_ground_truth(data, progress)
-    annotations = with_masks(truth.annotations, truth, "Annotation", progress)
-    found = with_masks(read_predictions(predictions, truth, progress), truth, progress=progress)
-    annotations = with_boxes(annotations, truth, "Annotation", progress)
-    groups = overlaps_by_group(annotations, with_boxes(found, truth, progress=progress), "bbox", progress)
+    annotations = with_masks_and_boxes(truth.annotations, truth, "Annotation", progress)
+    rows = read_predictions(predictions, truth, progress)
+    found = with_masks_and_boxes(rows, truth, progress=progress)
+    groups = overlaps_by_group(annotations, found, "bbox", progress)
     pairs = [
         (objects[g], candidates[d])
         for objects, candidates, ious in groups

@@ -33,11 +33,10 @@ import torch
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from crispmask.analysis.pairs import one_to_one, overlaps_by_group
+from crispmask.analysis.pairs import one_to_one, overlaps_by_group, with_masks_and_boxes
 from crispmask.evaluation.coco import DILATION_RATIO, average_precisions, evaluate_rows
 from crispmask.evaluation.inputs import GroundTruth, Row
 from crispmask.evaluation.progress import Progress
-from crispmask.evaluation.regions import with_boxes, with_masks
 from crispmask.ops import incoherence
 
 LOWEST_BOX_IOU = 0.5
@@ -114,7 +113,8 @@ def study_incoherence(
 
     Args:
         gt: the data set.
-        predictions: rows of ``read_predictions``; where one has no ``bbox``, that of its mask is taken.
+        predictions: rows of ``read_predictions``; where one has no ``bbox``, or one with sides of 0, that of
+            its mask is taken.
         size: cells a side of the coarsest level.
         depth: L; the finest grid, of ``size * 2 ** depth`` cells a side, must not exceed ``MAX_SIDE``.
         dilation_ratio: boundary width as a share of the image diagonal, for Boundary AP.
@@ -129,9 +129,8 @@ def study_incoherence(
             f"{MAX_SIDE} is the limit: take a smaller size or depth."
         )
     progress = progress or Progress()
-    annotations = with_masks(gt.annotations, gt, "Annotation", progress)
-    annotations = with_boxes(annotations, gt, "Annotation", progress)
-    rows = with_boxes(with_masks(predictions, gt, progress=progress), gt, progress=progress)
+    annotations = with_masks_and_boxes(gt.annotations, gt, "Annotation", progress)
+    rows = with_masks_and_boxes(predictions, gt, progress=progress)
     counts = [_Counts() for _ in range(depth)]
     filled: list[dict[Any, Row]] = [{} for _ in range(depth)]
     found = list(_objects_of(annotations, rows))

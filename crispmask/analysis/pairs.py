@@ -19,6 +19,7 @@ from crispmask.evaluation.boundary_iou import boundary_width
 from crispmask.evaluation.inputs import GroundTruth, Row
 from crispmask.evaluation.overlaps import group_rows
 from crispmask.evaluation.progress import Progress, tracked
+from crispmask.evaluation.regions import with_boxes, with_masks
 from crispmask.evaluation.rle import parse_runs
 from crispmask.ops import erosion_residue
 
@@ -39,6 +40,21 @@ class Pair:
     boundary_iou: float
     missed: int
     extra: int
+
+
+def with_masks_and_boxes(
+    rows: Sequence[Row], gt: GroundTruth, what: str = "Prediction", progress: Progress | None = None
+) -> list[Row]:
+    """Rows with a checked mask and a ``bbox`` to pair them by: that of the mask where the file has none.
+
+    Sides of 0 are none: tools that know masks alone write them.
+
+    Raises:
+        ValueError: a row without a readable mask; the message names it.
+    """
+    masked = with_masks(rows, gt, what, progress)
+    boxed = [{**row, "bbox": None} if _has_no_sides(row.get("bbox")) else row for row in masked]
+    return with_boxes(boxed, gt, what, progress)
 
 
 def overlaps_by_group(
@@ -128,3 +144,7 @@ def crop_pairs(pairs: Sequence[tuple[Row, Row]], height: int) -> Iterator[list[N
 def _iou(mask: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     union = np.count_nonzero(mask | other)
     return np.count_nonzero(mask & other) / union if union else 0.0
+
+
+def _has_no_sides(box: Any) -> bool:
+    return isinstance(box, (list, tuple)) and list(box[2:]) == [0, 0]

@@ -175,6 +175,17 @@ def test_gt_boxes_is_the_share_of_good_masks_whatever_the_scores(files, tmp_path
     assert results[0] == results[1] == pytest.approx(100 * (3 + 7 * 51 / 101) / 10)
 
 
+@pytest.mark.parametrize("box", [[], [0, 0, 0, 0], [0.0, 0.0, 0.0, 0.0]])
+def test_gt_boxes_are_those_of_the_masks_where_a_tool_wrote_none(box: list, files, tmp_path: Path) -> None:
+    place = (10, 10, 40, 40)
+    paths = files([row(1, place, bbox=box)], [row(1, place, score=0.9, bbox=box)])
+    report = gt_boxes(paths, tmp_path)
+    assert report["gt_boxes"] == {"paired_objects": 1, "objects": 1}
+    assert report["results"]["mask"]["AP"] == pytest.approx(100)
+    assert main(["analyze", "incoherence", *paths, "--json", str(tmp_path / "study.json")]) == 0
+    assert json.loads((tmp_path / "study.json").read_text())["num_objects"] == 1
+
+
 def test_gt_boxes_of_no_pair_at_all(files, tmp_path: Path) -> None:
     report = gt_boxes(files([row(1, (0, 0, 20, 20))], [row(1, (60, 60, 80, 80), score=1.0)]), tmp_path)
     assert report["gt_boxes"] == {"paired_objects": 0, "objects": 1}
