@@ -57,7 +57,12 @@ def boundary_iou(mask: Tensor, other: Tensor, dilation_ratio: float = 0.02) -> f
 
 
 def min_ious(
-    runs: Runs, size: tuple[int, int], pairs: NDArray[np.int64], mask_ious: NDArray[np.float64], width: int
+    runs: Runs,
+    size: tuple[int, int],
+    pairs: NDArray[np.int64],
+    mask_ious: NDArray[np.float64],
+    width: int,
+    is_boundary: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
     """The smaller of mask IoU and Boundary IoU, which Boundary AP matches by (section 5).
 
@@ -69,6 +74,7 @@ def min_ious(
         pairs: (P, 2) int64 indices of masks that overlap.
         mask_ious: (P,) float64 their mask IoU, above 0.
         width: boundary width in pixels.
+        is_boundary: (N,) masks that are boundaries of this width already; None: none is.
 
     Returns:
         (P,) float64.
@@ -80,7 +86,8 @@ def min_ious(
     boundaries = {}
     for index in np.unique(pairs[open_pairs]).tolist():
         crop = runs.crop(index, boxes[index], size[0])
-        boundary = erosion_residue(crop, width, crop.copy()).view(bool)
+        is_made = is_boundary is not None and is_boundary[index]
+        boundary = (crop if is_made else erosion_residue(crop, width, crop.copy())).view(bool)
         boundaries[index] = boundary, int(np.count_nonzero(boundary)), boxes[index].tolist()
     for k in open_pairs.tolist():
         (first, first_area, a), (second, second_area, b) = (boundaries[i] for i in pairs[k].tolist())

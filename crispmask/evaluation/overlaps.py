@@ -108,12 +108,14 @@ def _boundary_ious(
 ) -> dict[Any, NDArray[np.float64]]:
     """(D, G) overlaps of the categories of an image in which Boundary IoU lowers any."""
     strings: list[str | bytes] = []
+    is_boundary: list[bool] = []
     slots: dict[int, int] = {}
 
-    def slot(row: Row, counts: str | bytes) -> int:
+    def slot(row: Row, boundary: str | None = None) -> int:
         if id(row) not in slots:
             slots[id(row)] = len(strings)
-            strings.append(counts)
+            strings.append(row["segmentation"]["counts"] if boundary is None else boundary)
+            is_boundary.append(boundary is not None)
         return slots[id(row)]
 
     pairs, places = [], []
@@ -121,15 +123,14 @@ def _boundary_ious(
         detections, truths = groups[category_id]
         is_object = np.array([not a["iscrowd"] for a in truths])
         for d, g in np.argwhere((ious >= lowest_iou) & is_object).tolist():
-            detection, truth = detections[d], truths[g]
-            # The boundary of a boundary is the boundary itself: it can stand for its mask.
-            counts = boundaries.get(detection.get("id"), detection["segmentation"]["counts"])
-            pairs.append((slot(detection, counts), slot(truth, truth["segmentation"]["counts"])))
+            boundary = boundaries.get(detections[d].get("id"))
+            pairs.append((slot(detections[d], boundary), slot(truths[g])))
             places.append((category_id, d, g))
     if not pairs:
         return {}
     before = np.array([mask_ious[category_id][d, g] for category_id, d, g in places])
-    after = min_ious(parse_runs(strings), size, np.array(pairs), before, width)
+    masks = parse_runs(strings)
+    after = min_ious(masks, size, np.array(pairs), before, width, np.array(is_boundary))
     lowered: dict[Any, NDArray[np.float64]] = {}
     for k in np.flatnonzero(after < before).tolist():
         category_id, d, g = places[k]

@@ -84,6 +84,13 @@ def test_overlap_on_crops_is_that_of_the_full_image(masks, width):
         min(b, naive_iou(boundaries[i], boundaries[j])) for b, (i, j) in zip(before, pairs, strict=True)
     ]
     assert after.tolist() == expected
+    # Those of a model on a GPU are made there
+    is_boundary = np.arange(4) % 2 == 1
+    mixed = [
+        encode(b if is_made else m) for m, b, is_made in zip(masks, boundaries, is_boundary, strict=True)
+    ]
+    runs = parse_runs([r["counts"] for r in mixed])
+    assert min_ious(runs, masks.shape[1:], pairs, before, width, is_boundary).tolist() == expected
 
 
 @settings(max_examples=50, deadline=None)
