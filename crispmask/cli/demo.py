@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 
 from crispmask.cli.models import add_model_arguments, known_classes, load_model_config
 from crispmask.cli.output import check_output_file, check_output_folder, write_json
-from crispmask.cli.progress import track
 from crispmask.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,6 +78,7 @@ def run(args: argparse.Namespace) -> None:
     json_file = check_output_file(args.json)
 
     from crispmask.engine.predictor import Predictor
+    from crispmask.evaluation.progress import Progress
 
     cfg = load_model_config(args)
     predictor, classes = Predictor(cfg), known_classes(cfg)
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     ids = _image_ids(list(targets))
     rows: list[dict[str, Any]] = []
     drawn = 0
-    for batch in _batches(track(list(targets), "Drawing"), args.batch_size):
+    for batch in _batches(Progress().track(list(targets), "Drawing"), args.batch_size):
         for (path, picture), found in zip(batch, predictor([p for _, p in batch]), strict=True):
             found = found[found.scores >= args.score_threshold]
             _write_picture(targets[path], picture, _drawn_objects(found, classes), args.scale)

@@ -1,4 +1,4 @@
-"""How far a long evaluation is: a bar on the terminal; where there is none, lines in the log or on stderr."""
+"""How far a long run is: a bar on the terminal; where there is none, lines in the log or on stderr."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch.distributed
 
-# Seconds that an evaluation may take in silence, between two lines, and between two moves of the bar
+# Seconds that a run may take in silence, between two lines, and between two moves of the bar
 PATIENCE, LINE_EVERY, MOVE_EVERY = 5.0, 15.0, 0.1
 
 Item = TypeVar("Item")
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """Reports on the loops of one evaluation once it lasts longer than ``PATIENCE``, in the main process."""
+    """Reports on the loops of one run once it lasts longer than ``PATIENCE``, in the main process."""
 
     def __init__(self) -> None:
         self._next = time.monotonic() + PATIENCE
