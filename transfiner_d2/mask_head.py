@@ -194,8 +194,9 @@ class TransfinerMaskHead(nn.Module):
         loss = losses.mask_loss(logits, truth)
         if self.train_settings.dice:
             loss = loss + losses.dice_loss(logits, truth)
-        if self.depth == 1:
-            loss = loss + losses.idle(self.quadtree.detector.finer)
+        finer = self.quadtree.detector.finer
+        if self.depth == 1 and finer is not None:
+            loss = loss + losses.idle(finer)
         return self.train_settings.incoherence_weight * loss
 
     def _refine_loss(

@@ -68,6 +68,19 @@ def test_batch_without_foreground(variant):
     assert all(loss == 0 for name, loss in losses.items() if name != "loss_semantic")
 
 
+@pytest.mark.parametrize("depth", range(5))
+@pytest.mark.parametrize("detector", ["cascade", "single"])
+def test_every_depth_trains(detector, depth):
+    cfg = tiny_config(DETECTOR=detector, DEPTH=depth)
+    train(tiny_head(cfg), random_features(cfg, SIZE), [star_proposals(BOXES, SIZE)])
+
+
+@pytest.mark.parametrize("depth", range(5))
+def test_every_depth_of_the_released_model_trains(depth):
+    cfg = tiny_config(VARIANT="released", DEPTH=depth)
+    train(tiny_head(cfg), random_features(cfg, SIZE), [star_proposals(BOXES, SIZE)])
+
+
 @pytest.mark.parametrize("tree", ["detected", "both"])
 def test_no_incoherent_cell(variant, tree):
     cfg = tiny_config(VARIANT=variant, TRAIN_TREE=tree)
