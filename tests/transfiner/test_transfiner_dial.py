@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_transfiner_robust import BOXES, SIZE, masks_of
-from tiny_transfiner import as_detections, star_proposals, tiny_config, tiny_head
+from tiny_transfiner import BOXES, SIZE, as_detections, masks_of, star_proposals, tiny_config, tiny_head
 from torch.nn import functional as F
 
 from tests.refinemask.tiny_refinemask import random_features

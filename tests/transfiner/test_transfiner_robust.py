@@ -5,13 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
-from tiny_transfiner import as_detections, star_proposals, tiny_config, tiny_head
+from tiny_transfiner import BOXES, SIZE, masks_of, star_proposals, tiny_config, tiny_head
 from torch.nn import functional as F
 
 from tests.refinemask.tiny_refinemask import random_features
-
-SIZE = (96, 128)
-BOXES = [[5, 8, 60, 70], [40, 20, 120, 90]]
 
 
 @pytest.fixture(params=["paper", "released"])
@@ -31,12 +28,6 @@ def train(head, features, proposals):
     assert all(loss.isfinite() for loss in losses.values())
     assert not [name for name, parameter in head.named_parameters() if parameter.grad is None]
     return losses
-
-
-@torch.no_grad()
-def masks_of(head, features, proposals):
-    results = head.eval()(features, [as_detections(per_image) for per_image in proposals])
-    return [result.pred_masks for result in results]
 
 
 def detect_everywhere(head, answer: bool) -> None:

@@ -17,6 +17,9 @@ from transfiner_d2 import TransfinerMaskHead
 
 CONFIG = "transfiner/coco/R_50_FPN_1x.yaml"
 CASCADE = "transfiner/coco/cascade_R_50_FPN_1x.yaml"
+# Of an image, and of two boxes in it
+SIZE = (96, 128)
+BOXES = [[5, 8, 60, 70], [40, 20, 120, 90]]
 TINY = {
     **{key: value for key, value in TINY_DETECTOR.items() if "REFINEMASK" not in key},
     "MODEL.ROI_MASK_HEAD.CONV_DIM": 32,
@@ -89,3 +92,12 @@ def as_detections(proposals: Instances) -> Instances:
     return Instances(
         proposals.image_size, pred_boxes=proposals.proposal_boxes, pred_classes=proposals.gt_classes
     )
+
+
+@torch.no_grad()
+def masks_of(
+    head: TransfinerMaskHead, features: dict[str, torch.Tensor], proposals: list[Instances]
+) -> list[torch.Tensor]:
+    """(R, 1, S, S) masks of the boxes of every image."""
+    results = head.eval()(features, [as_detections(per_image) for per_image in proposals])
+    return [result.pred_masks for result in results]
