@@ -88,8 +88,9 @@ def add_transfiner_config(cfg: CfgNode) -> None:
     node.TOP_K = None
     # Memory in MB that the refinement aims to stay below at inference, by working in chunks; 0: one chunk
     node.MEMORY_BUDGET = 1024
-    # How a refined value reaches the finer level: "nearest" (copied to the four quadrants), "bilinear", or
-    # "none" (only the nodes of the last level are corrected)
+    # How a refined value reaches the finer level: "nearest" (copied to the four quadrants), "bilinear" (in
+    # one step from the last level with nodes, in any RoI of the image, to that of the result), or "none"
+    # (only the nodes of the last level are corrected)
     node.PROPAGATION = None
 
     # --- RoI pyramid

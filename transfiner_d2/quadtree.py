@@ -147,27 +147,49 @@ class Quadtree(nn.Module):
             (R, S, S) float32 probabilities, S of the last level.
         """
         budget = self.memory_budget // self._bytes_of_roi() if self.memory_budget else len(coarse)
-        parts = [self._refine(maps, coarse[slice(*part)]) for part in chunks([1] * len(coarse), budget)]
-        return torch.cat(parts) if parts else coarse.logits.new_zeros(0, self.sizes[-1], self.sizes[-1])
+        parts = [coarse[slice(*part)] for part in chunks([1] * len(coarse), budget)]
+        if not parts:
+            return coarse.logits.new_zeros(0, self.sizes[-1], self.sizes[-1])
+        refined = [self._refine(maps, part) for part in parts]
+        images = [part.rois.boxes[:, 0].long() for part in parts]
+        finest = images[0].new_zeros(len(maps.raw[0]))
+        for image, (nodes, _) in zip(images, refined, strict=True):
+            finest = finest.scatter_reduce(0, image[nodes.roi], nodes.level, "amax")
+        masks = [
+            self._carry(part.logits.sigmoid(), *found, finest[image])
+            for part, found, image in zip(parts, refined, images, strict=True)
+        ]
+        return torch.cat(masks)
 
-    def _refine(self, maps: Maps, coarse: Coarse) -> Tensor:
+    def _refine(self, maps: Maps, coarse: Coarse) -> tuple[Nodes, Tensor]:
+        """N nodes and their (N,) probabilities."""
         settings = self.settings
         root_logits = None if self.detector is None else self.root_logits(maps, coarse)
         detection = self.detect(maps, coarse.rois, root_logits, settings.thresholds)
         nodes, counts = self.nodes(detection, len(coarse), settings.max_nodes)
-        values = self._node_logits_in_chunks(maps, coarse, nodes, counts).sigmoid()
-        return self._carry(coarse.logits.sigmoid(), nodes, values, counts)
+        return nodes, self._node_logits_in_chunks(maps, coarse, nodes, counts).sigmoid()
 
-    def _carry(self, mask: Tensor, nodes: Nodes, values: Tensor, counts: Tensor) -> Tensor:
-        """(R, S, S) probabilities of the last level from the coarse ones and the refined ones (N,)."""
+    def _carry(self, mask: Tensor, nodes: Nodes, values: Tensor, finest: Tensor) -> Tensor:
+        """(R, S, S) probabilities of the last level.
+
+        Args:
+            mask: (R, 2 P, 2 P) coarse ones.
+            nodes, values: N nodes and their (N,) refined ones.
+            finest: (R,) int64 last level with a node in the image of each RoI.
+        """
         mode, size = self.settings.propagation, self.sizes[-1]
         if mode == "none":
             return scatter_nodes(resize(mask, size), nodes, values, len(self.sizes) - 1)
-        used = counts.sum(dim=0).nonzero()
-        mask = propagate(mask, nodes, values, int(used.max()) + 1 if len(used) else 1, mode)
-        # Levels without nodes are passed over in one step, which shows where the released code interpolates
-        corners = True if mode == "bilinear" else None
-        return F.interpolate(mask[:, None], size=(size, size), mode=mode, align_corners=corners)[:, 0]
+        result = propagate(mask, nodes, values, len(self.sizes), mode)
+        if mode == "nearest":
+            return result
+        # The released code, which sees one image at a time, passes over levels without nodes in one step;
+        # what another image of the batch has must not show
+        for level in range(len(self.sizes) - 1):
+            passed = propagate(mask, nodes, values, level + 1, mode)
+            passed = F.interpolate(passed[:, None], size=(size, size), mode=mode, align_corners=True)[:, 0]
+            result = torch.where((finest == level)[:, None, None], passed, result)
+        return result
 
     def _node_logits_in_chunks(self, maps: Maps, coarse: Coarse, nodes: Nodes, counts: Tensor) -> Tensor:
         per_roi = counts.sum(dim=1)

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from tests.refinemask.tiny_refinemask import random_features
 
+BUSY = [60, 40, 127, 95]
+
 
 def turned(keys: dict[str, object]):
     """A head with the dial set to ``keys`` and the weights of the untouched one."""
@@ -102,6 +104,33 @@ def test_memory_budget(inputs, variant):
     torch.testing.assert_close(masks, expected, rtol=1e-4, atol=1e-5)
     assert len(at_once) == 1 and len(in_parts) > 1 and sum(in_parts) == sum(at_once)
     assert max(in_parts) <= (1 << 20) // bounded.quadtree._bytes_of_token()
+
+
+def test_bilinear_propagation_knows_neither_other_images_nor_chunks(monkeypatch):
+    """Which levels have nodes decides where the released code interpolates, image by image."""
+    head = turned({"VARIANT": "released", "MEMORY_BUDGET": 0})
+    detect = head.quadtree.root_logits
+
+    def quiet_and_busy(maps, coarse):
+        """Image 0 has nodes on the first level alone, image 1 on all of them in its first RoI only."""
+        _, x1, *_ = coarse.rois.boxes.T
+        logits = detect(maps, coarse) - 100
+        logits[:, :2, :2] = -3.0
+        logits[x1 == BUSY[0], :2, :2] = 3.0
+        return logits
+
+    monkeypatch.setattr(head.quadtree, "root_logits", quiet_and_busy)
+    features = random_features(tiny_config(), SIZE, images=2)
+    proposals = [star_proposals(BOXES, SIZE), star_proposals([BUSY, [3, 3, 30, 90]], SIZE)]
+    batch = masks_of(head, features, proposals)
+    alone = [
+        masks_of(head, {name: level[i : i + 1] for name, level in features.items()}, proposals[i : i + 1])[0]
+        for i in range(2)
+    ]
+    head.quadtree.memory_budget = 1
+    chunked = masks_of(head, features, proposals)
+    for expected, found in ((alone, batch), (alone, chunked)):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
