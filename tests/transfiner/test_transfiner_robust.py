@@ -129,6 +129,19 @@ def test_odd_boxes(variant):
     assert masks.isfinite().all() and len(masks) == 5
 
 
+@pytest.mark.parametrize("box", [[50, 20, 20, 50], [-1, -1, -2, 5], [50, 50, 20, 20], [float("nan")] * 4])
+def test_a_box_that_is_none_leaves_the_others_alone(variant, box):
+    """Inverted on one axis or both, or NaN."""
+    cfg = tiny_config(VARIANT=variant)
+    head, features = tiny_head(cfg), random_features(cfg, SIZE)
+    proposals = [star_proposals([*BOXES, BOXES[0]], SIZE)]
+    proposals[0].proposal_boxes.tensor[2] = torch.tensor(box)
+    (masks,) = masks_of(head, features, proposals)
+    (expected,) = masks_of(head, features, [star_proposals(BOXES, SIZE)])
+    torch.testing.assert_close(masks[:2], expected)
+    assert masks.isfinite().all()
+
+
 def test_bitmasks(variant):
     """The masks that polygons draw and the polygons themselves give nearly the same losses."""
     cfg = tiny_config(VARIANT=variant)
