@@ -79,7 +79,8 @@ def add_transfiner_config(cfg: CfgNode) -> None:
     node.REGION = "incoherent"
     # Levels that are detected but not refined, counted from 1
     node.SKIP_LEVELS = ()
-    # A node is incoherent where its probability reaches the threshold of its level: 28, 56, 112, 224
+    # A node is incoherent where its probability reaches the threshold of its level: 28, 56, 112, 224; each is
+    # from 0, which every cell reaches, to 1
     node.THRESHOLDS = None
     # Most nodes of a RoI at inference, coarse levels and high probabilities first; 0: no limit. Refiners that
     # take all cells of the last level take all of them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,6 +100,7 @@ def check_values(values: dict[str, Any]) -> None:
     for key, choices in CHOICES.items():
         _check(values[key] in choices, key, values[key], f"one of: {', '.join(map(str, choices))}")
     for key, value in values.items():
+        _check(not isinstance(value, float) or math.isfinite(value), key, value, "a finite number")
         _check(not isinstance(value, (int, float)) or value >= 0, key, value, "0 or more")
     for key in ("encoder_dim", "num_heads", "num_layers", "ffn_dim"):
         _check(values[key] > 0, key, values[key], "1 or more")
@@ -110,13 +112,14 @@ def check_values(values: dict[str, Any]) -> None:
     depth, dim = values["depth"], values["encoder_dim"]
     for key in ("thresholds", "train_thresholds"):
         _check(len(values[key]) >= depth, key, values[key], f"at least DEPTH = {depth} numbers, one a level")
+        within = all(0 <= threshold <= 1 for threshold in values[key])
+        _check(within, key, values[key], "numbers from 0 (every cell) to 1, as the probabilities are")
     cues = values["cues"]
     fits = "fine" in cues and set(cues) <= set(CUES)
     _check(fits, "cues", cues, f"'fine' and any of: {', '.join(CUES[1:])}")
     levels = values["skip_levels"]
-    _check(
-        _leaves_a_level(levels, depth), "skip_levels", levels, f"some of the levels 1 to {depth}, but not all"
-    )
+    some = f"some of the levels 1 to {depth}, but not all" if depth > 1 else f"empty with DEPTH = {depth}"
+    _check(_leaves_a_level(levels, depth), "skip_levels", levels, some)
     heads = values["num_heads"]
     _check(dim % 4 == 0, "encoder_dim", dim, "a multiple of 4")
     _check(dim % heads == 0, "num_heads", heads, f"a divisor of ENCODER_DIM = {dim}")

@@ -48,7 +48,7 @@ def test_sheets_of_nodes_and_of_attention(images: Path, tmp_path: Path) -> None:
 def test_an_object_without_nodes_has_a_row_and_an_image_without_objects_no_sheet(
     images: Path, tmp_path: Path
 ) -> None:
-    words = demo(tmp_path, images, "--show", "quadtree", THRESHOLDS=(2.0,) * 4)
+    words = demo(tmp_path, images, "--show", "quadtree", THRESHOLDS=(1.0,) * 4)
     assert main(words) == 0
     assert Image.open(tmp_path / "out" / "a-quadtree.png").size[0] // TILE == 1
     none = tmp_path / "none"

@@ -53,7 +53,7 @@ def test_thresholds(inputs):
         counts.append(count_tokens(head))
         masks_of(head, *inputs)
     assert sum(counts[0]) > sum(counts[1]) > sum(counts[2])
-    nothing = turned({"THRESHOLDS": (1.1,) * 3})
+    nothing = turned({"THRESHOLDS": (1.0,) * 3})
     (masks,) = masks_of(nothing, *inputs)
     (coarse,) = masks_of(turned({"DEPTH": 0}), *inputs)
     assert torch.equal(masks, F.interpolate(coarse, scale_factor=4))
@@ -142,6 +142,12 @@ def test_bilinear_propagation_knows_neither_other_images_nor_chunks(monkeypatch)
         ("THRESHOLDS", (0.5, 0.5), "THRESHOLDS is .*; it must be at least DEPTH = 3 numbers"),
         ("CUES", ("coarse",), "CUES is .*; it must be 'fine' and any of: coarse, position, context"),
         ("SKIP_LEVELS", (1, 2, 3), "SKIP_LEVELS is .*; it must be some of the levels 1 to 3"),
+        ("THRESHOLDS", (50, 50, 50), r"THRESHOLDS is \(50, 50, 50\); it must be numbers from 0"),
+        ("THRESHOLDS", (0.5, 0.5, float("nan")), "THRESHOLDS is .*nan.*; it must be numbers from 0"),
+        ("TRAIN_THRESHOLDS", (-1.0, 0.5, 0.5), "TRAIN_THRESHOLDS is .*; it must be numbers from 0"),
+        ("REFINE_LOSS_WEIGHT", float("inf"), "REFINE_LOSS_WEIGHT is inf; it must be a finite number"),
+        ("SEMANTIC_LOSS_WEIGHT", float("nan"), "SEMANTIC_LOSS_WEIGHT is nan; it must be a finite number"),
+        ("INCOHERENCE_LOSS_WEIGHT", -1.0, "INCOHERENCE_LOSS_WEIGHT is -1.0; it must be 0 or more"),
         ("SKIP_LEVELS", ("L1",), "SKIP_LEVELS is .*; it must be some of the levels 1 to 3"),
         ("ENCODER_DIM", 18, "ENCODER_DIM is 18; it must be a multiple of 4"),
         ("NUM_HEADS", 3, "NUM_HEADS is 3; it must be a divisor of ENCODER_DIM = 16"),
@@ -165,6 +171,11 @@ def test_bilinear_propagation_knows_neither_other_images_nor_chunks(monkeypatch)
 def test_wrong_values_are_named(key, value, message):
     with pytest.raises(ValueError, match=message):
         tiny_head(tiny_config(**{key: value}))
+
+
+def test_a_tree_of_one_level_has_none_to_skip():
+    with pytest.raises(ValueError, match=r"SKIP_LEVELS is \(1,\); it must be empty with DEPTH = 1\.$"):
+        tiny_head(tiny_config(DEPTH=1, SKIP_LEVELS=(1,)))
 
 
 def test_detector_without_cascade_needs_the_channels_of_the_fpn():
