@@ -2,8 +2,8 @@
 
 Every setting is run over the same images of the first data set of DATASETS.TEST: mask AP, Boundary AP, median
 milliseconds of an image (masks at its size included) and the most memory in use above that of the loaded
-model, which on the CPU is that of the process. Without --set one key is turned at a time. With --set all
-combinations of the values given are tried:
+model, which on the CPU is that of the process. Without --set one key is turned at a time, and values that do
+not fit the rest of the config are left out. With --set all combinations of the values given are tried:
   --set DEPTH=1,2,3 --set TOP_K=10,0 --set "THRESHOLDS=0.3,(0.5,0.4,0.3,0.3)"
 One threshold stands for that of every level. What the keys mean is in transfiner_d2/config.py.
 """
@@ -65,9 +65,16 @@ def run(args: argparse.Namespace) -> None:
     from crispmask.engine.dial import all_combinations, first_images, measure, one_at_a_time
     from crispmask.evaluation.progress import Progress
 
-    grid = list(all_combinations(values) if values else one_at_a_time(cfg))
     images = first_images(cfg, args.limit)
-    configs = [_config_of(args, settings) for settings in grid]
+    grid: list[tuple[Settings, CfgNode]] = []
+    left_out: list[Settings] = []
+    for settings in all_combinations(values) if values else one_at_a_time(cfg):
+        try:
+            grid.append((settings, _config_of(args, settings)))
+        except UserError:
+            if values:
+                raise
+            left_out.append(settings)
     report = {
         "config_file": args.config_file,
         "weights": cfg.MODEL.WEIGHTS,
@@ -75,8 +82,10 @@ def run(args: argparse.Namespace) -> None:
         "images": len(images),
         "device": describe_device(torch.device(cfg.MODEL.DEVICE)),
     }
+    if left_out:
+        report["left_out"] = f"{'; '.join(map(_name, left_out))} (not possible with the rest of the config)"
     track = Progress().track
-    found = [measure(config, images, settings, track) for config, settings in zip(configs, grid, strict=True)]
+    found = [measure(config, images, settings, track) for settings, config in grid]
     for name, value in report.items():
         print(f"{name.replace('_', ' '):13} {value}")
     rows = [_row(measurement) for measurement in found]
@@ -130,7 +139,10 @@ def _checked_config(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
+def _name(settings: Settings) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items()) or "as it is"
+
+
 def _row(found: Measurement) -> list[Any]:
-    settings = ", ".join(f"{key} {value}" for key, value in found.settings.items()) or "as it is"
     figures: Sequence[float] = [found.figures[task]["AP"] for task in ("segm", "boundary")]
-    return [settings, *figures, found.milliseconds, found.megabytes]
+    return [_name(found.settings), *figures, found.milliseconds, found.megabytes]

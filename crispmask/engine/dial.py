@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from itertools import product
+from itertools import islice, product
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -29,7 +29,7 @@ DIAL: dict[str, tuple[Any, ...]] = {
 }
 # Thresholds of the levels that a quadtree can have
 LEVELS = 4
-# Runs that are not timed: the first ones set up memory and choose algorithms
+# Images that are run once before anything is measured: the first ones set up memory and choose algorithms
 WARM_UP = 2
 
 Settings = dict[str, Any]
@@ -107,19 +107,23 @@ def measure(cfg: CfgNode, images: list[dict[str, Any]], settings: Settings, trac
     model = load_trained_model(cfg)
     device = model.device
     loader = build_detection_test_loader(images, mapper=DatasetMapper(cfg, False), num_workers=0)
-    seconds: list[float] = []
     with TemporaryDirectory() as folder, torch.inference_mode():
         evaluator = build_evaluator(cfg, cfg.DATASETS.TEST[0], folder)
+
+        def run(batch: Any) -> float:
+            outputs, spent = timed(lambda: model(batch), device)
+            evaluator.process(batch, outputs)
+            return spent
+
+        evaluator.reset()
+        for batch in islice(loader, WARM_UP):
+            run(batch)
         evaluator.reset()
         memory = PeakMemory(device)
-        for batch in track(loader, f"{settings or 'as it is'}"):
-            outputs, spent = timed(lambda batch=batch: model(batch), device)
-            seconds.append(spent)
-            evaluator.process(batch, outputs)
+        seconds = [run(batch) for batch in track(loader, f"{settings or 'as it is'}")]
         megabytes = memory.megabytes()
         figures = _evaluate(evaluator, [image["image_id"] for image in images])
-    median = statistics.median(seconds[WARM_UP:] or seconds)
-    return Measurement(settings, figures, 1000 * median, megabytes)
+    return Measurement(settings, figures, 1000 * statistics.median(seconds), megabytes)
 
 
 def _evaluate(evaluator: Any, image_ids: list[Any]) -> dict[str, dict[str, float]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from crispmask.cli import main
+from crispmask.engine import dial
 from crispmask.engine.dial import DIAL, first_images, one_at_a_time
 from crispmask.errors import UserError
 from tests.transfiner.tiny_transfiner import tiny_config, tiny_model
@@ -58,12 +61,54 @@ def test_a_key_that_is_given_twice_has_the_values_of_both(model: list[str], tmp_
     assert settings == [{}, {"DEPTH": 0}, {"DEPTH": 1}]
 
 
+def test_the_first_row_has_the_memory_of_the_others(model: list[str], tmp_path: Path) -> None:
+    """What the process or the first images need once belongs to no setting."""
+    path = tmp_path / "dial.json"
+    # In a process of its own, which has needed nothing yet
+    words = ["analyze", "dial", *model, "--set", "DEPTH=3,3", "--json", str(path)]
+    subprocess.run([sys.executable, "-m", "crispmask", *words], check=True, timeout=240)
+    first, *others = (found["megabytes"] for found in json.loads(path.read_text())["measurements"])
+    assert all(abs(first - other) < 8 for other in others) or math.isnan(first)
+
+
 def test_without_wishes_one_key_is_turned_at_a_time() -> None:
     cfg = tiny_config(DEPTH=2, TOP_K=5)
     grid = list(one_at_a_time(cfg))
     assert grid[0] == {} and all(len(settings) == 1 for settings in grid[1:])
     assert {key for settings in grid for key in settings} == set(DIAL)
     assert {"DEPTH": 2} not in grid and {"TOP_K": 5} not in grid and {"DEPTH": 4} in grid
+
+
+@pytest.mark.parametrize(
+    ("opts", "left_out"),
+    [
+        ("DEPTH 2 MODEL.TRANSFINER.THRESHOLDS (0.5,0.5)", ["DEPTH 3", "DEPTH 4"]),
+        ("SKIP_LEVELS (2,)", ["DEPTH 1"]),
+    ],
+)
+def test_what_does_not_fit_the_model_is_left_out_unless_it_was_asked_for(
+    model: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    opts: str,
+    left_out: list[str],
+) -> None:
+    monkeypatch.setattr(dial, "DIAL", {"DEPTH": DIAL["DEPTH"][1:]})
+    path = tmp_path / "dial.json"
+    words = ["--limit", "1", "--json", str(path)]
+    changes = f"MODEL.TRANSFINER.{opts}".split()
+    assert main(["analyze", "dial", *model, *words, *changes]) == 0
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if line.startswith("left out")] == [
+        f"left out      {'; '.join(left_out)} (not possible with the rest of the config)"
+    ]
+    tried = {
+        f"DEPTH {found['settings'].get('DEPTH')}" for found in json.loads(path.read_text())["measurements"]
+    }
+    assert not tried & set(left_out) and len(tried) + len(left_out) == 4
+    asked = ["--set", left_out[0].replace(" ", "="), *words]
+    assert main(["analyze", "dial", *model, *asked, *changes]) == 2
 
 
 def test_a_part_of_cityscapes_is_refused() -> None:
