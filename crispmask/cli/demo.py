@@ -111,6 +111,8 @@ def _plan(args: argparse.Namespace) -> dict[Path, Path]:
 
     if args.scale < 1 or args.batch_size < 1:
         raise UserError("--scale and --batch-size must be 1 or more.")
+    if not 0 <= args.score_threshold <= 1:
+        raise UserError(f"--score-threshold {args.score_threshold} must be from 0 to 1.")
     for word in args.input:
         if re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+", word) and not Path(word).exists():
             raise UserError(f"'{word}' follows --input as if it were an image: put another flag before it.")
@@ -185,8 +187,13 @@ def _write_views(
     from crispmask.cli.transfiner_views import view_sheets
 
     names = [name for _, name in classes]
-    for kind, sheet in view_sheets(predictor, picture, args.show, args.score_threshold, names).items():
+    sheets = view_sheets(predictor, picture, args.show, args.score_threshold, names)
+    for kind, sheet in sheets.items():
         Image.fromarray(sheet).save(_sheet_path(path, kind))
+    if not sheets:
+        print(
+            f"{path.name}: no object reaches --score-threshold {args.score_threshold}, so no sheet of --show"
+        )
 
 
 def _sheet_path(picture: Path, kind: str) -> Path:

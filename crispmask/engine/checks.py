@@ -45,6 +45,7 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
     """
     notes = check_processes(cfg, args)
     check_training_options(cfg)
+    check_deformable_convolutions(cfg, training=not args.eval_only)
     for name in used_datasets(cfg, args.eval_only):
         notes += check_dataset(cfg, name, eval_only=args.eval_only)
     return notes + check_weights(cfg, resume=args.resume, eval_only=args.eval_only)
@@ -130,6 +131,20 @@ def check_training_options(cfg: CfgNode) -> None:
     if options.WANDB_PROJECT and find_spec("wandb") is None:
         raise UserError(
             "CRISPMASK.WANDB_PROJECT is set but wandb is not installed: pip install wandb, or leave it empty."
+        )
+
+
+def check_deformable_convolutions(cfg: CfgNode, *, training: bool) -> None:
+    """On the CPU, Detectron2 runs those of a ResNet for inference alone, without modulation or groups."""
+    resnet = cfg.MODEL.RESNETS
+    used = "resnet" in cfg.MODEL.BACKBONE.NAME and any(resnet.DEFORM_ON_PER_STAGE)
+    if not used or not cfg.MODEL.DEVICE.startswith("cpu"):
+        return
+    if training or resnet.DEFORM_MODULATED or resnet.DEFORM_NUM_GROUPS != 1:
+        what = "are trained" if training else "with modulation or groups run"
+        raise UserError(
+            f"Deformable convolutions (MODEL.RESNETS.DEFORM_ON_PER_STAGE) {what} on a GPU only: give "
+            "MODEL.DEVICE cuda, or a config without them."
         )
 
 

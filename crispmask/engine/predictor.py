@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from crispmask.checkpoint import load_weights
-from crispmask.engine.checks import check_weight_file
+from crispmask.engine.checks import check_deformable_convolutions, check_weight_file
 from crispmask.engine.trainer import Trainer
 from crispmask.errors import UserError
 
@@ -76,10 +76,12 @@ def load_trained_model(cfg: CfgNode) -> torch.nn.Module:
     ``CRISPMASK.STRICT_WEIGHTS`` is off.
 
     Raises:
-        UserError: there are no weights, they cannot be read, or they do not fit.
+        UserError: there are no weights, they cannot be read, or they do not fit; or the model cannot run on
+            the CPU.
     """
     if not cfg.MODEL.WEIGHTS:
         raise UserError("MODEL.WEIGHTS is empty: give the checkpoint of a trained model.")
+    check_deformable_convolutions(cfg, training=False)
     check_weight_file(cfg.MODEL.WEIGHTS)
     model = Trainer.build_model(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS, strict=cfg.CRISPMASK.STRICT_WEIGHTS)

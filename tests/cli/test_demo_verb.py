@@ -74,7 +74,7 @@ def test_image_without_detections_is_still_written(tiny_weights: Path, tmp_path:
     grey = np.full((50, 70, 3), 128, np.uint8)
     Image.fromarray(grey).save(tmp_path / "grey.png")
     out = tmp_path / "out"
-    flags = ["--score-threshold", 1.1, "--json", tmp_path / "results.json"]
+    flags = ["--score-threshold", 1.0, "--json", tmp_path / "results.json"]
     assert main(demo(tiny_weights, tmp_path / "grey.png", out, *flags)) == 0
     assert np.array_equal(np.asarray(Image.open(out / "grey.png")), grey)
     assert json.loads((tmp_path / "results.json").read_text()) == []
@@ -86,6 +86,17 @@ def test_image_without_detections_is_still_written(tiny_weights: Path, tmp_path:
         (["--input", "{empty}"], "holds no image"),
         (["--output", "{images}"], "would be overwritten"),
         (["--batch-size", "0"], "--batch-size"),
+        (["--score-threshold", "1.5"], "--score-threshold 1.5"),
+        (["--score-threshold", "nan"], "--score-threshold nan"),
+        (
+            [
+                "MODEL.RESNETS.DEFORM_ON_PER_STAGE",
+                "[False,True,True,True]",
+                "MODEL.RESNETS.DEFORM_MODULATED",
+                "True",
+            ],
+            "MODEL.DEVICE cuda",
+        ),
         (["--weights", "nowhere.pth"], "nowhere.pth"),
         (["--config-file", "nowhere.yaml"], "nowhere.yaml"),
         (["MODEL.ROI_HEADS.NUM_CLASES", "3"], "NUM_CLASSES"),

@@ -46,13 +46,20 @@ def test_sheets_of_nodes_and_of_attention(images: Path, tmp_path: Path) -> None:
 
 
 def test_an_object_without_nodes_has_a_row_and_an_image_without_objects_no_sheet(
-    images: Path, tmp_path: Path
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = demo(tmp_path, images, "--show", "quadtree", THRESHOLDS=(1.0,) * 4)
+    words = demo(tmp_path, images, "--show", "quadtree")
+    weights = torch.load(tmp_path / "model.pth")
+    detector = "roi_heads.mask_head.quadtree.detector.classifier"
+    weights["model"][f"{detector}.weight"].zero_()
+    weights["model"][f"{detector}.bias"].fill_(-100.0)
+    torch.save(weights, tmp_path / "model.pth")
     assert main(words) == 0
     assert Image.open(tmp_path / "out" / "a-quadtree.png").size[0] // TILE == 1
     none = tmp_path / "none"
-    assert main([*words, "--output", str(none), "--score-threshold", "1.5"]) == 0
+    assert main([*words, "--output", str(none), "--score-threshold", "1"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"{name}.png: no object reaches --score-threshold 1.0" in out for name in "ab")
     assert {path.name for path in none.iterdir()} == {"a.png", "b.png"}
 
 

@@ -46,6 +46,16 @@ def check(*words: str, folder: Path) -> tuple[CfgNode, list[str]]:
         ("", "MODEL.ROI_HEADS.NUM_CLASSES 80", ["'shapes_train' has 8 classes", "NUM_CLASSES 8"]),
         ("", "MODEL.DEVICE gpu0", ["MODEL.DEVICE 'gpu0'", "give cuda or cpu"]),
         ("--num-gpus 2", "MODEL.DEVICE mps", ["--num-gpus 2", "on 'mps' one process"]),
+        (
+            "",
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE [False,True,True,True]",
+            ["DEFORM_ON_PER_STAGE", "are trained on a GPU only", "MODEL.DEVICE cuda"],
+        ),
+        (
+            "--eval-only",
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE [False,True,True,True] MODEL.RESNETS.DEFORM_MODULATED True",
+            ["with modulation", "run on a GPU only", "MODEL.DEVICE cuda"],
+        ),
         ("", "MODEL.WEIGHTS nowhere/model.pth", ["'nowhere/model.pth'", "correct the path"]),
         ("", "MODEL.WEIGHTS catalog://no/such/model", ["catalog://no/such/model", "download it"]),
         ("", "CRISPMASK.OPTIMIZER adam", ["CRISPMASK.OPTIMIZER 'adam'", "SGD or ADAMW"]),
