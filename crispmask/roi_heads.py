@@ -22,6 +22,17 @@ class MapsToMaskHead:
     mask_head_type: ClassVar[type[nn.Module]]
 
     @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """As Detectron2's ROI heads, which name an unknown map without its key."""
+        names = cfg.MODEL.ROI_HEADS.IN_FEATURES
+        if unknown := [name for name in names if name not in input_shape]:
+            raise ValueError(
+                f"MODEL.ROI_HEADS.IN_FEATURES names {', '.join(unknown)}; the backbone has "
+                f"{', '.join(input_shape)}."
+            )
+        return super().from_config(cfg, input_shape)
+
+    @classmethod
     def _init_mask_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         if not cfg.MODEL.MASK_ON:
             return {}

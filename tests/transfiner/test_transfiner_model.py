@@ -113,6 +113,11 @@ def test_masks_can_be_switched_off(tmp_path):
     assert set(losses) == {"loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"}
 
 
+def test_unknown_maps_are_named_with_their_key():
+    with pytest.raises(ValueError, match=r"IN_FEATURES names p9; the backbone has p2, p3, p4, p5, p6"):
+        build_model(tiny_config(MODEL__ROI_HEADS__IN_FEATURES=["p2", "p9"]))
+
+
 def test_other_mask_heads_are_refused():
     cfg = tiny_config(MODEL__ROI_MASK_HEAD__NAME="MaskRCNNConvUpsampleHead")
     with pytest.raises(ValueError, match="TransfinerROIHeads needs 'TransfinerMaskHead'"):
