@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 from collections import OrderedDict
@@ -10,11 +11,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-# What NumPy itself writes into a pickle, whatever it calls its modules in this version
-_rebuild_array = np.empty(0).__reduce__()[0]
-_rebuild_scalar = np.float32(0).__reduce__()[0]
-_rebuild_buffer = np.empty(1).__reduce_ex__(5)[0]
-_DTYPES = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdSU"]
+# Booleans, numbers and text: what has neither fields nor objects, which point into memory
+_KINDS = "biufcSU"
 
 
 class UnsafePickleError(pickle.UnpicklingError):
@@ -23,6 +21,93 @@ class UnsafePickleError(pickle.UnpicklingError):
 
 class MisnamedPickleError(pickle.UnpicklingError):
     """A pickle of arrays that is not called ``.pkl``, by which such files are known."""
+
+
+class _Dtype:
+    """Stands for a dtype while a pickle is read, for NumPy lets a pickle change one that is in use."""
+
+    value: np.dtype[Any] | None = None
+
+    def __init__(self, code: str, *_: Any) -> None:
+        self.value = _plain_dtype(np.dtype(code))
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, order, part, names, fields, size = state[:6]
+        if self.value is None or part is not None or names is not None or fields is not None:
+            raise pickle.UnpicklingError("it has an array of a dtype with parts")
+        if self.value.kind in "SU" and size >= 0:
+            self.value = np.dtype(f"{self.value.kind}{size // np.dtype(f'{self.value.kind}1').itemsize}")
+        self.value = self.value.newbyteorder(order)
+
+
+class _Array:
+    """Stands for an array while a pickle is read: nothing can be written into it.
+
+    NumPy's own trusts what the file says of its dtype, which may then read and write out of bounds.
+    """
+
+    value: Any = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, is_fortran, raw = state
+        self._fill(shape, dtype, raw, "F" if is_fortran else "C")
+
+    def _fill(self, shape: tuple[int, ...], dtype: _Dtype, raw: Any, order: str = "C") -> None:
+        kind = dtype.value if isinstance(dtype, _Dtype) else None
+        raw = bytearray(raw.encode("latin1") if isinstance(raw, str) else raw)  # str: of Python 2
+        if kind is None or min(shape, default=0) < 0 or math.prod(shape) * kind.itemsize != len(raw):
+            raise pickle.UnpicklingError("it has an array whose bytes are not those of its shape")
+        self.value = np.ndarray(shape, kind, raw, order="F" if order == "F" else "C")
+
+
+class _Reconstructed(_Array):
+    def __init__(self, *_: Any) -> None:
+        """Filled by its state."""
+
+
+class _Buffer(_Array):
+    def __init__(self, raw: Any, dtype: _Dtype, shape: tuple[int, ...], order: str) -> None:
+        self._fill(shape, dtype, raw, order)
+
+
+class _Scalar(_Array):
+    def __init__(self, dtype: _Dtype, raw: Any) -> None:
+        self._fill((), dtype, raw)
+        self.value = self.value[()]
+
+
+def _plain_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    if dtype.kind not in _KINDS or dtype.subdtype is not None:
+        raise pickle.UnpicklingError(f"it has an array of dtype '{dtype}'")
+    return dtype
+
+
+def _finished(content: Any) -> Any:
+    """The content with arrays in place of what stands for them; dicts and lists are changed in place."""
+    # A file may hold a thing many times, or within itself; the thing is kept so that its id stays its own
+    done: dict[int, tuple[Any, Any]] = {}
+
+    def finish(value: Any) -> Any:
+        if id(value) in done:
+            return done[id(value)][1]
+        if isinstance(value, _Array | _Dtype):
+            if value.value is None:
+                raise pickle.UnpicklingError("it has an array without content")
+            return value.value
+        if isinstance(value, dict):
+            done[id(value)] = value, value
+            for key in value:
+                value[key] = finish(value[key])
+        elif isinstance(value, list):
+            done[id(value)] = value, value
+            value[:] = list(map(finish, value))
+        elif type(value) is tuple:
+            finished = tuple(map(finish, value))
+            done[id(value)] = value, finished
+            return finished
+        return value
+
+    return finish(content)
 
 
 class ArrayUnpickler(pickle.Unpickler):
@@ -45,7 +130,7 @@ def load_arrays(file: BinaryIO) -> Any:
         UnsafePickleError: it names anything but arrays.
         Exception: whatever ``pickle`` raises on bytes that are cut short or no pickle.
     """
-    return ArrayUnpickler(file, encoding="latin1").load()
+    return _finished(ArrayUnpickler(file, encoding="latin1").load())
 
 
 def load_tensors(file: BinaryIO) -> Any:
@@ -58,7 +143,7 @@ def load_tensors(file: BinaryIO) -> Any:
     """
     torch.serialization.add_safe_globals(_TORCH_SAFE)
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return _finished(torch.load(file, map_location="cpu", weights_only=True))
     except (pickle.UnpicklingError, RuntimeError) as error:
         if refused := re.search(r"GLOBAL (\S+)", str(error)):
             raise UnsafePickleError(refused[1]) from error
@@ -94,23 +179,22 @@ def _latin1(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-def _allowed() -> dict[tuple[str, str], Any]:
-    allowed: dict[tuple[str, str], Any] = {
-        ("collections", "OrderedDict"): OrderedDict,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): _latin1,
-    }
+def _numpy_names() -> dict[tuple[str, str], type]:
+    """What NumPy writes into a pickle, each as a class of that very name, by which torch knows it."""
+    kinds: dict[tuple[str, str], type] = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype}
     for package in ("numpy.core", "numpy._core"):  # before and since NumPy 2
-        allowed[f"{package}.multiarray", "_reconstruct"] = _rebuild_array
-        allowed[f"{package}.multiarray", "scalar"] = _rebuild_scalar
-        allowed[f"{package}.numeric", "_frombuffer"] = _rebuild_buffer
-    return allowed
+        kinds[f"{package}.multiarray", "_reconstruct"] = _Reconstructed
+        kinds[f"{package}.multiarray", "scalar"] = _Scalar
+        kinds[f"{package}.numeric", "_frombuffer"] = _Buffer
+    return {
+        (module, name): type(name, (kind,), {"__module__": module}) for (module, name), kind in kinds.items()
+    }
 
 
-_ALLOWED = _allowed()
-_TORCH_SAFE: list[Any] = [np.ndarray, np.dtype, _rebuild_array, _rebuild_scalar, *_DTYPES]
-if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6):  # where a global can be allowed by name
-    _TORCH_SAFE += [
-        (value, f"{module}.{name}") for (module, name), value in _ALLOWED.items() if "numpy" in module
-    ]
+_NUMPY = _numpy_names()
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("_codecs", "encode"): _latin1,
+    **_NUMPY,
+}
+_TORCH_SAFE: list[Any] = list(_NUMPY.values())

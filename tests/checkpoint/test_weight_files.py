@@ -8,6 +8,7 @@ import tarfile
 import warnings
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -90,6 +91,38 @@ def test_python_2_pickle(tmp_path: Path) -> None:
     (tmp_path / "R-50.pkl").write_bytes(PYTHON_2)
     (array,) = read_weight_file(tmp_path / "R-50.pkl")["model"].values()
     np.testing.assert_array_equal(array, np.float32([1, 2]))
+
+
+class Rebuilt:
+    """Pickled as a NumPy array of a dtype, its bytes and whatever is set in it afterwards."""
+
+    def __init__(self, dtype: object, raw: bytes, items: dict[object, object]) -> None:
+        self.parts = dtype, raw, items
+
+    def __reduce__(self) -> tuple[object, ...]:
+        dtype, raw, items = self.parts
+        reconstruct = np.empty(0).__reduce__()[0]
+        state = (1, (1,), dtype, False, raw)
+        return reconstruct, (np.ndarray, (0,), b"b"), state, None, iter(items.items())
+
+
+OUT_OF_BOUNDS = {
+    "objects": Rebuilt(np.dtype("O"), bytes(8), {}),
+    "objects in fields": Rebuilt(np.dtype([("a", "O")]), bytes(8), {}),
+    "too few bytes": Rebuilt(np.dtype("f8"), bytes(4), {}),
+    "too many bytes": Rebuilt(np.dtype("f8"), bytes(12), {}),
+    "written into": Rebuilt(np.dtype("f4"), bytes(4), {0: 1.0}),
+}
+
+
+@pytest.mark.parametrize("kind", OUT_OF_BOUNDS)
+@pytest.mark.parametrize(("suffix", "write"), [(".pkl", dump), (".pth", torch_save)])
+def test_arrays_that_would_reach_out_of_their_memory(
+    suffix: str, write: Callable[[Path, object], Path], kind: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / f"x{suffix}", {"model": {"a": OUT_OF_BOUNDS[kind]}, "__author__": "x"})
+    with pytest.raises(UserError, match=rf"'{path}' cannot be read: .*array|item assignment"):
+        read_weight_file(path)
 
 
 BOMBS = {
