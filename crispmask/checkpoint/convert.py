@@ -36,14 +36,31 @@ def convert_state_dict(state_dict: Mapping[str, Value], source: str) -> dict[str
         The values under the names of the Detectron2 model, in the same order.
 
     Raises:
-        ValueError: ``source`` is not known.
+        ValueError: ``source`` is not known, or two names of the file are one name here.
         KeyError: a name does not belong to the released model.
     """
     names, unknown = translate_names(state_dict, source)
     if unknown:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
         raise KeyError(f"'{unknown[0]}'{more} is not a name of a released {source} checkpoint.")
-    return {ours: state_dict[theirs] for theirs, ours in names.items()}
+    return under_new_names(state_dict, names)
+
+
+def under_new_names(values: Mapping[str, Value], names: Mapping[str, str]) -> dict[str, Value]:
+    """The values under other names.
+
+    Args:
+        values: names and values; those without a new name are left out.
+        names: new names of the old ones.
+
+    Raises:
+        ValueError: two of them would have the same name.
+    """
+    olds: dict[str, str] = {}
+    for old, new in names.items():
+        if (other := olds.setdefault(new, old)) != old:
+            raise ValueError(f"'{other}' and '{old}' are both '{new}' here: take out the one that is wrong.")
+    return {new: values[old] for new, old in olds.items()}
 
 
 def translate_names(names: Iterable[str], source: str) -> tuple[dict[str, str], list[str]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import crispmask
 from crispmask import model_zoo
-from crispmask.checkpoint.convert import SOURCES, released_source, translate_names
+from crispmask.checkpoint.convert import SOURCES, released_source, translate_names, under_new_names
 from crispmask.checkpoint.download import check_hash, fetch, file_hash
 from crispmask.checkpoint.files import SAFETENSORS, read_weight_file, write_atomically, write_safetensors
 from crispmask.checkpoint.integrity import check_floats
@@ -182,7 +182,10 @@ def _renamed(path: str, model: Mapping[str, Tensor], source: str) -> dict[str, T
         lines = [f"Weight file '{path}' is no released {source} checkpoint, which has no such names:"]
         lines += [f"  {with_count(*group)}" for group in group_names(unknown)]
         raise UserError("\n".join(lines))
-    return {ours: model[theirs] for theirs, ours in names.items()}
+    try:
+        return under_new_names(model, names)
+    except ValueError as error:
+        raise UserError(f"Weight file '{path}' has a tensor twice: {error}") from error
 
 
 def _require_fit(path: str, best: _Fit, allowed: Sequence[str], unused: Sequence[str]) -> None:
@@ -208,8 +211,8 @@ def _best_fit(
     ]
     groups = _same_models(alike or configs)
     fits = [fit for names in groups for fit in _fits(shapes, names[0], opts)]
-    # The first of equals
-    best = min(fits, key=lambda fit: fit.report.without(allowed).problems)
+    # Of equals that which takes most of the file, then the first
+    best = min(fits, key=lambda fit: (fit.report.without(allowed).problems, -fit.report.loaded))
     (others,) = (names[1:] for names in groups if names[0] == best.config)
     return best, tuple(others)
 

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import Tensor
 
-from crispmask.checkpoint.convert import translate_names
+from crispmask.checkpoint.convert import translate_names, under_new_names
 from crispmask.config import get_config
 from crispmask.errors import UserError
 
@@ -57,7 +57,10 @@ def convert_transformers(
             f"{config} has no query-based detector, which is all that a file of transformers gives: give "
             f"{CONFIG}, or no --config."
         )
-    model = {name.removeprefix("module."): value for name, value in model.items()}
+    try:
+        model = under_new_names(model, {name: name.removeprefix("module.") for name in model})
+    except ValueError as error:
+        raise UserError(f"Weight file '{path}' has a tensor twice: {error}") from error
     try:
         found = _detector_keys(model, cfg.MODEL.QUERY)
         detector = _detector(model, cfg, box_refine=found["BOX_REFINE"])

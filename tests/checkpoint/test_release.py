@@ -147,6 +147,33 @@ def test_what_does_not_fit_is_listed(corruption: str, refinemask: Shapes, tmp_pa
         assert sentence in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("roi_head.bbox_head.fc_cls.weight", "module.roi_head.bbox_head.fc_cls.weight"),
+        (f"{HEAD}stages.0.instance_logits.bias", f"{HEAD}stage_instance_logits.0.bias"),
+    ],
+)
+def test_two_names_of_one_tensor_are_told(
+    first: str, second: str, refinemask: Shapes, tmp_path: Path
+) -> None:
+    path = tmp_path / "twice.pth"
+    shape = refinemask.get(first, (1,))
+    torch.save({"state_dict": zeros({**refinemask, first: shape, second: shape})}, path)
+    with pytest.raises(UserError, match="has a tensor twice: ") as error:
+        convert_checkpoint(path, "refinemask")
+    assert f"'{first}'" in str(error.value) and f"'{second}'" in str(error.value)
+
+
+@pytest.mark.parametrize(("dataset", "classes"), [("lvis", (1203, 1)), ("cityscapes", (8, 8))])
+def test_allowed_patterns_do_not_hide_which_config_fits(
+    dataset: str, classes: tuple[int, int], tmp_path: Path
+) -> None:
+    path = mmdetection_file(tmp_path, released_refinemask.checkpoint(50, *classes))
+    conversion = convert_checkpoint(path, "refinemask", allow_missing=["roi_heads.*"])
+    assert conversion.config == f"refinemask/{dataset}/R_50_FPN_1x.yaml" and conversion.report.fits
+
+
 def test_missing_tensors_are_allowed_by_pattern(refinemask: Shapes, tmp_path: Path) -> None:
     path = mmdetection_file(tmp_path, {n: s for n, s in refinemask.items() if not n.startswith(HEAD)})
     conversion = convert_checkpoint(path, "refinemask", allow_missing=["roi_heads.mask_head.*"])
