@@ -139,9 +139,16 @@ def examine_devices() -> Iterator[Finding]:
             "torch sees none, though there is an NVIDIA driver" if driver else "none: models run on the CPU"
         )
         yield Finding(NOTE, "GPU", found, INSTALL_TORCH if driver and not torch.version.cuda else "")
-    triton = metadata.version("triton") if find_spec("triton") else "not installed"
-    yield Finding(OK if find_spec("triton") else NOTE, "Triton", triton)
+    yield from _guarded("Triton", examine_triton)
     yield from _guarded("kernels", examine_kernels)
+
+
+def examine_triton() -> Iterator[Finding]:
+    """Triton's version by the module itself: its distribution has other names on some platforms."""
+    if find_spec("triton") is None:
+        yield Finding(NOTE, "Triton", "not installed")
+    else:
+        yield Finding(OK, "Triton", import_module("triton").__version__)
 
 
 def examine_kernels() -> Iterator[Finding]:

@@ -126,6 +126,13 @@ def test_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["kernels"][:2] == ("note", "the torch reference, slower than Triton's")
 
 
+def test_triton_whose_distribution_has_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda name: name)
+    monkeypatch.setattr(doctor, "import_module", lambda name: SimpleNamespace(__version__="3.1.0"))
+    monkeypatch.setattr(doctor.metadata, "version", lambda name: pytest.fail("there is no such distribution"))
+    assert findings(doctor.examine_triton)["Triton"][:2] == ("ok", "3.1.0")
+
+
 def test_driver_without_a_gpu_build_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
