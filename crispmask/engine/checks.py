@@ -200,7 +200,7 @@ def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> list[str]:
     """The file that the run starts from can be read; a URL is fetched here, once."""
     tag = Path(cfg.OUTPUT_DIR) / "last_checkpoint"
     if resume and tag.is_file():
-        checkpoint = tag.with_name(tag.read_text().strip())
+        checkpoint = tag.parent / tag.read_text().strip()
         if not checkpoint.is_file():
             raise UserError(
                 f"Cannot resume: '{tag}' names '{checkpoint.name}', which is not there: put that file back, "

@@ -171,6 +171,12 @@ def test_last_checkpoint_that_names_nothing(tmp_path: Path) -> None:
         check("--resume", folder=tmp_path)
 
 
+def test_last_checkpoint_that_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "last_checkpoint").touch()
+    with pytest.raises(UserError, match=r"Cannot resume: '.*last_checkpoint' names "):
+        check("--resume", folder=tmp_path)
+
+
 def test_evaluating_random_weights_is_a_note(tmp_path: Path) -> None:
     assert "random weights" in check("--eval-only", folder=tmp_path)[1][0]
 
