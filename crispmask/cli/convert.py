@@ -19,6 +19,7 @@ import argparse
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlparse
 
 from crispmask.errors import UserError
 
@@ -80,6 +81,8 @@ def run(args: argparse.Namespace) -> None:
         write_conversion(conversion, output)
     except OSError as error:
         raise UserError(f"'{output}' cannot be written: {error.strerror or error}.") from error
+    except RuntimeError as error:  # what torch.save makes of a failed write
+        raise UserError(f"'{output}' cannot be written: is the disk full?") from error
     print(f"{output}: {len(conversion.tensors)} tensors", end="")
     if conversion.config:
         _print_use(conversion, output, whole=args.source != "transformers")
@@ -120,7 +123,7 @@ def _output_path(source: str, target: str) -> Path:
         path = path.with_suffix(SUFFIXES[0])
     if path.suffix not in SUFFIXES:
         raise UserError(f"OUT '{path}' ends in '{path.suffix}': it must end in {' or '.join(SUFFIXES)}.")
-    if path.resolve() == Path(source).resolve():
+    if path.resolve() == Path(urlparse(source).path).resolve():
         raise UserError(f"IN and OUT are the same file, '{path}': give OUT another name.")
     if not path.parent.is_dir():
         raise UserError(f"OUT '{path}': there is no folder '{path.parent}'; make it first.")

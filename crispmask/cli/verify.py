@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
 
 from crispmask.cli.output import check_output_file, print_table, write_json
 from crispmask.errors import UserError
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: the config is not in the zoo, the weights do not fit it, or no data set is there.
     """
-    json_file = check_output_file(args.json)
+    json_file = check_output_file(args.json, [urlparse(args.weights).path])
     from detectron2.utils.logger import setup_logger
 
     import crispmask.data  # noqa: F401  registers the data sets

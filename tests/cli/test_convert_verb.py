@@ -164,6 +164,7 @@ def test_wrong_words_are_said_before_the_file_is_read(
         [source, "x.onnx"], capsys
     )
     assert "are the same file" in failure([source, tmp_path / "." / "in.pth"], capsys)
+    assert "are the same file" in failure([f"{source}?sha256={'0' * 64}", source], capsys)
     assert "is a folder: give the name of a file" in failure([source, tmp_path], capsys)
     assert "make it first" in failure([source, tmp_path / "new" / "x.pth"], capsys)
     assert "No config file 'x.yaml'" in failure([source, "x.pth", "--config", "x.yaml"], capsys)
@@ -188,3 +189,16 @@ def test_old_pickle_is_made_safe_once(tmp_path: Path, capsys: pytest.CaptureFixt
     model = torch.nn.ModuleDict({"backbone": torch.nn.Linear(2, 1, bias=False)})
     assert load_weights(model, new, strict=False).loaded == 1
     assert model["backbone"].weight.tolist() == [[1, 2]]
+
+
+def test_full_disk_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+    source, out = tmp_path / "in.pth", tmp_path / "out.pth"
+    torch.save({"a.weight": torch.ones(1)}, source)
+    monkeypatch.setattr(torch, "save", full)
+    assert f"'{out}' cannot be written: is the disk full?" in failure([source, out], capsys)
+    assert list(tmp_path.iterdir()) == [source]
