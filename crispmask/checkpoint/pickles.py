@@ -6,6 +6,8 @@ import math
 import pickle
 import re
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -141,9 +143,9 @@ def load_tensors(file: BinaryIO) -> Any:
         MisnamedPickleError: it is a pickle of arrays that ``torch.save`` did not write.
         Exception: whatever ``torch.load`` raises on bytes that are cut short or no such file.
     """
-    torch.serialization.add_safe_globals(_TORCH_SAFE)
     try:
-        return _finished(torch.load(file, map_location="cpu", weights_only=True))
+        with _known_to_torch(_TORCH_SAFE):
+            return _finished(torch.load(file, map_location="cpu", weights_only=True))
     except (pickle.UnpicklingError, RuntimeError) as error:
         if refused := re.search(r"GLOBAL (\S+)", str(error)):
             raise UnsafePickleError(refused[1]) from error
@@ -152,6 +154,18 @@ def load_tensors(file: BinaryIO) -> Any:
         reason = re.split(r"WeightsUnpickler error:|\n{2,}", str(error), maxsplit=1)[-1]
         reason = reason.split("Check the documentation", maxsplit=1)[0]
         raise pickle.UnpicklingError(reason.strip()) from error
+
+
+@contextmanager
+def _known_to_torch(kinds: list[Any]) -> Iterator[None]:
+    """Let ``torch.load`` make these kinds, and forget them again; torch 2.4 cannot do this by itself."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals(kinds)
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
 
 
 def _look_into_pickle(file: BinaryIO) -> None:

@@ -135,7 +135,8 @@ class WeightReport:
         parts = {part_of(name) for name in (*self.missing, *others)}
         if len(parts) == 1:
             (part,) = parts
-            return f"its {part} is another one. Give the config that it was trained with."
+            fault = f"its {part} is another one" if others else f"it does not hold the whole {part}"
+            return f"{fault}. Give the config that it was trained with."
         return "it is of another model. Give the config that it was trained with."
 
     def _few(self) -> str:
@@ -186,7 +187,7 @@ def part_of(name: str) -> str:
     """The part of a detector that a tensor belongs to, in words."""
     parts = {
         "backbone.": "backbone",
-        "proposal_generator.": "RPN",
+        "proposal_generator.": "proposal generator",
         "roi_heads.box_": "box head",
         "roi_heads.mask_": "mask head",
     }

@@ -92,6 +92,14 @@ CORRUPTIONS: dict[str, tuple[Callable[[State], State], list[str]]] = {
         renamed(MASK, f"{MASK}x."),
         ["its mask head is another one. Give the config that it was trained with", f"{MASK}predictor.bias"],
     ),
+    "no mask head": (
+        drop(MASK),
+        ["it does not hold the whole mask head. Give the config", f"{MASK}predictor"],
+    ),
+    "another RPN": (
+        renamed("proposal_generator.", "proposal_generator.x."),
+        ["its proposal generator is another one"],
+    ),
     "other classes": (
         classes(7),
         ["it has 7 classes and the model 3", "MODEL.ROI_HEADS.NUM_CLASSES 7", f"{CLASSIFIER}.bias"],
