@@ -200,10 +200,10 @@ def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> list[str]:
     """The file that the run starts from can be read; a URL is fetched here, once."""
     tag = Path(cfg.OUTPUT_DIR) / "last_checkpoint"
     if resume and tag.is_file():
-        checkpoint = tag.parent / tag.read_text().strip()
-        if not checkpoint.is_file():
+        name = tag.read_text().strip()
+        if not (tag.parent / name).is_file():
             raise UserError(
-                f"Cannot resume: '{tag}' names '{checkpoint.name}', which is not there: put that file back, "
+                f"Cannot resume: '{tag}' names '{name}', which is not there: put that file back, "
                 f"or write the name of another checkpoint of this folder into '{tag}'."
             )
         return []

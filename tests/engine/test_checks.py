@@ -173,7 +173,7 @@ def test_last_checkpoint_that_names_nothing(tmp_path: Path) -> None:
 
 def test_last_checkpoint_that_is_empty(tmp_path: Path) -> None:
     (tmp_path / "last_checkpoint").touch()
-    with pytest.raises(UserError, match=r"Cannot resume: '.*last_checkpoint' names "):
+    with pytest.raises(UserError, match=r"Cannot resume: '.*last_checkpoint' names ''"):
         check("--resume", folder=tmp_path)
 
 
