@@ -103,27 +103,37 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 def _as_checkpoint(path: Path, content: Any) -> dict[str, Any]:
     """Bring the layouts of Detectron2, Detectron 1, pycls and bare state dicts into one."""
-    if not isinstance(content, Mapping):
-        raise UserError(
-            f"Weight file '{path}' holds a {type(content).__name__}, not the weights of a model: give a "
-            f"checkpoint."
-        )
-    content = dict(content)
+    content = _as_dict(path, content)
     if path.suffix.lower() == ".pyth":
         content = {
-            "model": content.get("model_state", {}),
+            "model": _as_dict(path, content.get("model_state", {})),
             "__author__": "pycls",
             "matching_heuristics": True,
         }
     elif path.suffix.lower() == ".pkl" and not ("model" in content and "__author__" in content):
-        model = _without(content.get("blobs", content), "_momentum")
+        model = _without(_as_dict(path, content.get("blobs", content)), "_momentum")
         content = {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
     elif isinstance(content.get("state_dict"), Mapping):  # MMDetection, Lightning
         content["model"] = content.pop("state_dict")
     elif not isinstance(content.get("model"), Mapping):
         content = {"model": content}
     check_values(path, content["model"])
+    guess = content.get("matching_heuristics")
+    if not isinstance(guess, bool | int | str | None):
+        raise UserError(
+            f"Weight file '{path}' cannot be used: its matching_heuristics is a {type(guess).__name__}, and "
+            f"must be True or False: correct it, or leave it out."
+        )
     return content
+
+
+def _as_dict(path: Path, content: Any) -> dict[Any, Any]:
+    if not isinstance(content, Mapping):
+        raise UserError(
+            f"Weight file '{path}' holds a {type(content).__name__}, not the weights of a model: give a "
+            f"checkpoint."
+        )
+    return dict(content)
 
 
 def _without(model: Mapping[str, Any], ending: str) -> dict[str, Any]:

@@ -86,7 +86,15 @@ class WeightCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> None:
         check_floats(self._given, _without_floats(checkpoint["model"], self.model))
-        found = super()._load_model(checkpoint)
+        try:
+            found = super()._load_model(checkpoint)
+        except (ValueError, AssertionError) as error:
+            if not checkpoint.get("matching_heuristics"):
+                raise
+            raise UnfitWeightsError(
+                f"Weight file '{self._given}' does not fit the model: its names must be guessed, and more than "
+                f"one guess is possible: give a file with the names of the model."
+            ) from error
         wrong = {name for name, _, _ in found.incorrect_shapes}
         self.report = WeightReport(
             total=sum(not is_optional(name) for name in self.model.state_dict()),

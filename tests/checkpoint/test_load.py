@@ -212,6 +212,21 @@ def test_backbone_of_the_model_zoo(state: State, tmp_path: Path, caplog: pytest.
     assert "R-50.pkl' gives 5 of 13 tensors" in caplog.text and "stem.fc.weight" in caplog.text
 
 
+def test_names_with_more_than_one_guess(tmp_path: Path) -> None:
+    content = {"model": {"conv1.weight": torch.ones(4, 4, 1, 1).numpy()}, "__author__": "test"}
+    path = tmp_path / "ambiguous.pkl"
+    path.write_bytes(pickle.dumps({**content, "matching_heuristics": True}))
+    with pytest.raises(UserError, match=rf"'{path}' does not fit the model: its names must be guessed"):
+        load_weights(AmbiguousModel(), path)
+
+
+class AmbiguousModel(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("a", "b"):
+            self.add_module(name, torch.nn.ModuleDict({"conv1": torch.nn.Conv2d(4, 4, 1, bias=False)}))
+
+
 class Mirror(PathHandler):
     """Stands for a server: ``mirror://name`` is a file of a folder."""
 

@@ -330,6 +330,27 @@ def test_files_without_weights_are_named(content: object, sentence: str, tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("name", "write", "content", "sentence"),
+    [
+        ("x.pyth", torch_save, {"model_state": [1]}, "holds a list, not the weights"),
+        ("x.pkl", dump, {"blobs": [1]}, "holds a list, not the weights"),
+        (
+            "x.pth",
+            torch_save,
+            {"model": WEIGHTS, "matching_heuristics": torch.ones(3)},
+            "its matching_heuristics is a Tensor, and must be True or False",
+        ),
+    ],
+)
+def test_odd_parts_of_old_files_are_named(
+    name: str, write: Callable[[Path, object], Path], content: object, sentence: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / name, content)
+    with pytest.raises(UserError, match=rf"'{path}' .*{sentence}"):
+        read_weight_file(path)
+
+
+@pytest.mark.parametrize(
     ("content", "sentence"),
     [
         ({1: torch.zeros(2)}, "1 is no name of a tensor"),
