@@ -71,12 +71,13 @@ def open_weight_file(path: str | Path) -> BinaryIO:
     """Open a file to read its bytes.
 
     Raises:
-        UserError: it is not there, a folder or a pipe, or may not be read.
+        UserError: it is not there, a folder, a pipe or a device, or may not be read.
     """
     try:
-        if not stat.S_ISFIFO(os.stat(path).st_mode):
+        mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # a folder gets the words of the system
             return Path(path).open("rb")
-        reason = "it is a pipe, and must be a file"
+        reason = f"it is a {'pipe' if stat.S_ISFIFO(mode) else 'device or socket'}, and must be a file"
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         reason = getattr(error, "strerror", None) or str(error)
     raise UserError(f"Weight file '{path}' cannot be opened: {reason}: correct the path.")

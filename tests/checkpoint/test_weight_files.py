@@ -287,6 +287,12 @@ def test_pipes_are_refused(tmp_path: Path) -> None:
         read_weight_file(tmp_path / "x.pth")
 
 
+@pytest.mark.skipif(not Path(os.devnull).is_char_device(), reason="this system has no device files")
+def test_devices_are_refused() -> None:
+    with pytest.raises(UserError, match=rf"'{os.devnull}' cannot be opened: it is a device"):
+        read_weight_file(os.devnull)
+
+
 def test_failed_writing_leaves_nothing(tmp_path: Path) -> None:
     path = write_tensors(tmp_path / "x.safetensors")
     before = path.read_bytes()
