@@ -106,7 +106,7 @@ class WeightCheckpointer(DetectionCheckpointer):
             self._tell(checkpoint)
 
     def _tell(self, metadata: Mapping[str, Any]) -> None:
-        converted_for = metadata.get("config", "")
+        converted_for = _converted_for(metadata)
         if self.strict or not self.report.loaded:
             raise UnfitWeightsError(self.report.explain(self._given, converted_for=converted_for))
         table = tabulate(self.report.rows(), headers=["tensors", "number", "why"], tablefmt="github")
@@ -118,6 +118,13 @@ class WeightCheckpointer(DetectionCheckpointer):
             self.report.total,
             table,
         )
+
+
+def _converted_for(metadata: Mapping[str, Any]) -> str:
+    """Config that our convert wrote into a file; empty: another program wrote it, or no config was known."""
+    config, made_by = metadata.get("config"), metadata.get("made_by")
+    ours = isinstance(made_by, str) and made_by.startswith("crispmask ")
+    return config if ours and isinstance(config, str) else ""
 
 
 def _without_floats(weights: Mapping[str, Any], model: nn.Module) -> list[str]:

@@ -136,13 +136,23 @@ def test_what_does_not_fit_is_listed_with_the_likely_cause(
 
 def test_a_converted_file_says_its_config(state: State, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
-    metadata = {"config": "refinemask/coco/R_50_FPN_1x.yaml"}
+    metadata = {"config": "refinemask/coco/R_50_FPN_1x.yaml", "made_by": "crispmask 1.0 convert"}
     write_safetensors(path, drop(MASK)(state), metadata)
     with pytest.raises(UserError, match=r"converted for another config. Give refinemask/coco/R_50_FPN_1x\."):
         load_weights(tiny_detector(), path)
     write_safetensors(path, drop(f"{MASK}predictor")(state), metadata)
     with pytest.raises(UserError, match=r"but 2 are not there.* It was converted for refinemask/coco/R_50"):
         load_weights(tiny_detector(), path)
+
+
+@pytest.mark.parametrize("beside", [{}, {"made_by": "another 1.0"}, {"made_by": 3}])
+def test_a_config_of_another_program_is_no_advice(
+    beside: dict[str, object], state: State, tmp_path: Path
+) -> None:
+    path = save(tmp_path, drop(MASK)(state), config="lr: 0.1", **beside)
+    with pytest.raises(UserError, match="does not fit the model") as error:
+        load_weights(tiny_detector(), path)
+    assert "lr: 0.1" not in str(error.value)
 
 
 def test_numbers_that_are_no_floats_are_named(state: State, tmp_path: Path) -> None:
