@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from datetime import datetime
 from pathlib import Path
 from textwrap import shorten
 from urllib.parse import parse_qsl, urlencode, urlparse
@@ -86,9 +87,17 @@ def _hash_in_name(path: str) -> tuple[str, str]:
     if urlparse(path).scheme:
         if path.startswith(_DETECTRON2) and (found := _ZOO_NAME.search(path)):
             return "md5", found[1]
-        if found := _HUB_NAME.search(path):
+        if (found := _HUB_NAME.search(path)) and not _is_date(found[1]):
             return "sha256", found[1]
     return "sha256", ""
+
+
+def _is_date(digits: str) -> bool:
+    """Whether eight digits are a day since 1990, as of ``model-20210812.pth``."""
+    try:
+        return len(digits) == 8 and datetime.strptime(digits, "%Y%m%d").year in range(1990, 2100)
+    except ValueError:
+        return False
 
 
 def _compare(path: str, kind: str, digits: str) -> None:

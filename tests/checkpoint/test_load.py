@@ -278,6 +278,15 @@ def test_hash_in_the_name_of_a_download_is_compared(state: State, mirror: Path) 
     assert load_weights(tiny_detector(), mirror / "model-00c0ffee.pth").fits
 
 
+def test_a_date_in_the_name_of_a_download_is_no_hash(state: State, mirror: Path) -> None:
+    path = save(mirror, state)
+    path.rename(mirror / "model-20210812.pth")
+    assert load_weights(tiny_detector(), "mirror://model-20210812.pth").fits
+    save(mirror, state).rename(mirror / "model-20211399.pth")
+    with pytest.raises(UserError, match="not 20211399"):
+        load_weights(tiny_detector(), "mirror://model-20211399.pth")
+
+
 def test_hash_of_a_download_that_states_none_is_logged(
     state: State, mirror: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
