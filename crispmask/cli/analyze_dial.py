@@ -14,6 +14,7 @@ import argparse
 import ast
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
 
 from crispmask.cli.models import add_model_arguments, load_model_config
 from crispmask.cli.output import check_output_file, print_table, write_csv, write_json
@@ -56,8 +57,10 @@ def run(args: argparse.Namespace) -> None:
     values: dict[str, tuple[Any, ...]] = {}
     for key, more in map(_parse, args.set):
         values[key] = values.get(key, ()) + more
-    json_file, csv_file = check_output_file(args.json), check_output_file(args.csv)
     cfg = _checked_config(args)
+    inputs = [args.config_file, urlparse(cfg.MODEL.WEIGHTS).path]
+    json_file = check_output_file(args.json, inputs)
+    csv_file = check_output_file(args.csv, [*inputs, args.json])
 
     import torch
 

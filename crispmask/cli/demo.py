@@ -23,6 +23,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
 
 from crispmask.cli.models import add_model_arguments, known_classes, load_model_config
 from crispmask.cli.output import check_output_file, check_output_folder, write_json
@@ -75,12 +76,13 @@ def run(args: argparse.Namespace) -> None:
         SystemExit: with 1, some images could not be read.
     """
     targets = _plan(args)
-    json_file = check_output_file(args.json)
 
     from crispmask.engine.predictor import Predictor
     from crispmask.evaluation.progress import Progress
 
     cfg = load_model_config(args)
+    others = [args.config_file, urlparse(cfg.MODEL.WEIGHTS).path, *targets, *targets.values()]
+    json_file = check_output_file(args.json, others)
     predictor, classes = Predictor(cfg), known_classes(cfg)
     if args.show:
         from crispmask.cli.transfiner_views import check_views

@@ -157,3 +157,12 @@ def test_what_cannot_work_is_one_sentence(
     assert main(["analyze", "dial", *model, *words]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and named in err
+
+
+@pytest.mark.parametrize("flag", ["--json", "--csv"])
+def test_neither_config_nor_weights_are_overwritten(
+    model: list[str], capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    for path in (model[1], model[3]):
+        assert main(["analyze", "dial", *model, flag, path]) == 2
+        assert f"'{path}' is given twice and would be overwritten" in capsys.readouterr().err

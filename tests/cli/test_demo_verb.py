@@ -85,6 +85,9 @@ def test_image_without_detections_is_still_written(tiny_weights: Path, tmp_path:
     [
         (["--input", "{empty}"], "holds no image"),
         (["--output", "{images}"], "would be overwritten"),
+        (["--json", "{weights}"], "would be overwritten: give another file"),
+        (["--json", "{weights}", "--weights", "{weights}?sha256=" + "0" * 64], "would be overwritten"),
+        (["--json", "{images}/a.png"], "would be overwritten: give another file"),
         (["--batch-size", "0"], "--batch-size"),
         (["--score-threshold", "1.5"], "--score-threshold 1.5"),
         (["--score-threshold", "nan"], "--score-threshold nan"),
@@ -111,7 +114,7 @@ def test_what_cannot_work_is_one_sentence(
         folder.mkdir()
     Image.new("RGB", (20, 20)).save(folders["images"] / "a.png")
     words = demo(tiny_weights, folders["images"], tmp_path / "out")
-    assert main([*words, *(word.format(**folders) for word in change)]) == 2
+    assert main([*words, *(word.format(**folders, weights=tiny_weights) for word in change)]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and named in err
     assert not (tmp_path / "out").exists() and len(list(folders["images"].iterdir())) == 1
