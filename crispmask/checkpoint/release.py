@@ -175,9 +175,10 @@ def _as_tensors(path: str, model: Mapping[str, Any], source: str) -> dict[str, T
 
 
 def _renamed(path: str, model: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    if source not in SOURCES:
-        return dict(model)
-    names, unknown = translate_names(model, source)
+    names: Mapping[str, str] = {name: name.removeprefix("module.") for name in model}
+    unknown: Sequence[str] = ()
+    if source in SOURCES:
+        names, unknown = translate_names(model, source)
     if unknown:
         lines = [f"Weight file '{path}' is no released {source} checkpoint, which has no such names:"]
         lines += [f"  {with_count(*group)}" for group in group_names(unknown)]
