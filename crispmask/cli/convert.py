@@ -40,7 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="detectron2",
         help="whose code made it (default: detectron2, names stay as they are)",
     )
-    parser.add_argument("--config", metavar="CONFIG", default="", help="check against this config")
+    parser.add_argument(
+        "--config",
+        metavar="CONFIG",
+        default="",
+        help="check against this config: a file, or its name in the zoo",
+    )
     parser.add_argument(
         "--allow-missing",
         metavar="PATTERN",
@@ -64,16 +69,17 @@ def run(args: argparse.Namespace) -> None:
     output = _output_path(args.input, args.output)
     if args.allow_missing and args.source == "detectron2" and not args.config:
         raise UserError("--allow-missing needs something to check against: give --source or --config.")
-    if args.config:
+    config = _config_name(args.config)
+    if config:
         from crispmask.engine.arguments import load_config
 
-        load_config(args.config, (), flag="--config")  # its errors are sentences
+        load_config(config, (), flag="--config")  # its errors are sentences
     from crispmask.checkpoint.release import convert_checkpoint, write_conversion
 
     conversion = convert_checkpoint(
         args.input,
         args.source,
-        config=args.config,
+        config=config,
         allow_missing=args.allow_missing,
         trust_pickle=args.trust_pickle,
     )
@@ -112,6 +118,14 @@ def _print_use(conversion: Conversion, output: Path, *, whole: bool) -> None:
         words = ["crispmask", "verify", conversion.config, str(output), *conversion.opts, *lenient]
         print(f"Compare it with the published figures:  {shlex.join(words)}")
         print(f"Evaluate it:  {shlex.join([*train_net, '--eval-only', *config, *overrides, *lenient])}")
+
+
+def _config_name(config: str) -> str:
+    """A config of the zoo that is named without ``.yaml``, with it; every other one as it is."""
+    from crispmask import model_zoo
+
+    named = f"{config}.yaml"
+    return named if named.removeprefix("configs/") in model_zoo.names() else config
 
 
 def _output_path(source: str, target: str) -> Path:

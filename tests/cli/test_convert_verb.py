@@ -202,3 +202,25 @@ def test_full_disk_is_told(
     monkeypatch.setattr(torch, "save", full)
     assert f"'{out}' cannot be written: is the disk full?" in failure([source, out], capsys)
     assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize(
+    "config", [TRANSFINER, TRANSFINER.removesuffix(".yaml"), f"configs/{TRANSFINER[:-5]}"]
+)
+def test_config_is_named_as_in_the_zoo(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "in.pth", tmp_path / "out.pth"
+    torch.save({"proposal_generator.rpn_head.conv.bias": torch.ones(256)}, source)
+    words = [str(source), str(out), "--config", config, "--allow-missing", "*"]
+    assert main(["convert", *words]) == 0
+    assert TRANSFINER in capsys.readouterr().out
+
+
+def test_names_of_data_parallel_fit_a_config(tmp_path: Path) -> None:
+    """As where such a file is loaded."""
+    source, out = tmp_path / "in.pth", tmp_path / "out.pth"
+    torch.save({"module.proposal_generator.rpn_head.conv.bias": torch.ones(256)}, source)
+    words = [str(source), str(out), "--config", TRANSFINER, "--allow-missing", "*"]
+    assert main(["convert", *words]) == 0
+    assert list(read_weight_file(out)["model"]) == ["proposal_generator.rpn_head.conv.bias"]
