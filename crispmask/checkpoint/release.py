@@ -46,6 +46,7 @@ class Conversion:
         opts: ``KEY, VALUE, ...`` that the config needs with it.
         also_fits: other configs with exactly this model, of another schedule.
         report: how it fits the model of the config.
+        file_report: how the whole file does, with the tensors of another shape that are left out.
         unused_patterns: those of ``allow_missing`` that matched nothing.
         metadata: what is written beside the tensors.
     """
@@ -55,6 +56,7 @@ class Conversion:
     opts: tuple[str, ...]
     also_fits: tuple[str, ...]
     report: WeightReport
+    file_report: WeightReport
     unused_patterns: tuple[str, ...]
     metadata: dict[str, str]
 
@@ -107,7 +109,8 @@ def convert_checkpoint(
         tensors, opts, absent = convert_transformers(path, tensors, config or TRANSFORMERS_CONFIG)
         configs = [config or TRANSFORMERS_CONFIG]
     elif source == DETECTRON2 and not config:
-        return Conversion(tensors, "", (), (), WeightReport(total=0), tuple(allow_missing), metadata)
+        unchecked = WeightReport(total=0)
+        return Conversion(tensors, "", (), (), unchecked, unchecked, tuple(allow_missing), metadata)
     else:
         tensors = _renamed(path, tensors, source)
         configs = [config] if config else release_configs(source)
@@ -119,7 +122,7 @@ def convert_checkpoint(
     report = best.report.leaving_out(allowed)
     tensors = {name: value for name, value in tensors.items() if name not in report.missing}
     metadata["config"] = " ".join((best.config, *best.opts))
-    return Conversion(tensors, best.config, best.opts, others, report, unused, metadata)
+    return Conversion(tensors, best.config, best.opts, others, report, best.report, unused, metadata)
 
 
 def write_conversion(conversion: Conversion, path: Path) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from crispmask.checkpoint.release import Conversion
 
 LENIENT = ("CRISPMASK.STRICT_WEIGHTS", "False")
+LEFT_OUT = {"other shape": "of another shape, left out"}
 SUFFIXES = (".safetensors", ".pth")
 
 
@@ -102,8 +103,8 @@ def _print_use(conversion: Conversion, output: Path, *, whole: bool) -> None:
 
     report = conversion.report
     print(f", which are {report.loaded} of {report.total} of the model of {conversion.config}")
-    for name, count, _ in report.rows():
-        print(f"  not in the file: {with_count(name, count)}")
+    for name, count, why in conversion.file_report.rows():
+        print(f"  {LEFT_OUT.get(why, why)}: {with_count(name, count)}")
     for pattern in conversion.unused_patterns:
         print(f"  --allow-missing '{pattern}' matches nothing")
     if conversion.also_fits:

@@ -224,3 +224,17 @@ def test_names_of_data_parallel_fit_a_config(tmp_path: Path) -> None:
     words = [str(source), str(out), "--config", TRANSFINER, "--allow-missing", "*"]
     assert main(["convert", *words]) == 0
     assert list(read_weight_file(out)["model"]) == ["proposal_generator.rpn_head.conv.bias"]
+
+
+def test_tensors_of_another_shape_are_not_called_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "in.pth", tmp_path / "out.pth"
+    name, other = "proposal_generator.rpn_head.conv.bias", "proposal_generator.rpn_head.conv.weight"
+    torch.save({name: torch.ones(7), other: torch.ones(256, 256, 3, 3)}, source)
+    words = [str(source), str(out), "--config", TRANSFINER, "--allow-missing", "*"]
+    assert main(["convert", *words]) == 0
+    printed = capsys.readouterr().out
+    assert f"  of another shape, left out: {name} (file: 7, model: 256)\n" in printed
+    assert "not in the file: backbone" in printed and f"not in the file: {name}" not in printed
+    assert list(read_weight_file(out)["model"]) == [other]
