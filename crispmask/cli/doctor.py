@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -126,21 +127,32 @@ def examine_torch() -> Iterator[Finding]:
 
 def examine_devices() -> Iterator[Finding]:
     """GPUs with their memory, Triton, and what the ops run on."""
+    yield from _guarded("GPU", examine_gpus)
+    yield from _guarded("Triton", examine_triton)
+    yield from _guarded("kernels", examine_kernels)
+
+
+def examine_gpus() -> Iterator[Finding]:
+    """Each GPU, or why there is none; one that does not answer is a finding of its own."""
     import torch
 
     for index in range(torch.cuda.device_count()):
-        device = torch.cuda.get_device_properties(index)
-        free, total = (size / 2**30 for size in torch.cuda.mem_get_info(index))
-        capability = f"compute capability {device.major}.{device.minor}"
-        yield Finding(OK, f"GPU {index}", f"{device.name}, {capability}, {free:.1f} of {total:.1f} GB free")
+        yield from _guarded(f"GPU {index}", partial(_examine_gpu, index))
     if not torch.cuda.is_available():
         driver = shutil.which("nvidia-smi")
         found = (
             "torch sees none, though there is an NVIDIA driver" if driver else "none: models run on the CPU"
         )
         yield Finding(NOTE, "GPU", found, INSTALL_TORCH if driver and not torch.version.cuda else "")
-    yield from _guarded("Triton", examine_triton)
-    yield from _guarded("kernels", examine_kernels)
+
+
+def _examine_gpu(index: int) -> Iterator[Finding]:
+    import torch
+
+    device = torch.cuda.get_device_properties(index)
+    free, total = (size / 2**30 for size in torch.cuda.mem_get_info(index))
+    capability = f"compute capability {device.major}.{device.minor}"
+    yield Finding(OK, f"GPU {index}", f"{device.name}, {capability}, {free:.1f} of {total:.1f} GB free")
 
 
 def examine_triton() -> Iterator[Finding]:

@@ -126,6 +126,23 @@ def test_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["kernels"][:2] == ("note", "the torch reference, slower than Triton's")
 
 
+def test_a_gpu_that_does_not_answer_hides_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(index: int) -> tuple[int, int]:
+        if index == 0:
+            raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+        return 3 << 29, 15 << 30
+
+    device = SimpleNamespace(name="Tesla T4", major=7, minor=5)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: device)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", refuse)
+    monkeypatch.setattr("crispmask.ops.dispatch.triton_kernels", lambda: None)
+    found = findings(doctor.examine_devices)
+    assert found["GPU 0"][:2] == ("missing", "RuntimeError: CUDA error: uncorrectable ECC error encountered")
+    assert found["GPU 1"][0] == "ok" and {"Triton", "kernels"} <= set(found)
+
+
 def test_triton_whose_distribution_has_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "find_spec", lambda name: name)
     monkeypatch.setattr(doctor, "import_module", lambda name: SimpleNamespace(__version__="3.1.0"))
