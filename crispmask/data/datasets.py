@@ -15,13 +15,15 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.data.datasets.cityscapes import load_cityscapes_instances
 from detectron2.utils.file_io import PathManager
 
-from crispmask.data import bdd100k, cityscapes
+from crispmask.data import bdd100k, cityscapes, lvis
 from crispmask.data.metadata import MovableMetadata
 from crispmask.data.shapes import CATEGORIES, SPLITS, ensure_shapes, json_path, shapes_folder
 from crispmask.errors import UserError
 
 # Metadata in which Detectron2's registered data sets keep the paths that they read
 PATH_KEYS = ("json_file", "image_root", "image_dir", "gt_dir", "dirname")
+# Who offers data sets whose names start so
+SITES = {"coco": "cocodataset.org", "lvis": "lvisdataset.org", "cityscapes": "cityscapes-dataset.com"}
 
 
 class UnknownDatasetError(KeyError):
@@ -134,15 +136,23 @@ def _missing_path(name: str, path: str, metadata: Metadata) -> str:
     where = path if "://" in path else os.path.abspath(path)
     root = os.environ.get("DETECTRON2_DATASETS")
     now = f"now '{root}'" if root else "not set, so ./datasets"
-    if path == metadata.get("json_file") and isinstance(metadata, bdd100k.BDD100KMetadata):
-        return (
-            f"Data set '{name}' needs '{where}', which is not there: make it from BDD100K's labels with "
-            f"'{bdd100k.PREPARE}', or set DETECTRON2_DATASETS ({now}) to the folder that holds all data sets."
-        )
     return (
-        f"Data set '{name}' needs '{where}', which is not there: put the files in place, or set "
+        f"Data set '{name}' needs '{where}', which is not there: {_way_to_get(name, path, metadata)}, or set "
         f"DETECTRON2_DATASETS ({now}) to the folder that holds all data sets."
     )
+
+
+def _way_to_get(name: str, path: str, metadata: Metadata) -> str:
+    """What makes a file or folder of a data set that is not there, or who offers it."""
+    is_file = path == metadata.get("json_file")
+    if is_file and isinstance(metadata, bdd100k.BDD100KMetadata):
+        return f"make it from BDD100K's labels with '{bdd100k.PREPARE}'"
+    if is_file and name.endswith("_cocofied"):
+        return f"make it from the file of LVIS, from {SITES['lvis']}, with '{lvis.PREPARE}'"
+    family = name.partition("_")[0]
+    if family == "lvis" and not is_file:  # its images are COCO's
+        family = "coco"
+    return f"download it from {SITES[family]}" if family in SITES else "put the files in place"
 
 
 def _require_cityscapes_labels(name: str) -> None:

@@ -90,16 +90,26 @@ def test_data_set_without_paths_is_left_to_its_loader():
 
 
 @pytest.mark.parametrize(
-    ("name", "path"),
+    ("name", "path", "way"),
     [
-        ("coco_2017_train", "coco/annotations/instances_train2017.json"),
-        ("lvis_v1_val", "lvis/lvis_v1_val.json"),
-        ("cityscapes_fine_instance_seg_train", "cityscapes/leftImg8bit/train"),
-        ("cityscapes_instances_train", "cityscapes/leftImg8bit/train"),
-        ("bdd100k_ins_seg_val", "bdd100k/annotations/ins_seg_val.json"),
+        ("coco_2017_train", "coco/annotations/instances_train2017.json", "download it from cocodataset.org"),
+        ("lvis_v1_val", "lvis/lvis_v1_val.json", "download it from lvisdataset.org"),
+        ("lvis_v1_val_cocofied", "lvis/lvis_v1_val_cocofied.json", "python tools/datasets/cocofy_lvis.py"),
+        ("lvis_v0.5_val_cocofied", "lvis/lvis_v0.5_val_cocofied.json", "tools/datasets/cocofy_lvis.py"),
+        (
+            "cityscapes_fine_instance_seg_train",
+            "cityscapes/leftImg8bit/train",
+            "from cityscapes-dataset.com, or",
+        ),
+        (
+            "cityscapes_instances_train",
+            "cityscapes/leftImg8bit/train",
+            "download it from cityscapes-dataset.com",
+        ),
+        ("bdd100k_ins_seg_val", "bdd100k/annotations/ins_seg_val.json", "tools/datasets/prepare_bdd100k.py"),
     ],
 )
-def test_missing_files_name_path_and_way_out(name, path):
+def test_missing_files_name_path_and_way_out(name, path, way):
     metadata = MetadataCatalog.get(name)
     if os.path.exists(metadata.get("json_file") or metadata.get("image_dir")):
         pytest.skip(f"{name} is on this machine")
@@ -107,6 +117,16 @@ def test_missing_files_name_path_and_way_out(name, path):
         require_dataset(name)
     message = str(error.value)
     assert name in message and path in message and "DETECTRON2_DATASETS" in message
+    assert way in message
+
+
+def test_images_of_lvis_are_those_of_coco(root):
+    (root / "lvis").mkdir()
+    (root / "lvis" / "lvis_v1_val_cocofied.json").write_text("{}")
+    with pytest.raises(
+        FileNotFoundError, match=r"/coco', which is not there: download it from cocodataset\.org"
+    ):
+        require_dataset("lvis_v1_val_cocofied")
 
 
 def test_cityscapes_loader_that_cannot_import_its_labels(monkeypatch):
