@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shlex
 import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -28,6 +29,11 @@ _NO_CHECKPOINT = {
     b"<html": _WEB_PAGE,
     b"version https://git-lfs": "a pointer of Git LFS: git lfs pull fetches the file",
 }
+
+# What a file is, and how its name must end
+_SUFFIXES = {"safetensors": SAFETENSORS, "of torch.save": ".pth", "a pickle": ".pkl"}
+# The number that torch.save began its files with before they were zips
+_TORCH_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 
 
 def read_weight_file(path: str | Path, *, trust_pickle: bool = False) -> dict[str, Any]:
@@ -58,6 +64,11 @@ def read_weight_file(path: str | Path, *, trust_pickle: bool = False) -> dict[st
             raise UserError(
                 f"Weight file '{path}' is a pickle of arrays: give it a name that ends in .pkl."
             ) from error
+        except ModuleNotFoundError as error:  # of a trusted file, which may import what it likes
+            raise UserError(
+                f"Weight file '{path}' needs the Python module '{error.name}', which is not there: install "
+                f"its package."
+            ) from error
         except Exception as error:  # torch, pickle and safetensors raise nearly every kind on wrong bytes
             reason = shorten(str(error), 160, placeholder=" ...") or type(error).__name__
             raise UserError(
@@ -85,15 +96,41 @@ def open_weight_file(path: str | Path) -> BinaryIO:
 
 def _read(path: Path, file: BinaryIO, trust_pickle: bool) -> Any:
     suffix = path.suffix.lower()
+    kind = _kind(file)
+    _refuse_wrong_suffix(path, kind)
     if suffix == SAFETENSORS:
         return _read_safetensors(path)
     if suffix == ".pkl":
         return pickle.load(file, encoding="latin1") if trust_pickle else load_arrays(file)
     check_zip(path, file)
+    if trust_pickle and kind == "a pickle":  # torch.load would run it and then find that it is not its own
+        return pickle.load(file, encoding="latin1")
     if trust_pickle:
         return torch.load(file, map_location="cpu", weights_only=False)
     refuse_tar(path, file)
     return load_tensors(file)
+
+
+def _kind(file: BinaryIO) -> str:
+    """Which of the keys of ``_SUFFIXES`` a file is by its first bytes; empty: they do not say."""
+    start = file.read(32)
+    file.seek(0)
+    if start[5:9] == b"\0\0\0{":  # behind the length of the header
+        return "safetensors"
+    if start.startswith(b"PK\x03\x04") or _TORCH_MAGIC in start:
+        return "of torch.save"
+    return "a pickle" if start.startswith(b"\x80") else ""
+
+
+def _refuse_wrong_suffix(path: Path, kind: str) -> None:
+    suffix = path.suffix.lower()
+    wanted = _SUFFIXES.get(kind, suffix)
+    # What a pickle of any other name asks for is looked at first
+    if suffix == wanted or (suffix not in _SUFFIXES.values() and kind == "of torch.save"):
+        return
+    if kind == "a pickle" and suffix != SAFETENSORS:
+        return
+    raise UserError(f"Weight file '{path}' is {kind}: give it a name that ends in {wanted}.")
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -155,7 +192,8 @@ def _explain_unsafe(path: Path, name: str) -> str:
     return (
         f"Weight file '{path}' is refused: opening it would run code of its author ('{name}'). If you trust "
         f"where it comes from, make a file of plain tensors from it, once: "
-        f"crispmask convert --trust-pickle {path} {path.with_suffix(SAFETENSORS)}"
+        f"crispmask convert --trust-pickle {shlex.quote(str(path))} "
+        f"{shlex.quote(str(path.with_suffix(SAFETENSORS)))}"
     )
 
 

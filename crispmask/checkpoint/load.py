@@ -92,8 +92,8 @@ class WeightCheckpointer(DetectionCheckpointer):
             if not checkpoint.get("matching_heuristics"):
                 raise
             raise UnfitWeightsError(
-                f"Weight file '{self._given}' does not fit the model: its names must be guessed, and more than "
-                f"one guess is possible: give a file with the names of the model."
+                f"Weight file '{self._given}' does not fit the model: its names must be guessed, and more "
+                f"than one guess is possible: give a file with the names of the model."
             ) from error
         wrong = {name for name, _, _ in found.incorrect_shapes}
         self.report = WeightReport(

@@ -127,10 +127,10 @@ def test_arrays_that_would_reach_out_of_their_memory(
 
 def test_numpy_is_itself_again_for_who_reads_with_torch(tmp_path: Path) -> None:
     """What stands for arrays while a weight file is read is unknown to torch.load elsewhere."""
-    before = torch.serialization.get_safe_globals()
+    before = set(torch.serialization.get_safe_globals())
     path = torch_save(tmp_path / "x.pth", {"model": {"a": np.ones(2, "f4")}})
     assert np.array_equal(read_weight_file(path)["model"]["a"], [1, 1])
-    assert torch.serialization.get_safe_globals() == before
+    assert set(torch.serialization.get_safe_globals()) == before
 
 
 BOMBS = {
@@ -278,6 +278,46 @@ def test_pickle_of_arrays_called_otherwise_is_named(protocol: int, tmp_path: Pat
         UserError, match=rf"'{path}' is a pickle of arrays: give it a name that ends in \.pkl"
     ):
         read_weight_file(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix", "right"),
+    [
+        ("detectron2", ".pkl", ".pth"),
+        ("torch 1.5", ".pkl", ".pth"),
+        ("detectron2", ".safetensors", ".pth"),
+        ("safetensors", ".pth", ".safetensors"),
+        ("safetensors", ".pkl", ".safetensors"),
+        ("model zoo", ".safetensors", ".pkl"),
+    ],
+)
+@pytest.mark.parametrize("trust", [False, True])
+def test_wrong_ending_is_told(kind: str, suffix: str, right: str, trust: bool, tmp_path: Path) -> None:
+    path = WRITERS[kind](tmp_path).rename(tmp_path / f"renamed{suffix}")
+    with pytest.raises(UserError, match=rf"'{path}' is .*: give it a name that ends in \{right}\.$"):
+        read_weight_file(path, trust_pickle=trust)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_trusted_pickle_called_otherwise_runs_once(protocol: int, tmp_path: Path) -> None:
+    content = {"model": ARRAYS, "__author__": RunsCode(tmp_path / "trap")}  # which cannot be made twice
+    path = dump(tmp_path / "x.pth", content, protocol)
+    assert list(read_weight_file(path, trust_pickle=True)["model"]) == list(ARRAYS)
+
+
+def test_missing_module_of_a_trusted_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.pkl"
+    path.write_bytes(b"cno_such_package\nThing\n.")
+    with pytest.raises(UserError, match=rf"'{path}' needs the Python module 'no_such_package', .*install"):
+        read_weight_file(path, trust_pickle=True)
+
+
+def test_printed_command_is_quoted(tmp_path: Path) -> None:
+    path = dump(tmp_path / "my x.pkl", {"model": RunsCode(tmp_path / "trap")})
+    words = f"--trust-pickle '{path}' '{path.with_suffix('.safetensors')}'"
+    with pytest.raises(UserError) as error:
+        read_weight_file(path)
+    assert str(error.value).endswith(words)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
