@@ -27,7 +27,7 @@ from crispmask.checkpoint.report import (
 )
 from crispmask.checkpoint.transformers import CONFIG as TRANSFORMERS_CONFIG
 from crispmask.checkpoint.transformers import SOURCE as TRANSFORMERS
-from crispmask.checkpoint.transformers import convert_transformers
+from crispmask.checkpoint.transformers import convert_transformers, stated_settings
 from crispmask.config import get_config
 from crispmask.errors import UserError
 
@@ -49,6 +49,7 @@ class Conversion:
         file_report: how the whole file does, with the tensors of another shape that are left out.
         unused_patterns: those of ``allow_missing`` that matched nothing.
         metadata: what is written beside the tensors.
+        notes: what could not be checked, in sentences.
     """
 
     tensors: dict[str, Tensor]
@@ -59,6 +60,7 @@ class Conversion:
     file_report: WeightReport
     unused_patterns: tuple[str, ...]
     metadata: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,10 +106,13 @@ def convert_checkpoint(
     }
     if content.get("matching_heuristics"):
         metadata["matching_heuristics"] = "True"
-    opts, absent = (), ()
+    opts, absent, notes = (), (), ()
     if source == TRANSFORMERS:
-        tensors, opts, absent = convert_transformers(path, tensors, config or TRANSFORMERS_CONFIG)
-        configs = [config or TRANSFORMERS_CONFIG]
+        config, stated = config or TRANSFORMERS_CONFIG, stated_settings(local)
+        tensors, opts, absent = convert_transformers(path, tensors, config, stated)
+        configs = [config]
+        if "NUM_HEADS" not in stated:
+            notes = (_on_trust(get_config(config).MODEL.QUERY.NUM_HEADS),)
     elif source == DETECTRON2 and not config:
         unchecked = WeightReport(total=0)
         return Conversion(tensors, "", (), (), unchecked, unchecked, tuple(allow_missing), metadata)
@@ -122,7 +127,7 @@ def convert_checkpoint(
     report = best.report.leaving_out(allowed)
     tensors = {name: value for name, value in tensors.items() if name not in report.missing}
     metadata["config"] = " ".join((best.config, *best.opts))
-    return Conversion(tensors, best.config, best.opts, others, report, best.report, unused, metadata)
+    return Conversion(tensors, best.config, best.opts, others, report, best.report, unused, metadata, notes)
 
 
 def write_conversion(conversion: Conversion, path: Path) -> None:
@@ -166,6 +171,13 @@ def model_shapes(config: str, opts: Sequence[str] = ()) -> dict[str, Shape]:
             f"python tools/install_detectron2.py --source repository builds them."
         ) from error
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+def _on_trust(heads: int) -> str:
+    return (
+        f"MODEL.QUERY.NUM_HEADS {heads} is taken on trust: no shape tells it, and no config.json beside the "
+        f"file does."
+    )
 
 
 def _as_tensors(path: str, model: Mapping[str, Any], source: str) -> dict[str, Tensor]:

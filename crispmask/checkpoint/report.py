@@ -135,8 +135,8 @@ class WeightReport:
         parts = {part_of(name) for name in (*self.missing, *others)}
         if len(parts) == 1:
             (part,) = parts
-            fault = f"its {part} is another one" if others else f"it does not hold the whole {part}"
-            return f"{fault}. Give the config that it was trained with."
+            absent = "" if others else ", or not there"
+            return f"its {part} is another one{absent}. Give the config that it was trained with."
         return "it is of another model. Give the config that it was trained with."
 
     def _few(self) -> str:

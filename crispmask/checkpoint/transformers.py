@@ -6,8 +6,10 @@ in it, so the model is by nature not whole: the rest is learnt.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -31,11 +33,41 @@ _PLAIN_CLASSES = "class_labels_classifier.bias"
 _RESNET = re.compile(r"model\.backbone\.(?:conv_encoder\.)?model\.((?:conv1|bn1|layer\d)\..+)")
 # What a Deformable DETR with so many maps reads
 _MAPS = {1: ("p5",), 3: ("p3", "p4", "p5"), 4: ("p3", "p4", "p5", "p6")}
+# Numbers that may be others with the same shapes, and their names in config.json behind encoder_ and decoder_
+_STATED = {"NUM_HEADS": "attention_heads", "NUM_POINTS": "n_points"}
 _LAYER = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.")
 
 
+def stated_settings(file: Path) -> dict[str, int]:
+    """Keys of ``MODEL.QUERY`` that no shape tells, by the ``config.json`` beside a file, where there is one.
+
+    Raises:
+        UserError: it cannot be read, or encoder and decoder are not alike, as they are here.
+    """
+    path = file.with_name("config.json")
+    if not path.is_file():
+        return {}
+    try:
+        content = dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"'{path}' beside the weights is no JSON object: correct it, or take it away."
+        ) from error
+    settings: dict[str, int] = {}
+    for key, name in _STATED.items():
+        words = [f"{part}_{name}" for part in ("encoder", "decoder")]
+        values = [content[word] for word in words if word in content]
+        if not all(isinstance(value, int) and value > 0 for value in values):
+            raise UserError(f"'{path}' has {values} for {' and '.join(words)}, which must be whole numbers.")
+        if len(set(values)) > 1:
+            raise UserError(f"'{path}' has two values for {' and '.join(words)}, which are one number here.")
+        if values:
+            settings[key] = values[0]
+    return settings
+
+
 def convert_transformers(
-    path: str, model: Mapping[str, Tensor], config: str
+    path: str, model: Mapping[str, Tensor], config: str, stated: Mapping[str, int]
 ) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
     """The parts of such a checkpoint that the query-based model has too.
 
@@ -43,6 +75,7 @@ def convert_transformers(
         path: for messages.
         model: names and values of the file.
         config: of a query-based model.
+        stated: see :func:`stated_settings`.
 
     Returns:
         Values under our names; ``KEY, VALUE, ...`` that make the detector of the config that of the file;
@@ -62,7 +95,7 @@ def convert_transformers(
     except ValueError as error:
         raise UserError(f"Weight file '{path}' has a tensor twice: {error}") from error
     try:
-        found = _detector_keys(model, cfg.MODEL.QUERY)
+        found = {**_detector_keys(model, cfg.MODEL.QUERY), **stated}
         detector = _detector(model, cfg, box_refine=found["BOX_REFINE"])
     except (KeyError, StopIteration, ValueError) as error:
         reason = error.args[0] if error.args and isinstance(error.args[0], str) else "parts of it are missing"

@@ -107,6 +107,8 @@ def _print_use(conversion: Conversion, output: Path, *, whole: bool) -> None:
         print(f"  {LEFT_OUT.get(why, why)}: {with_count(name, count)}")
     for pattern in conversion.unused_patterns:
         print(f"  --allow-missing '{pattern}' matches nothing")
+    for note in conversion.notes:
+        print(f"  note: {note}")
     if conversion.also_fits:
         print(f"The same model, of another schedule: {', '.join(conversion.also_fits)}")
     train_net = ["python", "train_net.py"]

@@ -94,7 +94,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[State], State], list[str]]] = {
     ),
     "no mask head": (
         drop(MASK),
-        ["it does not hold the whole mask head. Give the config", f"{MASK}predictor"],
+        ["its mask head is another one, or not there. Give the config", f"{MASK}predictor"],
     ),
     "another RPN": (
         renamed("proposal_generator.", "proposal_generator.x."),

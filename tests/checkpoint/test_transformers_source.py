@@ -144,6 +144,28 @@ def test_a_deformable_detr_fits_the_config_of_the_other_detector(levels: int, tm
     }
 
 
+def test_heads_are_those_of_the_config_beside_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, library_state("Detr"))
+    (note,) = convert_checkpoint(path, "transformers").notes
+    assert note.startswith("MODEL.QUERY.NUM_HEADS 8 is taken on trust")
+    beside = tmp_path / "config.json"
+    beside.write_text('{"encoder_attention_heads": 4, "decoder_attention_heads": 4}')
+    conversion = convert_checkpoint(path, "transformers")
+    assert not conversion.notes
+    assert get_config(conversion.config, conversion.opts).MODEL.QUERY.NUM_HEADS == 4
+    beside.write_text('{"encoder_attention_heads": 4, "decoder_attention_heads": 8}')
+    with pytest.raises(UserError, match="two values for encoder_attention_heads and decoder_attention_heads"):
+        convert_checkpoint(path, "transformers")
+    for text, fault in {
+        "{": "is no JSON",
+        "[1]": "is no JSON",
+        '{"encoder_n_points": "4"}': "whole num",
+    }.items():
+        beside.write_text(text)
+        with pytest.raises(UserError, match=rf"config\.json' .*{fault}"):
+            convert_checkpoint(path, "transformers")
+
+
 def test_other_classes_are_allowed_by_pattern(tmp_path: Path) -> None:
     path = write(tmp_path, library_state(with_box_refine=True, classes=7))
     with pytest.raises(UserError, match=r"class_heads\.0\.weight \(file: 7 x 256, model: 80 x 256\)"):
