@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from crispmask.checkpoint.load import UnfitWeightsError
 from crispmask.engine.checkpointer import AtomicCheckpointer
+from crispmask.engine.freeze import freeze_modules
 from crispmask.engine.optimizer import build_optimizer, clips_full_model
 from crispmask.engine.steps import TrainSteps
 from crispmask.engine.writers import build_writers
@@ -129,13 +130,15 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """Detectron2's model of a config.
+        """Detectron2's model of a config, with the modules of ``CRISPMASK.FREEZE`` frozen.
 
         Raises:
             UserError: a value of the config does not fit the model.
         """
         try:
-            return super().build_model(cfg)
+            model = super().build_model(cfg)
+            freeze_modules(model, cfg.CRISPMASK.FREEZE)
+            return model
         except (AssertionError, KeyError, ValueError) as error:
             raise UserError(f"The model of this config cannot be built: {error}") from error
 

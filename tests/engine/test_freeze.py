@@ -1,0 +1,61 @@
+"""What ``CRISPMASK.FREEZE`` keeps as it is while the rest of a model is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import tiny_config
+from torch import nn
+
+from crispmask.engine import Trainer, UserError
+from crispmask.engine.freeze import freeze_modules
+
+NO_TEST = ("DATASETS.TEST", "()")
+DETECTOR = ("backbone", "proposal_generator", "roi_heads.box_head", "roi_heads.box_predictor")
+
+
+@pytest.mark.usefixtures("shapes_root")
+@pytest.mark.parametrize("optimizer", ["SGD", "ADAMW"])
+def test_frozen_modules_keep_their_weights_and_the_others_learn(tmp_path: Path, optimizer: str) -> None:
+    opts = ("CRISPMASK.OPTIMIZER", optimizer, "CRISPMASK.FREEZE", str(DETECTOR), "OUTPUT_DIR", str(tmp_path))
+    trainer = Trainer(tiny_config(*NO_TEST, *opts))
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    trainer.train()
+    for name, value in trainer.model.named_parameters():
+        assert torch.equal(value, before[name]) == name.startswith(DETECTOR), name
+
+
+def test_statistics_of_batch_norm_stay() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), nn.BatchNorm2d(4)).train()
+    keys = model.state_dict().keys()
+    freeze_modules(model, ["0"])
+    means = model[0][1].running_mean.clone(), model[1].running_mean.clone()
+    model(torch.randn(2, 3, 8, 8) + 5)
+    assert torch.equal(model[0][1].running_mean, means[0])
+    assert not torch.equal(model[1].running_mean, means[1])
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {"1.weight", "1.bias"}
+    assert keys - model.state_dict().keys() <= {"0.1.num_batches_tracked"}
+
+
+def test_a_batch_norm_can_be_named_itself() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).train()
+    freeze_modules(model, ["1"])
+    means = model[1].running_mean.clone()
+    model(torch.randn(2, 3, 8, 8) + 5)
+    assert torch.equal(model[1].running_mean, means)
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {"0.weight", "0.bias"}
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["roi_heads.box_hed"], "'roi_heads' has no module 'box_hed'; its modules: .*box_head"),
+        (["neck"], "the model has no module 'neck'; its modules: backbone, "),
+        (["backbone", "proposal_generator", "roi_heads"], "leaves nothing to train"),
+    ],
+)
+def test_wrong_names_are_one_sentence(names: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Trainer.build_model(tiny_config("CRISPMASK.FREEZE", str(names), *NO_TEST))
