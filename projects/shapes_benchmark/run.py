@@ -1,7 +1,8 @@
 """Train Mask R-CNN, RefineMask and Mask Transfiner on generated shapes, alike, and compare them.
 
-A Mask R-CNN is trained first; all models start from it, each with a new mask head, so that they differ in
-their mask branch alone. ``--query`` adds a query-based detector, and two models that start from that one.
+A detector is trained first, on small images and then on images of their own size. All models start from it,
+each with a new mask head, and train that alone: they have the same boxes and differ in their masks.
+``--query`` adds a query-based detector, and two models that start from that one.
 Everything goes through ``train_net.py``. Writes ``table.md`` and ``report.html`` to the output folder.
 """
 
@@ -20,7 +21,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-COLUMNS = ("model", "AP", "AP50", "Boundary AP", "parameters", "s / image", "peak memory", "training")
+COLUMNS = (
+    *("model", "box AP", "AP", "AP50", "Boundary AP"),
+    *("parameters", "s / image", "peak memory", "training"),
+)
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,13 @@ class Training:
 # Their boxes are evaluated with the masks of the models that start from them
 STARTS = {
     "Pretraining": Training("pretraining", None),
-    "Query detector": Training("query_detector", "Pretraining", query=True),
+    "Detector": Training("detector", "Pretraining"),
+    "Query detector": Training("query_detector", "Detector", query=True),
 }
 MODELS = {
-    "Mask R-CNN": Training("mask_rcnn", "Pretraining"),
-    "RefineMask": Training("refinemask", "Pretraining"),
-    "Mask Transfiner": Training("transfiner", "Pretraining"),
+    "Mask R-CNN": Training("mask_rcnn", "Detector"),
+    "RefineMask": Training("refinemask", "Detector"),
+    "Mask Transfiner": Training("transfiner", "Detector"),
     "Query Mask R-CNN": Training("query_mask_rcnn", "Query detector", query=True),
     "Query Transfiner": Training("query_transfiner", "Query detector", query=True),
 }
@@ -65,7 +70,8 @@ def main() -> int:
     try:
         for name, start in chosen(STARTS, args.query).items():
             if not (args.reuse and checkpoint(args.output, name).exists()):
-                train(name, start, args, "DATASETS.TEST", "()")
+                weights = checkpoint(args.output, start.start) if start.start else None
+                train(name, start, weights, args, "DATASETS.TEST", "()")
             drop_mask_head(args.output, name)
         rows = {name: run_model(name, model, args) for name, model in chosen(MODELS, args.query).items()}
     except subprocess.CalledProcessError as error:
@@ -89,7 +95,7 @@ def run_model(name: str, model: Training, args: argparse.Namespace) -> dict[str,
     kept = results_folder(args.output, name) / "row.json"
     if args.reuse and kept.exists():
         return json.loads(kept.read_text())
-    training = train(name, model, args)
+    training = train(name, model, without_mask_head(args.output, model.start), args)
     print(f"== {name}: measuring speed and memory", flush=True)
     script = Path(__file__).with_name("measure.py")
     measured = subprocess.run(
@@ -104,15 +110,14 @@ def run_model(name: str, model: Training, args: argparse.Namespace) -> dict[str,
     return row
 
 
-def train(name: str, training: Training, args: argparse.Namespace, *opts: str | Path) -> float:
-    """Train and evaluate one model into its folder; the seconds it took."""
+def train(name: str, training: Training, weights: Path | None, args: argparse.Namespace, *opts: str) -> float:
+    """Train one model from weights into its folder, and evaluate it; the seconds it took."""
     folder = results_folder(args.output, name)
     print(f"== {name}: training with {training.path} into {folder}", flush=True)
-    if training.start is not None:
-        opts = ("MODEL.WEIGHTS", without_mask_head(args.output, training.start), *opts)
     began = time.perf_counter()
     command = [sys.executable, "train_net.py", "--config-file", training.path, "--num-gpus", args.num_gpus]
-    subprocess.run([*command, "OUTPUT_DIR", folder, *opts, *args.opts], check=True)
+    start = () if weights is None else ("MODEL.WEIGHTS", weights)
+    subprocess.run([*command, "OUTPUT_DIR", folder, *start, *opts, *args.opts], check=True)
     return time.perf_counter() - began
 
 
@@ -152,6 +157,7 @@ def format_table(rows: dict[str, dict[str, Any]]) -> str:
     for name, row in rows.items():
         cells = [
             name,
+            f"{row['bbox/AP']:.1f}",
             f"{row['segm/AP']:.1f}",
             f"{row['segm/AP50']:.1f}",
             f"{row.get('boundary/AP', math.nan):.1f}",

@@ -16,6 +16,7 @@ import crispmask
 import crispmask.data
 import refinemask_d2
 from crispmask import get_config
+from crispmask.engine.freeze import freeze_modules
 from transfiner_d2.config import VARIANTS
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +70,7 @@ def test_config_builds_its_model(leaf):
     assert model.roi_heads.num_classes == cfg.MODEL.ROI_HEADS.NUM_CLASSES
     assert {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST} <= set(DatasetCatalog.list())
     assert cfg.DATASETS.TRAIN and cfg.DATASETS.TEST
+    freeze_modules(model, cfg.CRISPMASK.FREEZE)
 
 
 @pytest.mark.parametrize("leaf", LEAVES)

@@ -15,6 +15,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "projects" / "shapes_benchmark"
+RESULTS = "inference/coco_instances_results.json"
 
 
 def test_command_writes_table_and_report(shapes_root, tmp_path, small_run):
@@ -23,9 +24,14 @@ def test_command_writes_table_and_report(shapes_root, tmp_path, small_run):
     assert done.returncode == 0, done.stderr[-2000:]
     table = (tmp_path / "table.md").read_text()
     assert table.strip() in done.stdout
-    for model in ("Mask R-CNN", "RefineMask", "Mask Transfiner"):
-        row = re.search(rf"^\| {model} \|(.+)\|$", table, re.MULTILINE)
-        assert row is not None and len(row[1].split("|")) == 7
+    models = ("Mask R-CNN", "RefineMask", "Mask Transfiner")
+    rows = [re.search(rf"^\| {model} \|(.+)\|$", table, re.MULTILINE)[1].split("|") for model in models]
+    assert [len(row) for row in rows] == [8, 8, 8]
+    boxes = [
+        [{**row, "segmentation": None} for row in json.loads((tmp_path / name / RESULTS).read_text())]
+        for name in ("mask_r_cnn", "refinemask", "mask_transfiner")
+    ]
+    assert boxes[0] == boxes[1] == boxes[2]
     assert "No object was found by every model" in (tmp_path / "report.html").read_text()
     weights = tmp_path / "refinemask" / "model_final.pth"
     trained = weights.stat().st_mtime

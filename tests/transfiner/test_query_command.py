@@ -126,7 +126,8 @@ def test_four_images_are_learnt_by_heart(tmp_path):
     for index, image in enumerate(images):
         image["annotations"][0]["category_id"] = index % 3
     sizes = {"INPUT__MIN_SIZE_TRAIN": (64,), "INPUT__MIN_SIZE_TEST": 64, "INPUT__MASK_FORMAT": "polygon"}
-    cfg = query_config(CONFIG, TWO_STAGE=True, **sizes)
+    # Images of 64 pixels need the finest map, too
+    cfg = query_config(CONFIG, TWO_STAGE=True, IN_FEATURES=("p2", "p3", "p4", "p5"), **sizes)
     torch.manual_seed(0)
     model = build_model(cfg).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
