@@ -209,7 +209,7 @@ def _require_fit(path: str, best: _Fit, allowed: Sequence[str], unused: Sequence
     if report.fits:
         return
     lines = [report.explain(path, model=f"the model of {best.config}")]
-    if report.missing or report.wrong_shapes:
+    if not report.unexpected:  # what the model does not have, it cannot allow
         lines.append("  --allow-missing PATTERN converts it without them")
     lines += [f"  --allow-missing '{pattern}' matches nothing" for pattern in unused]
     raise UserError("\n".join(lines))

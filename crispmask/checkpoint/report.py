@@ -115,7 +115,7 @@ class WeightReport:
         if classes := self._classes():
             return (
                 f"it has {classes[0]} classes and the model {classes[1]}. Give the config of the file, or "
-                f"MODEL.ROI_HEADS.NUM_CLASSES {classes[0]}."
+                f"one with MODEL.ROI_HEADS.NUM_CLASSES {classes[0]}."
             )
         if self.missing and all(name.startswith(_BOUNDARY_HEAD) for name in self.missing):
             return (

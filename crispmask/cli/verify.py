@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: the config is not in the zoo, the weights do not fit it, or no data set is there.
     """
-    json_file = check_output_file(args.json, [urlparse(args.weights).path])
+    json_file = check_output_file(args.json, [args.config, urlparse(args.weights).path])
     from detectron2.utils.logger import setup_logger
 
     import crispmask.data  # noqa: F401  registers the data sets

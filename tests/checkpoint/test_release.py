@@ -145,6 +145,8 @@ def test_what_does_not_fit_is_listed(corruption: str, refinemask: Shapes, tmp_pa
         convert_checkpoint(mmdetection_file(tmp_path, corrupt(refinemask)), "refinemask")
     for sentence in sentences:
         assert sentence in str(error.value)
+    # An allowance helps only where nothing is in excess
+    assert ("--allow-missing" in str(error.value)) == ("extra key" not in corruption)
 
 
 @pytest.mark.parametrize(
