@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: the config is not in the zoo, the weights do not fit it, or no data set is there.
     """
-    json_file = check_output_file(args.json, [args.config, urlparse(args.weights).path])
+    path = _config_file(args.config)
+    json_file = check_output_file(args.json, [path, urlparse(args.weights).path])
     from detectron2.utils.logger import setup_logger
 
     import crispmask.data  # noqa: F401  registers the data sets
@@ -50,7 +51,6 @@ def run(args: argparse.Namespace) -> None:
     from crispmask.model_zoo.compare import compare
 
     check_pairs(args.opts)
-    path = _config_file(args.config)
 
     def config(*more: str) -> CfgNode:
         return load_config(path, [*args.opts, "MODEL.WEIGHTS", args.weights, *more], flag="CONFIG")

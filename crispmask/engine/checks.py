@@ -120,6 +120,8 @@ def check_training_options(cfg: CfgNode) -> None:
         )
     if options.ACCUMULATION_STEPS < 1:
         raise UserError(f"CRISPMASK.ACCUMULATION_STEPS {options.ACCUMULATION_STEPS} must be 1 or more.")
+    if not isinstance(options.FREEZE, (list, tuple)) or not all(isinstance(n, str) for n in options.FREEZE):
+        raise UserError(f"CRISPMASK.FREEZE {options.FREEZE!r} is wrong: give names, as \"('backbone',)\".")
     if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.MAX_ITER < 1:
         raise UserError("SOLVER.IMS_PER_BATCH and SOLVER.MAX_ITER must be 1 or more.")
     try:
@@ -222,6 +224,9 @@ def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> list[str]:
     notes = [f"--resume finds no checkpoint in '{cfg.OUTPUT_DIR}': training starts anew."] if resume else []
     if eval_only and not cfg.MODEL.WEIGHTS:
         notes.append("MODEL.WEIGHTS is empty: the model that is evaluated has random weights.")
+    elif cfg.CRISPMASK.FREEZE and not cfg.MODEL.WEIGHTS:
+        names = ", ".join(cfg.CRISPMASK.FREEZE)
+        notes.append(f"MODEL.WEIGHTS is empty, and CRISPMASK.FREEZE keeps random weights in {names}.")
     return notes
 
 

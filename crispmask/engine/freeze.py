@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
+from crispmask.checkpoint.report import WeightReport, group_names, with_count
+from crispmask.errors import UserError
+
 
 def freeze_modules(model: nn.Module, names: Sequence[str]) -> None:
     """Keep the parameters and the BatchNorm statistics of some modules as they are in training, in place.
@@ -26,6 +29,27 @@ def freeze_modules(model: nn.Module, names: Sequence[str]) -> None:
             model.get_submodule(above).add_module(last, frozen)
     if names and not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"CRISPMASK.FREEZE {tuple(names)} leaves nothing to train.")
+
+
+def check_frozen_weights(report: WeightReport, names: Sequence[str], weights: str) -> None:
+    """What is not trained has to come from the weights that a training starts from.
+
+    Args:
+        report: what was loaded.
+        names: of frozen modules.
+        weights: path of the file, as it was given.
+
+    Raises:
+        UserError: tensors of a frozen module were not in the file, or had another shape there.
+    """
+    absent = [*report.missing, *(name for name, _, _ in report.wrong_shapes)]
+    frozen = [name for name in absent if name.startswith(tuple(f"{module}." for module in names))]
+    if frozen:
+        lines = [
+            f"Weight file '{weights}' lacks tensors of modules in CRISPMASK.FREEZE, which would stay random: "
+            "give weights that have them, or leave their modules out of CRISPMASK.FREEZE."
+        ]
+        raise UserError("\n".join([*lines, *(f"  {with_count(*group)}" for group in group_names(frozen))]))
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:

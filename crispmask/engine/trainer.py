@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from crispmask.checkpoint.load import UnfitWeightsError
 from crispmask.engine.checkpointer import AtomicCheckpointer
-from crispmask.engine.freeze import freeze_modules
+from crispmask.engine.freeze import check_frozen_weights, freeze_modules
 from crispmask.engine.optimizer import build_optimizer, clips_full_model
 from crispmask.engine.steps import TrainSteps
 from crispmask.engine.writers import build_writers
@@ -49,6 +49,10 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         data_loader = self.build_train_loader(cfg)
         model = self.build_model(cfg)
+        try:
+            freeze_modules(model, cfg.CRISPMASK.FREEZE)
+        except ValueError as error:
+            raise UserError(str(error)) from error
         optimizer = self.build_optimizer(cfg, model)
         model = distribute(model)
         clip = cfg.SOLVER.CLIP_GRADIENTS
@@ -93,10 +97,12 @@ class Trainer(DefaultTrainer):
         """Load ``MODEL.WEIGHTS``, or with ``resume`` take up the last checkpoint if there is one.
 
         Raises:
-            UserError: the checkpoint is of another model or optimizer, or a file cannot be read.
+            UserError: the checkpoint is of another model or optimizer, a file cannot be read, or it lacks
+                what ``CRISPMASK.FREEZE`` keeps untrained.
         """
         try:
-            return super().resume_or_load(resume)
+            super().resume_or_load(resume)
+            check_frozen_weights(self.checkpointer.report, self.cfg.CRISPMASK.FREEZE, self.cfg.MODEL.WEIGHTS)
         except UnfitWeightsError as error:
             if not resume:
                 raise
@@ -130,15 +136,13 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """Detectron2's model of a config, with the modules of ``CRISPMASK.FREEZE`` frozen.
+        """Detectron2's model of a config.
 
         Raises:
             UserError: a value of the config does not fit the model.
         """
         try:
-            model = super().build_model(cfg)
-            freeze_modules(model, cfg.CRISPMASK.FREEZE)
-            return model
+            return super().build_model(cfg)
         except (AssertionError, KeyError, ValueError) as error:
             raise UserError(f"The model of this config cannot be built: {error}") from error
 

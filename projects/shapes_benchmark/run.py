@@ -69,7 +69,7 @@ def main() -> int:
     os.chdir(ROOT)
     try:
         for name, start in chosen(STARTS, args.query).items():
-            if not (args.reuse and checkpoint(args.output, name).exists()):
+            if not is_finished(name, start, args):
                 weights = checkpoint(args.output, start.start) if start.start else None
                 train(name, start, weights, args, "DATASETS.TEST", "()")
             drop_mask_head(args.output, name)
@@ -93,8 +93,9 @@ def chosen(trainings: dict[str, Training], query: bool) -> dict[str, Training]:
 def run_model(name: str, model: Training, args: argparse.Namespace) -> dict[str, Any]:
     """Train, evaluate and measure one model; its row of the table, which is kept in ``row.json``."""
     kept = results_folder(args.output, name) / "row.json"
-    if args.reuse and kept.exists():
+    if kept.exists() and is_finished(name, model, args):
         return json.loads(kept.read_text())
+    kept.unlink(missing_ok=True)
     training = train(name, model, without_mask_head(args.output, model.start), args)
     print(f"== {name}: measuring speed and memory", flush=True)
     script = Path(__file__).with_name("measure.py")
@@ -113,12 +114,33 @@ def run_model(name: str, model: Training, args: argparse.Namespace) -> dict[str,
 def train(name: str, training: Training, weights: Path | None, args: argparse.Namespace, *opts: str) -> float:
     """Train one model from weights into its folder, and evaluate it; the seconds it took."""
     folder = results_folder(args.output, name)
+    recipe = folder / "recipe.yaml"
+    recipe.unlink(missing_ok=True)
     print(f"== {name}: training with {training.path} into {folder}", flush=True)
     began = time.perf_counter()
     command = [sys.executable, "train_net.py", "--config-file", training.path, "--num-gpus", args.num_gpus]
     start = () if weights is None else ("MODEL.WEIGHTS", weights)
     subprocess.run([*command, "OUTPUT_DIR", folder, *start, *opts, *args.opts], check=True)
-    return time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    recipe.write_text(settings(training, args))
+    return seconds
+
+
+def is_finished(name: str, training: Training, args: argparse.Namespace) -> bool:
+    """Whether ``--reuse`` may keep a training: with these settings, from weights still there."""
+    made, recipe = checkpoint(args.output, name), results_folder(args.output, name) / "recipe.yaml"
+    if not (args.reuse and made.exists() and recipe.exists()):
+        return False
+    start = training.start and checkpoint(args.output, training.start)
+    newer = not start or start.stat().st_mtime <= made.stat().st_mtime
+    return newer and recipe.read_text() == settings(training, args)
+
+
+def settings(training: Training, args: argparse.Namespace) -> str:
+    """The config of a training, in full."""
+    import crispmask
+
+    return crispmask.get_config(training.path, args.opts).dump()
 
 
 def checkpoint(output: Path, name: str) -> Path:

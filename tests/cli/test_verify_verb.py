@@ -11,6 +11,7 @@ import yaml
 
 from crispmask import model_zoo
 from crispmask.cli import main
+from crispmask.config import find_config
 from crispmask.model_zoo import registry
 from crispmask.model_zoo.compare import Comparison, compare
 
@@ -103,14 +104,11 @@ def test_only_configs_of_the_zoo(weights: Path, tmp_path: Path, capsys: pytest.C
     assert "mine.yaml' is not in the model zoo" in capsys.readouterr().err
 
 
-def test_figures_do_not_overwrite_what_is_read(
-    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = tmp_path / "mine.yaml"
-    config.write_text("MODEL:\n  MASK_ON: True\n")
+def test_figures_do_not_overwrite_what_is_read(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = find_config(CONFIG)
     for read in (config, weights):
         before = read.read_bytes()
-        assert main(["verify", str(config), str(weights), "--json", str(read)]) == 2
+        assert main(["verify", CONFIG, str(weights), "--json", str(read)]) == 2
         assert "is given twice and would be overwritten" in capsys.readouterr().err
         assert read.read_bytes() == before
 

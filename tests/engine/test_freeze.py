@@ -10,6 +10,7 @@ from tiny_training import tiny_config
 from torch import nn
 
 from crispmask.engine import Trainer, UserError
+from crispmask.engine.checks import check_training_options, check_weights
 from crispmask.engine.freeze import freeze_modules
 
 NO_TEST = ("DATASETS.TEST", "()")
@@ -56,6 +57,41 @@ def test_a_batch_norm_can_be_named_itself() -> None:
         (["backbone", "proposal_generator", "roi_heads"], "leaves nothing to train"),
     ],
 )
+@pytest.mark.usefixtures("shapes_root")
 def test_wrong_names_are_one_sentence(names: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        Trainer.build_model(tiny_config("CRISPMASK.FREEZE", str(names), *NO_TEST))
+        Trainer(tiny_config("CRISPMASK.FREEZE", str(names), *NO_TEST))
+
+
+@pytest.mark.parametrize("value", ["None", "(1,)", "(('backbone',),)"])
+def test_what_is_no_list_of_names_is_one_sentence(value: str) -> None:
+    with pytest.raises(UserError, match=r"CRISPMASK.FREEZE .* is wrong: give names, as"):
+        check_training_options(tiny_config("CRISPMASK.FREEZE", value))
+
+
+@pytest.mark.usefixtures("shapes_root")
+def test_weights_that_lack_a_frozen_tensor_are_an_error(tmp_path: Path) -> None:
+    """It would keep its random values for good."""
+    whole = Trainer.build_model(tiny_config()).state_dict()
+    weights = {name: value for name, value in whole.items() if "mask_head" not in name}
+    path = tmp_path / "weights.pth"
+    opts = ("MODEL.WEIGHTS", str(path), "CRISPMASK.FREEZE", str(DETECTOR), "OUTPUT_DIR", str(tmp_path))
+    torch.save({"model": weights}, path)
+    trainer = Trainer(tiny_config(*NO_TEST, *opts))
+    trainer.resume_or_load(resume=False)
+    assert torch.equal(
+        trainer.model.state_dict()["backbone.fpn_lateral2.weight"], whole["backbone.fpn_lateral2.weight"]
+    )
+    del weights["backbone.fpn_lateral2.weight"]
+    weights["roi_heads.box_head.fc1.bias"] = torch.zeros(3)
+    torch.save({"model": weights}, path)
+    with pytest.raises(UserError, match="lacks tensors of modules in CRISPMASK") as error:
+        trainer.resume_or_load(resume=False)
+    assert "backbone.fpn_lateral2.weight" in str(error.value)
+    assert "roi_heads.box_head.fc1.bias" in str(error.value) and "mask_head" not in str(error.value)
+
+
+def test_frozen_random_weights_are_noted() -> None:
+    cfg = tiny_config("CRISPMASK.FREEZE", "('backbone',)")
+    (note,) = check_weights(cfg, resume=False, eval_only=False)
+    assert "CRISPMASK.FREEZE keeps random weights in backbone" in note

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +42,15 @@ def test_command_writes_table_and_report(shapes_root, tmp_path, small_run):
     assert again.returncode == 0, again.stderr[-2000:]
     assert weights.stat().st_mtime == trained
     assert "Mask Transfiner: training" in again.stdout and "RefineMask: training" not in again.stdout
+    (tmp_path / "detector" / "model_final.pth").touch()
+    run = runpy.run_path(str(FOLDER / "run.py"))
+    for words, names in (
+        (small_run, {"Pretraining", "Detector"}),
+        ([*small_run, "TEST.DETECTIONS_PER_IMAGE", "3"], set()),
+    ):
+        args = argparse.Namespace(reuse=True, output=tmp_path, opts=words)
+        trainings = {**run["STARTS"], **run["MODELS"]}
+        assert {n for n, t in trainings.items() if run["is_finished"](n, t, args)} == names
 
 
 def test_failing_training_is_one_sentence(shapes_root, tmp_path):
