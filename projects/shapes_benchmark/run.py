@@ -127,7 +127,7 @@ def train(name: str, training: Training, weights: Path | None, args: argparse.Na
 
 
 def is_finished(name: str, training: Training, args: argparse.Namespace) -> bool:
-    """Whether ``--reuse`` may keep a training: with these settings, from weights still there."""
+    """Whether ``--reuse`` may keep a training: same settings, and its start was not trained again since."""
     made, recipe = checkpoint(args.output, name), results_folder(args.output, name) / "recipe.yaml"
     if not (args.reuse and made.exists() and recipe.exists()):
         return False
@@ -137,10 +137,13 @@ def is_finished(name: str, training: Training, args: argparse.Namespace) -> bool
 
 
 def settings(training: Training, args: argparse.Namespace) -> str:
-    """The config of a training, in full."""
+    """The config of a training, in full; empty where it is wrong, which ``train_net.py`` says best."""
     import crispmask
 
-    return crispmask.get_config(training.path, args.opts).dump()
+    try:
+        return crispmask.get_config(training.path, args.opts).dump()
+    except (AssertionError, KeyError, ValueError):
+        return ""
 
 
 def checkpoint(output: Path, name: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -42,15 +43,29 @@ def test_command_writes_table_and_report(shapes_root, tmp_path, small_run):
     assert again.returncode == 0, again.stderr[-2000:]
     assert weights.stat().st_mtime == trained
     assert "Mask Transfiner: training" in again.stdout and "RefineMask: training" not in again.stdout
-    (tmp_path / "detector" / "model_final.pth").touch()
+
+
+def test_reuse_keeps_what_has_the_same_settings_and_the_same_start(tmp_path):
     run = runpy.run_path(str(FOLDER / "run.py"))
-    for words, names in (
-        (small_run, {"Pretraining", "Detector"}),
-        ([*small_run, "TEST.DETECTIONS_PER_IMAGE", "3"], set()),
-    ):
-        args = argparse.Namespace(reuse=True, output=tmp_path, opts=words)
-        trainings = {**run["STARTS"], **run["MODELS"]}
-        assert {n for n, t in trainings.items() if run["is_finished"](n, t, args)} == names
+    trainings = {**run["STARTS"], **run["MODELS"]}
+
+    def finished(*opts: str) -> set[str]:
+        args = argparse.Namespace(reuse=True, output=tmp_path, opts=opts)
+        return {name for name, training in trainings.items() if run["is_finished"](name, training, args)}
+
+    for second, (name, training) in enumerate(trainings.items()):
+        made = run["checkpoint"](tmp_path, name)
+        made.parent.mkdir()
+        made.touch()
+        os.utime(made, (second, second))
+        recipe = run["settings"](training, argparse.Namespace(opts=()))
+        (made.parent / "recipe.yaml").write_text(recipe)
+    assert finished() == set(trainings)
+    assert finished("SOLVER.MAX_ITER", "7") == finished("SOLVER.NO_SUCH_KEY", "1") == set()
+    (tmp_path / "query_detector" / "model_final.pth").touch()
+    assert finished() == set(trainings) - {"Query Mask R-CNN", "Query Transfiner"}
+    (tmp_path / "pretraining" / "recipe.yaml").unlink()
+    assert "Pretraining" not in finished()
 
 
 def test_failing_training_is_one_sentence(shapes_root, tmp_path):
