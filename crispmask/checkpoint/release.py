@@ -106,6 +106,10 @@ def convert_checkpoint(
     }
     if content.get("matching_heuristics"):
         metadata["matching_heuristics"] = "True"
+    if source == DETECTRON2 and not config:
+        unchecked = WeightReport(total=0)
+        return Conversion(tensors, "", (), (), unchecked, unchecked, tuple(allow_missing), metadata)
+    tensors = _renamed(path, tensors, source)
     opts, absent, notes = (), (), ()
     if source == TRANSFORMERS:
         config, stated = config or TRANSFORMERS_CONFIG, stated_settings(local)
@@ -113,11 +117,7 @@ def convert_checkpoint(
         configs = [config]
         if "NUM_HEADS" not in stated:
             notes = (_on_trust(get_config(config).MODEL.QUERY.NUM_HEADS),)
-    elif source == DETECTRON2 and not config:
-        unchecked = WeightReport(total=0)
-        return Conversion(tensors, "", (), (), unchecked, unchecked, tuple(allow_missing), metadata)
     else:
-        tensors = _renamed(path, tensors, source)
         configs = [config] if config else release_configs(source)
     check_floats(path, [n for n, v in tensors.items() if not (v.is_floating_point() or is_optional(n))])
     allowed = (*allow_missing, *absent)

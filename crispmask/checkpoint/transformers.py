@@ -16,7 +16,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import Tensor
 
-from crispmask.checkpoint.convert import translate_names, under_new_names
+from crispmask.checkpoint.convert import translate_names
 from crispmask.config import get_config
 from crispmask.errors import UserError
 
@@ -73,7 +73,7 @@ def convert_transformers(
 
     Args:
         path: for messages.
-        model: names and values of the file.
+        model: names, without ``module.``, and values of the file.
         config: of a query-based model.
         stated: see :func:`stated_settings`.
 
@@ -90,10 +90,6 @@ def convert_transformers(
             f"{config} has no query-based detector, which is all that a file of transformers gives: give "
             f"{CONFIG}, or no --config."
         )
-    try:
-        model = under_new_names(model, {name: name.removeprefix("module.") for name in model})
-    except ValueError as error:
-        raise UserError(f"Weight file '{path}' has a tensor twice: {error}") from error
     try:
         found = {**_detector_keys(model, cfg.MODEL.QUERY), **stated}
         detector = _detector(model, cfg, box_refine=found["BOX_REFINE"])

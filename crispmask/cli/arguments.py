@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from urllib.parse import urlparse
 
 
 def add_dilation_ratio(parser: argparse.ArgumentParser, default: float | None = None) -> None:
@@ -15,3 +16,8 @@ def add_dilation_ratio(parser: argparse.ArgumentParser, default: float | None = 
         help="width of the boundary as a share of the image diagonal "
         f"(default: {'that of the protocol' if default is None else default})",
     )
+
+
+def weight_path(weights: str) -> str:
+    """Path of a weight file that is given as ``PATH`` or ``PATH?sha256=...``."""
+    return urlparse(weights).path

@@ -19,8 +19,8 @@ import argparse
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlparse
 
+from crispmask.cli.arguments import weight_path
 from crispmask.errors import UserError
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _output_path(source: str, target: str) -> Path:
         path = path.with_suffix(SUFFIXES[0])
     if path.suffix not in SUFFIXES:
         raise UserError(f"OUT '{path}' ends in '{path.suffix}': it must end in {' or '.join(SUFFIXES)}.")
-    if path.resolve() == Path(urlparse(source).path).resolve():
+    if path.resolve() == Path(weight_path(source)).resolve():
         raise UserError(f"IN and OUT are the same file, '{path}': give OUT another name.")
     if not path.parent.is_dir():
         raise UserError(f"OUT '{path}': there is no folder '{path.parent}'; make it first.")

@@ -23,8 +23,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
 
+from crispmask.cli.arguments import weight_path
 from crispmask.cli.models import add_model_arguments, known_classes, load_model_config
 from crispmask.cli.output import check_output_file, check_output_folder, write_json
 from crispmask.errors import UserError
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     from crispmask.evaluation.progress import Progress
 
     cfg = load_model_config(args)
-    others = [args.config_file, urlparse(cfg.MODEL.WEIGHTS).path, *targets, *targets.values()]
+    others = [args.config_file, weight_path(cfg.MODEL.WEIGHTS), *targets, *targets.values()]
     json_file = check_output_file(args.json, others)
     predictor, classes = Predictor(cfg), known_classes(cfg)
     if args.show:

@@ -15,8 +15,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
 
+from crispmask.cli.arguments import weight_path
 from crispmask.cli.output import check_output_file, print_table, write_json
 from crispmask.errors import UserError
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
         UserError: the config is not in the zoo, the weights do not fit it, or no data set is there.
     """
     path = _config_file(args.config)
-    json_file = check_output_file(args.json, [path, urlparse(args.weights).path])
+    json_file = check_output_file(args.json, [path, weight_path(args.weights)])
     from detectron2.utils.logger import setup_logger
 
     import crispmask.data  # noqa: F401  registers the data sets

@@ -19,7 +19,7 @@ def freeze_modules(model: nn.Module, names: Sequence[str]) -> None:
         names: of modules, as in ``model.named_modules()``: ``backbone.bottom_up``.
 
     Raises:
-        ValueError: the model has no such module, or nothing is left to train.
+        UserError: the model has no such module, or nothing is left to train.
     """
     for name in names:
         module = _module(model, name)
@@ -28,7 +28,7 @@ def freeze_modules(model: nn.Module, names: Sequence[str]) -> None:
             above, _, last = name.rpartition(".")
             model.get_submodule(above).add_module(last, frozen)
     if names and not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError(f"CRISPMASK.FREEZE {tuple(names)} leaves nothing to train.")
+        raise UserError(f"CRISPMASK.FREEZE {tuple(names)} leaves nothing to train.")
 
 
 def check_frozen_weights(report: WeightReport, names: Sequence[str], weights: str) -> None:
@@ -56,14 +56,14 @@ def _module(model: nn.Module, name: str) -> nn.Module:
     """The module of a name.
 
     Raises:
-        ValueError: there is none; with the names that lie beside it.
+        UserError: there is none; with the names that lie beside it.
     """
     module, path = model, ""
     for part in name.split("."):
         children = dict(module.named_children())
         if part not in children:
             inside = f"'{path}'" if path else "the model"
-            raise ValueError(
+            raise UserError(
                 f"CRISPMASK.FREEZE names '{name}', but {inside} has no module '{part}'; "
                 f"its modules: {', '.join(children) or 'none'}."
             )

@@ -49,10 +49,7 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         data_loader = self.build_train_loader(cfg)
         model = self.build_model(cfg)
-        try:
-            freeze_modules(model, cfg.CRISPMASK.FREEZE)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        freeze_modules(model, cfg.CRISPMASK.FREEZE)
         optimizer = self.build_optimizer(cfg, model)
         model = distribute(model)
         clip = cfg.SOLVER.CLIP_GRADIENTS

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import tiny_config
+from tiny_training import NO_TEST, tiny_config
 from torch import nn
 
 from crispmask.engine import Trainer, UserError
 from crispmask.engine.checks import check_training_options, check_weights
 from crispmask.engine.freeze import freeze_modules
 
-NO_TEST = ("DATASETS.TEST", "()")
 DETECTOR = ("backbone", "proposal_generator", "roi_heads.box_head", "roi_heads.box_predictor")
 
 

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import four_images, gradients, tiny_config, tiny_model, tiny_steps
+from tiny_training import NO_TEST, four_images, gradients, tiny_config, tiny_model, tiny_steps
 
 from crispmask.engine import Trainer, UserError, argument_parser, setup_run
-
-NO_TEST = ("DATASETS.TEST", "()")
 
 pytestmark = pytest.mark.usefixtures("shapes_root")
 

@@ -15,6 +15,8 @@ from detectron2.utils.env import seed_all_rng
 from crispmask.engine import NonFiniteError, TrainSteps, UserError, load_config
 from crispmask.engine.trainer import distribute
 
+# Options of a training that is not evaluated
+NO_TEST = ("DATASETS.TEST", "()")
 TINY = str(Path(__file__).with_name("tiny.yaml"))
 Gradients = dict[str, torch.Tensor]
 
