@@ -15,7 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = (3, 10)
 OLDEST_TORCH = (2, 4)
-FREE_GB = 12  # torch with its CUDA libraries takes 5.4 GB, and as much again while pip unpacks it
+# The environment as it lies at the end, on its own disk; what pip downloads and keeps may lie on another
+FREE_GB = 7
 
 
 class SetupError(Exception):
@@ -82,7 +83,7 @@ def install_packages(python, folder):
     if "torch" not in kept or numbers(kept["torch"]) < OLDEST_TORCH:
         if shutil.disk_usage(str(folder)).free < FREE_GB * 1e9:
             raise SetupError(
-                f"PyTorch needs about {FREE_GB} GB of free disk at {folder}: make room, or use VENV=path."
+                f"the environment needs {FREE_GB} GB of free disk at {folder}: make room, or use VENV=path."
             )
         if "torch" in kept:
             step(f"torch {kept['torch']} is older than 2.4 and will be replaced")

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -34,6 +34,12 @@ def fake_python(folder: Path, answer: str) -> Path:
     python.write_text(f"#!/bin/sh\necho {answer}\n")
     python.chmod(0o755)
     return python
+
+
+def pretend_free_disk(monkeypatch: pytest.MonkeyPatch, setup_script: ModuleType, *, gigabytes: float) -> None:
+    """What is free on the machine of the tests is no matter of theirs."""
+    usage = SimpleNamespace(free=gigabytes * 1e9)
+    monkeypatch.setattr(setup_script.shutil, "disk_usage", lambda path: usage)
 
 
 @pytest.fixture
@@ -95,6 +101,7 @@ def test_a_torch_that_is_new_enough_is_kept(
     commands = []
     monkeypatch.setattr(setup_script, "ask", ask)
     monkeypatch.setattr(setup_script, "run", lambda command, reason: commands.append(command))
+    pretend_free_disk(monkeypatch, setup_script, gigabytes=setup_script.FREE_GB)
     setup_script.install_packages(Path("python"), tmp_path)
     path = tmp_path / "crispmask-constraints.txt"
     assert path.read_text() == constraints
@@ -106,7 +113,7 @@ def test_a_full_disk_is_noticed_before_the_download(
     setup_script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(setup_script, "ask", lambda python, code: None)
-    monkeypatch.setattr(setup_script, "FREE_GB", 1e9)
+    pretend_free_disk(monkeypatch, setup_script, gigabytes=setup_script.FREE_GB - 1)
     with pytest.raises(setup_script.SetupError, match="GB of free disk"):
         setup_script.install_packages(Path("python"), tmp_path)
 
