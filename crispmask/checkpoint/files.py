@@ -152,6 +152,11 @@ def _as_checkpoint(path: Path, content: Any) -> dict[str, Any]:
         model = _without(_as_dict(path, content.get("blobs", content)), "_momentum")
         content = {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
     elif isinstance(content.get("state_dict"), Mapping):  # MMDetection, Lightning
+        if isinstance(content.get("model"), Mapping):
+            raise UserError(
+                f"Weight file '{path}' holds weights twice, as 'model' and as 'state_dict': write those that "
+                "are to be used into a file of their own."
+            )
         content["model"] = content.pop("state_dict")
     elif not isinstance(content.get("model"), Mapping):
         content = {"model": content}

@@ -110,8 +110,8 @@ class Trainer(DefaultTrainer):
             reason = shorten(str(error), 120, placeholder=" ...")
             raise UserError(
                 f"The run in '{self.cfg.OUTPUT_DIR}' cannot be resumed: its model or optimizer is another "
-                f"one ({reason}): use the config that it was started with, or start anew in another "
-                "OUTPUT_DIR."
+                f"one ({reason}): use the config that it was started with, CRISPMASK.FREEZE and "
+                "CRISPMASK.OPTIMIZER included, or start anew in another OUTPUT_DIR."
             ) from error
 
     @classmethod

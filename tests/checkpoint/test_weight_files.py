@@ -58,6 +58,12 @@ def test_what_stands_beside_the_weights_comes_along(tmp_path: Path) -> None:
     assert read_weight_file(WRITERS["mmdetection"](tmp_path))["meta"]["mAP"] == 0.37
 
 
+def test_two_models_in_one_file_are_not_chosen_between(tmp_path: Path) -> None:
+    path = torch_save(tmp_path / "x.pth", {"model": WEIGHTS, "state_dict": {"b.weight": torch.ones(2)}})
+    with pytest.raises(UserError, match=r"x\.pth' holds weights twice, as 'model' and as 'state_dict'"):
+        read_weight_file(path)
+
+
 def test_names_of_old_files_are_to_be_guessed(tmp_path: Path) -> None:
     for kind, author in (("detectron", "Caffe2"), ("pycls", "pycls")):
         content = read_weight_file(WRITERS[kind](tmp_path))

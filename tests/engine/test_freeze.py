@@ -90,6 +90,15 @@ def test_weights_that_lack_a_frozen_tensor_are_an_error(tmp_path: Path) -> None:
     assert "roi_heads.box_head.fc1.bias" in str(error.value) and "mask_head" not in str(error.value)
 
 
+@pytest.mark.usefixtures("shapes_root")
+def test_a_run_is_not_resumed_with_other_frozen_modules(tmp_path: Path) -> None:
+    opts = (*NO_TEST, "OUTPUT_DIR", str(tmp_path), "CRISPMASK.FREEZE")
+    Trainer(tiny_config(*opts, str(DETECTOR))).train()
+    trainer = Trainer(tiny_config(*opts, "('backbone',)"))
+    with pytest.raises(UserError, match=r"cannot be resumed: .* started with, CRISPMASK\.FREEZE and"):
+        trainer.resume_or_load(resume=True)
+
+
 def test_frozen_random_weights_are_noted() -> None:
     cfg = tiny_config("CRISPMASK.FREEZE", "('backbone',)")
     (note,) = check_weights(cfg, resume=False, eval_only=False)
