@@ -110,6 +110,20 @@ def install_packages(python, folder):
         )
 
 
+def compile_packages(python):
+    """Compile what is installed if Python is told not to: every process would do it, for many seconds."""
+    if not sys.dont_write_bytecode:
+        return
+    step("Compiling the installed packages, since PYTHONDONTWRITEBYTECODE keeps Python from it (a minute)")
+    packages = ask(python, "import sysconfig; print(sysconfig.get_path('purelib'))")
+    # Some packages hold files that are no Python, such as templates
+    subprocess.run(
+        [str(python), "-m", "compileall", "-qq", "-j", "0", packages],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
 def step(text):
     """Say what is done next."""
     print(f"==> {text}", flush=True)
@@ -129,6 +143,7 @@ def main():
             [python, ROOT / "tools" / "install_detectron2.py"],
             "Detectron2 could not be installed: the reason is above.",
         )
+        compile_packages(python)
     except SetupError as error:
         print(f"Set-up stopped: {error}", file=sys.stderr)
         return 1

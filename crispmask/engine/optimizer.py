@@ -42,7 +42,9 @@ def _adamw(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     )
     groups = _with_own_rates(groups, model, cfg.CRISPMASK.LR_FACTORS)
     optimizer = build.maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
-    return optimizer(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
+    # A fused step gets gradients with their loss scale, too early for an optimizer that clips them
+    fused = not solver.CLIP_GRADIENTS.ENABLED and cfg.MODEL.DEVICE.startswith(("cpu", "cuda"))
+    return optimizer(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, fused=fused or None)
 
 
 def _with_own_rates(

@@ -45,6 +45,17 @@ def test_clipping_by_parameter_is_the_optimizers_the_whole_gradient_the_steps(na
     assert (net[0].weight.grad.abs().max().item() == limit) == clipped_here
 
 
+def test_gradients_are_clipped_after_the_loss_scale_is_taken_out():
+    net = nn.Linear(4, 1, bias=False)
+    clip = "SOLVER.CLIP_GRADIENTS"
+    opts = (f"{clip}.ENABLED", True, f"{clip}.CLIP_TYPE", "value", f"{clip}.CLIP_VALUE", 2.0)
+    optimizer = build_optimizer(config("CRISPMASK.OPTIMIZER", "ADAMW", *opts), net)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(net(torch.ones(1, 4)).sum()).backward()
+    scaler.step(optimizer)
+    assert optimizer.state[net.weight]["exp_avg"].flatten().tolist() == pytest.approx([0.1] * 4)
+
+
 def test_factors_of_the_rate_multiply_by_name():
     net = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 2))
     factors = [["0.", 0.1], ["bias", 0.5]]

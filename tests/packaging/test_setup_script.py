@@ -118,6 +118,18 @@ def test_a_full_disk_is_noticed_before_the_download(
         setup_script.install_packages(Path("python"), tmp_path)
 
 
+@pytest.mark.parametrize("told_not_to", [True, False])
+def test_packages_are_compiled_where_python_would_not_do_it(
+    setup_script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told_not_to: bool
+) -> None:
+    (tmp_path / "module.py").write_text("x = 1\n")
+    (tmp_path / "template.py").write_text("class {{ name }}:\n")
+    monkeypatch.setattr(setup_script, "ask", lambda python, code: str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", told_not_to)
+    setup_script.compile_packages(Path(sys.executable))
+    assert [path.suffix for path in tmp_path.glob("__pycache__/*")] == [".pyc"] * told_not_to
+
+
 def test_a_step_that_fails_gives_its_sentence(setup_script: ModuleType) -> None:
     with pytest.raises(setup_script.SetupError, match=r"^the network is down\.$"):
         setup_script.run([sys.executable, "-c", "raise SystemExit(3)"], "the network is down.")
