@@ -44,7 +44,15 @@ def _adamw(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     optimizer = build.maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
     # A fused step gets gradients with their loss scale, too early for an optimizer that clips them
     fused = not solver.CLIP_GRADIENTS.ENABLED and cfg.MODEL.DEVICE.startswith(("cpu", "cuda"))
-    return optimizer(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, fused=fused or None)
+    built = optimizer(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, fused=fused or None)
+    built.register_load_state_dict_pre_hook(_keep_fused)
+    return built
+
+
+def _keep_fused(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A state to be loaded, with the step that this optimizer was built for in place of its own."""
+    groups = [{**group, "fused": optimizer.defaults["fused"]} for group in state["param_groups"]]
+    return {**state, "param_groups": groups}
 
 
 def _with_own_rates(

@@ -56,6 +56,27 @@ def test_gradients_are_clipped_after_the_loss_scale_is_taken_out():
     assert optimizer.state[net.weight]["exp_avg"].flatten().tolist() == pytest.approx([0.1] * 4)
 
 
+@pytest.mark.parametrize("saved_with_clipping", [True, False])
+def test_a_state_of_another_step_is_taken_up_under_loss_scaling(saved_with_clipping):
+    clip = ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value", "SOLVER.CLIP_GRADIENTS.ENABLED")
+    net = nn.Linear(4, 1, bias=False)
+    saved, taken_up = (
+        build_optimizer(config("CRISPMASK.OPTIMIZER", "ADAMW", *clip, enabled), net)
+        for enabled in (saved_with_clipping, not saved_with_clipping)
+    )
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for optimizer in (saved, taken_up):
+        if optimizer is taken_up:
+            taken_up.load_state_dict(saved.state_dict())
+        optimizer.zero_grad()
+        scaler.scale(net(torch.ones(1, 4)).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    (state,) = taken_up.state.values()
+    assert state["step"].item() == 2
+    assert state["exp_avg"].flatten().tolist() == pytest.approx([0.19] * 4)
+
+
 def test_factors_of_the_rate_multiply_by_name():
     net = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 2))
     factors = [["0.", 0.1], ["bias", 0.5]]
