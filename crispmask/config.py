@@ -25,8 +25,9 @@ def add_crispmask_config(cfg: CfgNode) -> None:
     cfg.CRISPMASK.OPTIMIZER = "SGD"
     # Factors on SOLVER.BASE_LR under "ADAMW": [part of a parameter's name, factor]; all that fit multiply
     cfg.CRISPMASK.LR_FACTORS = []
-    # Modules that are not trained, by name, under any optimizer: to train a new mask head on a detector that
-    # stays what it is, ("backbone", "proposal_generator", "roi_heads.box_head", "roi_heads.box_predictor")
+    # Modules that are not trained and drop nothing, by name, under any optimizer: to train a new mask head on
+    # a detector that stays what it is,
+    # ("backbone", "proposal_generator", "roi_heads.box_head", "roi_heads.box_predictor")
     cfg.CRISPMASK.FREEZE = ()
     # Batches of SOLVER.IMS_PER_BATCH images whose gradients are averaged before one optimizer step
     cfg.CRISPMASK.ACCUMULATION_STEPS = 1

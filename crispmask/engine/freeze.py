@@ -6,13 +6,17 @@ from collections.abc import Sequence
 
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+from torchvision.ops import StochasticDepth
 
 from crispmask.checkpoint.report import WeightReport, group_names, with_count
 from crispmask.errors import UserError
 
+_DROPPING = (_DropoutNd, StochasticDepth)
+
 
 def freeze_modules(model: nn.Module, names: Sequence[str]) -> None:
-    """Keep the parameters and the BatchNorm statistics of some modules as they are in training, in place.
+    """Keep some modules as they are in training, in place: parameters, BatchNorm statistics, no dropout.
 
     Args:
         model: before it is given to an optimizer or to DistributedDataParallel.
@@ -27,6 +31,7 @@ def freeze_modules(model: nn.Module, names: Sequence[str]) -> None:
         if frozen is not module:
             above, _, last = name.rpartition(".")
             model.get_submodule(above).add_module(last, frozen)
+        _drop_nothing(frozen)
     if names and not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"CRISPMASK.FREEZE {tuple(names)} leaves nothing to train.")
 
@@ -50,6 +55,18 @@ def check_frozen_weights(report: WeightReport, names: Sequence[str], weights: st
             "give weights that have them, or leave their modules out of CRISPMASK.FREEZE."
         ]
         raise UserError("\n".join([*lines, *(f"  {with_count(*group)}" for group in group_names(frozen))]))
+
+
+def _drop_nothing(module: nn.Module) -> None:
+    """Set the rates of dropout and stochastic depth to zero: what is trained behind sees what it will get.
+
+    Evaluation mode would do it as well, but an RPN proposes otherwise in it.
+    """
+    for part in module.modules():
+        for name, value in vars(part).items():
+            is_rate = "drop" in name or (name == "p" and isinstance(part, _DROPPING))
+            if isinstance(value, float) and is_rate:
+                setattr(part, name, 0.0)
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:

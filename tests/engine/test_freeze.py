@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_training import NO_TEST, tiny_config
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from crispmask.engine import Trainer, UserError
 from crispmask.engine.checks import check_training_options, check_weights
@@ -37,6 +38,17 @@ def test_statistics_of_batch_norm_stay() -> None:
     assert not torch.equal(model[1].running_mean, means[1])
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {"1.weight", "1.bias"}
     assert keys - model.state_dict().keys() <= {"0.1.num_batches_tracked"}
+
+
+def test_nothing_is_dropped() -> None:
+    """Neither by modules nor by functions that read a rate; others would see features that they never get."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.5, batch_first=True)
+    frozen = nn.Sequential(layer, StochasticDepth(0.5, "row"), nn.Dropout(0.5))
+    model = nn.Sequential(frozen, nn.Dropout(0.5), nn.Linear(8, 1)).train()
+    freeze_modules(model, ["0"])
+    x = torch.randn(4, 3, 8)
+    assert torch.equal(model[0](x), model[0](x)) and model[0].training
+    assert not torch.equal(model[1](x), model[1](x))
 
 
 def test_a_batch_norm_can_be_named_itself() -> None:
