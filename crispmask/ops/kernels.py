@@ -7,6 +7,10 @@ into tensors are 64-bit, so tensors may have more than 2^31 elements.
 # Triton reads the annotations of kernel arguments, so those carry none.
 # mypy: disallow-untyped-defs=False
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -22,6 +26,17 @@ _MAX_GRID = 65535
 # Tile of an erosion pass: pixels along the line, and lines at once for rows and for columns, which are read
 # side by side so that loads stay coalesced. For wide erosions it is longer and holds fewer lines.
 _BLOCK, _ROWS_AT_ONCE, _COLUMNS_AT_ONCE = 128, 4, 32
+
+
+def _on_the_gpu_of_its_tensors(launcher: Callable[..., Any]) -> Callable[..., Any]:
+    """Triton launches on the current GPU, which under MODEL.DEVICE cuda:1 is another one."""
+
+    @wraps(launcher)
+    def launch(tensors: Tensor | list[Tensor], *args: Any, **options: Any) -> Any:
+        with torch.cuda.device_of(tensors if isinstance(tensors, Tensor) else tensors[0]):
+            return launcher(tensors, *args, **options)
+
+    return launch
 
 
 @triton.jit
@@ -86,6 +101,7 @@ def _smaller(a, b):
     return tl.minimum(a, b)
 
 
+@_on_the_gpu_of_its_tensors
 def mask_boundary(masks: Tensor, width: int, boxes: Tensor | None) -> Tensor:
     """Rows are eroded first, then columns, then the mask less its erosion is written: five bytes a pixel."""
     masks = masks.contiguous()
@@ -170,6 +186,7 @@ def _band(
     tl.store(out_ptr + offsets, result.to(tl.uint8), mask=here)
 
 
+@_on_the_gpu_of_its_tensors
 def boundary_band(masks: Tensor, width: int) -> Tensor:
     """One pass; the window is read from the cache, which is cheap at the small widths in use."""
     masks = masks.contiguous()
@@ -222,6 +239,7 @@ def _incoherent_cells(
     tl.store(out_ptr + index, result.to(tl.uint8), mask=here)
 
 
+@_on_the_gpu_of_its_tensors
 def incoherence(masks: Tensor, num_levels: int) -> list[Tensor]:
     """One launch a level, coarsest first."""
     masks = masks.contiguous()
@@ -317,6 +335,7 @@ def _roi_align_cells(
             tl.store(values, (total * share).to(values_ptr.dtype.element_ty), mask=wanted)
 
 
+@_on_the_gpu_of_its_tensors
 def _launch_cells(
     maps: list[Tensor], values: Tensor, scales: list[float], boxes: Tensor, cells: Tensor, backward: bool
 ) -> None:

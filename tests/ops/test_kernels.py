@@ -221,3 +221,13 @@ def test_public_ops_on_a_gpu_equal_those_on_the_cpu():
     assert torch.equal(boundary_band(masks, 2).cpu(), boundary_band(masks.cpu(), 2))
     for mine, expected in zip(incoherence(masks, 2), incoherence(masks.cpu(), 2), strict=True):
         assert torch.equal(mine.cpu(), expected)
+
+
+@pytest.mark.skipif(
+    torch.cuda.device_count() < 2, reason="needs two GPUs: the tensors are not on the current one"
+)
+def test_ops_run_on_the_gpu_of_their_tensors():
+    masks = random_masks(3, 64, 96).to("cuda:1")
+    assert torch.cuda.current_device() == 0
+    assert torch.equal(mask_boundary(masks, 5).cpu(), mask_boundary(masks.cpu(), 5))
+    assert torch.equal(boundary_band(masks, 2).cpu(), boundary_band(masks.cpu(), 2))
