@@ -138,7 +138,7 @@ def add_transfiner_config(cfg: CfgNode) -> None:
     node.TRAIN_THRESHOLDS = None
     # Trees that are trained: of the "detected" cells, of the true ones ("truth"), or of "both"
     node.TRAIN_TREE = None
-    # RoIs of a batch that are refined, images by turns; 0: all
+    # RoIs of a batch that are refined, images by turns (the released code: from the first image on); 0: all
     node.TRAIN_ROIS = None
     # Nodes of a level and RoI, drawn at random; 0: all
     node.TRAIN_NODES = None

@@ -53,6 +53,9 @@ class SelfAttention(nn.Module):
         self.num_heads, self.dropout = num_heads, dropout
         self.in_proj = nn.Linear(dim, 3 * dim)
         self.out_proj = nn.Linear(dim, dim)
+        # As in torch's nn.MultiheadAttention
+        nn.init.zeros_(self.in_proj.bias)
+        nn.init.zeros_(self.out_proj.bias)
 
     def project(self, x: Tensor, position: Tensor | None) -> Tensor:
         """Queries, keys and values (N, 3, D); ``position`` (N, D) joins the first two."""

@@ -137,7 +137,7 @@ class Quadtree(nn.Module):
         return self.refiner(self.reader.read(maps, coarse, nodes, counts))
 
     def forward(self, maps: Maps, coarse: Coarse) -> Tensor:
-        """Refined masks of R RoIs. Two host synchronisations, unless the memory budget asks for parts.
+        """Refined masks of R RoIs. Two host synchronisations for each part that the memory budget asks for.
 
         Args:
             maps: FPN maps.
@@ -150,16 +150,30 @@ class Quadtree(nn.Module):
         parts = [coarse[slice(*part)] for part in chunks([1] * len(coarse), budget)]
         if not parts:
             return coarse.logits.new_zeros(0, self.sizes[-1], self.sizes[-1])
+        if self.settings.propagation == "bilinear":
+            return torch.cat(self._refine_by_image(maps, parts))
+        return torch.cat([self._carry(part, *self._refine(maps, part)) for part in parts])
+
+    def _refine_by_image(self, maps: Maps, parts: list[Coarse]) -> list[Tensor]:
+        """Masks of each part, made when the nodes of all parts are known.
+
+        The released code, which sees one image at a time, passes over levels on which an image has no nodes
+        in one step; what another image of the batch has must not show.
+        """
         refined = [self._refine(maps, part) for part in parts]
         images = [part.rois.boxes[:, 0].long() for part in parts]
         finest = images[0].new_zeros(len(maps.raw[0]))
         for image, (nodes, _) in zip(images, refined, strict=True):
             finest = finest.scatter_reduce(0, image[nodes.roi], nodes.level, "amax")
-        masks = [
-            self._carry(part.logits.sigmoid(), *found, finest[image])
-            for part, found, image in zip(parts, refined, images, strict=True)
-        ]
-        return torch.cat(masks)
+        size, masks = self.sizes[-1], []
+        for part, found, image in zip(parts, refined, images, strict=True):
+            result = self._carry(part, *found)
+            for level in range(len(self.sizes) - 1):
+                passed = propagate(part.logits.sigmoid(), *found, level + 1, "bilinear")[:, None]
+                passed = F.interpolate(passed, size=(size, size), mode="bilinear", align_corners=True)[:, 0]
+                result = torch.where((finest[image] == level)[:, None, None], passed, result)
+            masks.append(result)
+        return masks
 
     def _refine(self, maps: Maps, coarse: Coarse) -> tuple[Nodes, Tensor]:
         """N nodes and their (N,) probabilities."""
@@ -169,27 +183,12 @@ class Quadtree(nn.Module):
         nodes, counts = self.nodes(detection, len(coarse), settings.max_nodes)
         return nodes, self._node_logits_in_chunks(maps, coarse, nodes, counts).sigmoid()
 
-    def _carry(self, mask: Tensor, nodes: Nodes, values: Tensor, finest: Tensor) -> Tensor:
-        """(R, S, S) probabilities of the last level.
-
-        Args:
-            mask: (R, 2 P, 2 P) coarse ones.
-            nodes, values: N nodes and their (N,) refined ones.
-            finest: (R,) int64 last level with a node in the image of each RoI.
-        """
-        mode, size = self.settings.propagation, self.sizes[-1]
+    def _carry(self, coarse: Coarse, nodes: Nodes, values: Tensor) -> Tensor:
+        """(R, S, S) probabilities of the last level, of R RoIs with N nodes and their (N,) refined ones."""
+        mask, mode = coarse.logits.sigmoid(), self.settings.propagation
         if mode == "none":
-            return scatter_nodes(resize(mask, size), nodes, values, len(self.sizes) - 1)
-        result = propagate(mask, nodes, values, len(self.sizes), mode)
-        if mode == "nearest":
-            return result
-        # The released code, which sees one image at a time, passes over levels without nodes in one step;
-        # what another image of the batch has must not show
-        for level in range(len(self.sizes) - 1):
-            passed = propagate(mask, nodes, values, level + 1, mode)
-            passed = F.interpolate(passed[:, None], size=(size, size), mode=mode, align_corners=True)[:, 0]
-            result = torch.where((finest == level)[:, None, None], passed, result)
-        return result
+            return scatter_nodes(resize(mask, self.sizes[-1]), nodes, values, len(self.sizes) - 1)
+        return propagate(mask, nodes, values, len(self.sizes), mode)
 
     def _node_logits_in_chunks(self, maps: Maps, coarse: Coarse, nodes: Nodes, counts: Tensor) -> Tensor:
         per_roi = counts.sum(dim=1)

@@ -36,6 +36,8 @@ def test_attention_is_that_of_each_sequence_alone(with_position):
     dim, heads = 8, 2
     sequences, x = packed(dim)
     layer, oracle = SelfAttention(dim, heads, 0.0), nn.MultiheadAttention(dim, heads, batch_first=True)
+    assert torch.equal(layer.in_proj.bias, oracle.in_proj_bias)
+    assert torch.equal(layer.out_proj.bias, oracle.out_proj.bias)
     with torch.no_grad():
         layer.in_proj.bias.normal_()
         oracle.in_proj_weight.copy_(layer.in_proj.weight)
