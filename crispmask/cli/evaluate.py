@@ -20,7 +20,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from crispmask.cli.arguments import add_dilation_ratio
-from crispmask.cli.output import check_output_file, print_rules, print_table, write_csv, write_json
+from crispmask.cli.output import (
+    check_output_file,
+    print_notes,
+    print_rules,
+    print_table,
+    write_csv,
+    write_json,
+)
 from crispmask.errors import UserError
 
 TASKS = {"mask": "segm", "boundary": "boundary", "bbox": "bbox"}
@@ -117,6 +124,7 @@ def _figures_of_rows(args: argparse.Namespace, kinds: Sequence[str], ratio: floa
     for predictions, ranked in rankings:
         evaluations |= evaluate_rows(truth, read_predictions(predictions, truth, progress), ranked, **options)
     if args.protocol == "lvis":
+        print_notes(truth.notes)
         print(describe(truth, args.ground_truth))
     else:
         print_rules(truth, args.ground_truth)

@@ -111,8 +111,16 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
     console.print(table)
 
 
+def print_notes(notes: Iterable[str]) -> None:
+    """Print what a reader of the figures has to know, a line each."""
+    for note in notes:
+        print(f"note: {note}")
+
+
 def print_rules(gt: GroundTruth, path: str) -> None:
-    """Say that COCO's rules, which count every category in every image, are not those of an LVIS file."""
+    """Print the notes of a file, and that COCO's rules, which count every category in every image, are not
+    those of an LVIS file."""
+    print_notes(gt.notes)
     if gt.is_federated:
         print(
             f"note: '{path}' is an LVIS file, whose images are annotated for some categories only; by COCO's "

@@ -194,6 +194,8 @@ class COCOBoundaryEvaluator(COCOEvaluator):
             return
         if not rows:
             self._logger.warning("The model detected nothing in %d images.", len(predictions))
+        for note in self._truth.notes:
+            self._logger.info(note)
         self._logger.info(self._describe(self._metadata.json_file))
         evaluations = evaluate_rows(
             self._truth,

@@ -42,6 +42,8 @@ class GroundTruth:
             ``index`` (place in the file); ``segmentation``, ``bbox`` and ``area`` as in the file.
         extra_categories: ids that predictions may have although the file has no such category: not judged.
         is_federated: whether each image is annotated for some categories only, as in a file of LVIS.
+        notes: what a reader of the figures has to know of the file, a sentence each: what was left out of it
+            and why, and where official tools read it in another way.
     """
 
     sizes: dict[Any, tuple[int, int] | None]
@@ -49,6 +51,7 @@ class GroundTruth:
     annotations: list[Row]
     extra_categories: frozenset[Any] = field(default=frozenset(), kw_only=True)
     is_federated: bool = field(default=False, kw_only=True)
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def max_dets(self) -> int:
