@@ -71,7 +71,7 @@ def given_boxes(
         scores = {"segm": pair.mask_iou, "boundary": min(pair.mask_iou, pair.boundary_iou)}
         for task, score in scores.items():
             ranked[task].append({**pair.prediction, "score": score})
-    paired = {annotation["id"] for annotation, _ in pairs}
-    kept = [row for row, read in zip(data["annotations"], annotations, strict=True) if read["id"] in paired]
+    paired = {annotation["index"] for annotation, _ in pairs}
+    kept = [row for index, row in enumerate(data["annotations"]) if index in paired]
     num_objects = sum(not annotation["iscrowd"] for annotation in annotations)
     return GivenBoxes({**data, "annotations": kept}, ranked, num_objects)

@@ -91,6 +91,7 @@ def evaluate_rows(
         evaluations |= Candidates(gt, *judged, max_dets).evaluate(found, ("bbox",), progress)
     mask_tasks = [task for task in ("segm", "boundary") if task in tasks]
     if mask_tasks:
+        _require_masks(gt)
         judged = judged_masks(gt, annotations, rows, max_dets, progress)
         if overlaps is None:
             ratio = dilation_ratio if "boundary" in tasks else None
@@ -124,6 +125,14 @@ def average_precisions(evaluation: InstanceEval, separator: str = "/") -> dict[s
     for k, name in enumerate(evaluation.class_names):
         figures[f"AP{separator}{name}"] = evaluation.mean_precision(k)
     return {name: value * 100 if value >= 0 else float("nan") for name, value in figures.items()}
+
+
+def _require_masks(gt: GroundTruth) -> None:
+    if gt.annotations and not any("segmentation" in annotation for annotation in gt.annotations):
+        raise ValueError(
+            f"None of the {len(gt.annotations)} annotations of the ground truth has a mask: only boxes can "
+            "be evaluated, as IoU type bbox."
+        )
 
 
 def check_options(tasks: Sequence[str], dilation_ratio: float, max_dets: int = 1) -> None:

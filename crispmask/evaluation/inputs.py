@@ -6,14 +6,12 @@ Nothing that the caller passes in is changed.
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from crispmask.evaluation.checks import (
-    check_area,
-    check_flag,
     check_ids,
     check_rows,
     check_size,
@@ -22,12 +20,11 @@ from crispmask.evaluation.checks import (
     load_json,
     short,
 )
+from crispmask.evaluation.formats.annotations import NAME, Row, read_annotations
+from crispmask.evaluation.formats.findings import Findings
 from crispmask.evaluation.lvis_cocofied import COCO_SYNSETS, is_cocofied
 from crispmask.evaluation.progress import Progress, tracked
 
-Row = dict[str, Any]
-# Key of a row for what messages call it; None: by its place in the file
-NAME = "name in messages"
 Select = tuple[list[Row], list[Row]]
 
 
@@ -39,7 +36,8 @@ class GroundTruth:
         sizes: image id -> (H, W) in pixels, or None where the file does not say.
         class_names: category id -> name, in ascending order of id, every name once.
         annotations: own copies of the annotations with ``id`` (unique, above 0), ``iscrowd`` (0 or 1) and
-            ``index`` (place in the file); ``segmentation``, ``bbox`` and ``area`` as in the file.
+            ``index`` (place in the file); ``segmentation``, ``bbox`` and ``area`` as in the file, or absent
+            where there is none, see :func:`read_annotations`.
         extra_categories: ids that predictions may have although the file has no such category: not judged.
         is_federated: whether each image is annotated for some categories only, as in a file of LVIS.
         notes: what a reader of the figures has to know of the file, a sentence each: what was left out of it
@@ -102,27 +100,34 @@ def read_ground_truth(
 
     Args:
         source: path of a JSON file, the loaded dict, or a ``pycocotools.coco.COCO``. An annotation may be
-            without ``iscrowd`` (0 then) and ``area`` (that of the mask then).
+            without ``iscrowd`` (0 then), ``area`` (that of the mask then), and mask or box (then it has no
+            part in the AP of masks, or has the box of its mask).
         progress: where to say how far it is.
 
     Raises:
         ValueError: unreadable or incomplete, a value of a wrong kind, an image or category id that is there
-            twice, or an annotation that is there twice or of an unknown image or category.
+            twice, or an annotation of an unknown image or category.
     """
     data = load_dataset(source, progress)
     sizes = {im["id"]: check_size(im, f"Entry {i} of 'images'") for i, im in enumerate(data["images"])}
     class_names = _unique_names(data["categories"])
-    rows = enumerate(tracked(data["annotations"], "Annotations", progress))
-    annotations = [_annotation(row, index, sizes, class_names) for index, row in rows]
+    findings = Findings()
+    annotations = read_annotations(data["annotations"], sizes, class_names, findings, progress)
     ids = [annotation.get("id") for annotation in annotations]
     if not all(isinstance(i, int) and i > 0 for i in ids) or len(set(ids)) < len(ids):
-        _refuse_copies(annotations)
         for annotation in annotations:
             annotation.update(id=annotation["index"] + 1, file_id=annotation.get("id"))
     # A COCO model knows all of COCO's categories, whichever of them a cocofied file has
     extra = frozenset(COCO_SYNSETS if is_cocofied(data["categories"]) else ())
     is_federated = any("neg_category_ids" in image for image in data["images"])
-    return GroundTruth(sizes, class_names, annotations, extra_categories=extra, is_federated=is_federated)
+    return GroundTruth(
+        sizes,
+        class_names,
+        annotations,
+        extra_categories=extra,
+        is_federated=is_federated,
+        notes=findings.notes(),
+    )
 
 
 def load_dataset(source: Any, progress: Progress | None = None) -> Mapping[str, Any]:
@@ -182,41 +187,6 @@ def read_predictions(
         name = None if names is None else where
         rows.append({**row, "score": float(score), "index": index, "id": index + 1, NAME: name})
     return rows
-
-
-def _annotation(row: Mapping[str, Any], index: int, sizes: Collection[Any], names: Collection[Any]) -> Row:
-    """Own copy of an annotation, checked except for its mask and box; an area of None is left out."""
-    where = f"Annotation {index}"
-    check_ids(row, where, sizes, names)
-    own = {**row, "iscrowd": check_flag(row.get("iscrowd"), where, "iscrowd"), "index": index}
-    if own.get("area") is None:
-        own.pop("area", None)
-    else:
-        check_area(own["area"], where)
-    return own
-
-
-def _refuse_copies(annotations: Sequence[Row]) -> None:
-    """Refuse an object that is there twice. Ids alone do not tell: many files give the same to all."""
-    seen: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
-    for row in annotations:
-        if row.get("id") is None:
-            continue
-        same = seen[repr(row["id"]), row["image_id"], row["category_id"]]
-        for other in same:
-            if _is_equal(row, other, "segmentation") and _is_equal(row, other, "bbox"):
-                raise ValueError(
-                    f"Annotations {other['index']} and {row['index']} are the same object with the same id "
-                    f"{short(row['id'])}: leave one of them out."
-                )
-        same.append(row)
-
-
-def _is_equal(row: Row, other: Row, key: str) -> bool:
-    try:
-        return bool(row.get(key) == other.get(key))
-    except ValueError:  # NumPy arrays
-        return False
 
 
 def _kind(data: Any) -> str:

@@ -21,19 +21,22 @@ def with_masks(
 ) -> list[Row]:
     """Rows whose ``segmentation`` is a checked, compressed run-length mask and whose ``area`` is given.
 
-    The area of a prediction is that of its mask; an annotation keeps the one of the file.
+    The area of a prediction is that of its mask; an annotation keeps the one of the file. Annotations without
+    a mask are left out: ``read_annotations`` has counted them.
 
     Raises:
         ValueError: a row without a readable mask, or with one of another size than its image.
     """
     keeps_area = what == "Annotation"
+    if keeps_area:
+        rows = [row for row in rows if "segmentation" in row]
     result = []
     for index, row in enumerate(tracked(rows, f"{what} masks", progress)):
         size = gt.sizes[row["image_id"]]
         if size is None:
             raise ValueError(
-                f"{_place(row, index, what)} is on an image without height and width: add both to the entry "
-                "of the image in the ground truth."
+                f"{_place(row, index, what)} is on image {short(row['image_id'])}, which has no height and "
+                "width: add both to the entry of the image in the ground truth."
             )
         try:
             result.append({**row, "segmentation": to_rle(row.get("segmentation"), *size)})

@@ -16,6 +16,7 @@ from lvis_sets import real_lvis
 from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.evaluation import evaluate
 from crispmask.evaluation.coco import evaluate_coco
+from crispmask.evaluation.inputs import read_ground_truth
 from crispmask.evaluation.lvis import evaluate_lvis
 from crispmask.evaluation.lvis_cocofied import cocofy
 
@@ -154,7 +155,7 @@ def annotation(**values):
             "has size \\[41, 50\\], not \\[40, 50\\]",
         ),
         (prediction(segmentation={"size": [40, 50], "counts": ""}), "mask of prediction 3 .* do not fill"),
-        (annotation(iscrowd="0"), "Annotation 0 has iscrowd '0': 0 or 1 is needed."),
+        (annotation(iscrowd="0"), r"Annotation 0 \(id 1\) has iscrowd '0': 0 or 1 is needed."),
         (annotation(segmentation=[[1, 1, math.nan, 5, 5, 5]]), "Annotation 0 .* polygon with a corner"),
         (
             annotation(segmentation=[[1e6, -1e6, -1e6, 1e6] * 150]),
@@ -211,12 +212,15 @@ def test_object_ids_play_no_role():
     assert evaluate(gt, results) == pytest.approx(expected, rel=0, abs=0, nan_ok=True)
 
 
-def test_object_that_is_there_twice_is_named():
+def test_object_that_is_there_twice_counts_once():
     """Counted twice, it would raise or lower AP without a word."""
     gt, results = copy.deepcopy(SETS["coco"])
+    expected = evaluate(gt, results)
     gt["annotations"].insert(4, copy.deepcopy(gt["annotations"][0]))
-    with pytest.raises(ValueError, match="Annotations 0 and 4 are the same object with the same id 1: leave"):
-        evaluate(gt, results)
+    assert evaluate(gt, results) == pytest.approx(expected, rel=0, abs=0, nan_ok=True)
+    assert read_ground_truth(gt).notes == (
+        "copies of an annotation with the same id, left out: 1, annotation 4 (id 1)",
+    )
 
 
 @pytest.mark.parametrize(

@@ -271,12 +271,12 @@ def test_bad_row_is_named(change, message):
     ("spoil", "message"),
     [
         (lambda gt: gt.pop("categories"), "no 'categories'"),
-        (lambda gt: gt["images"][1].pop("height"), r"Annotation 1 \(image 'b'\) .*height and width: add"),
+        (lambda gt: gt["images"][1].pop("height"), r"Annotation 1 .* on image 'b', .*height and width: add"),
         (lambda gt: gt["images"][1].pop("id"), "Entry 1 of 'images'"),
-        (lambda gt: gt["annotations"][1].pop("category_id"), "Annotation 1 has no category_id"),
-        (lambda gt: gt["annotations"][1].update(image_id="q"), "Annotation 1 has image_id 'q'"),
-        (lambda gt: gt["annotations"][1].pop("segmentation"), "Annotation 1"),
-        (lambda gt: gt["annotations"][1].update(segmentation=[[1, 2]]), "Annotation 1 .*polygon"),
+        (lambda gt: gt["annotations"][1].pop("category_id"), r"Annotation 1 \(id 8\) has no category_id"),
+        (lambda gt: gt["annotations"][1].update(image_id="q"), r"Annotation 1 \(id 8\) has image_id 'q'"),
+        (lambda gt: [a.pop("segmentation") for a in gt["annotations"]], "None of the 2 annotations has"),
+        (lambda gt: gt["annotations"][1].update(segmentation=["1, 2"]), "Annotation 1 .*polygons"),
         (
             lambda gt: gt["annotations"][1].update(segmentation={"size": [2, 2], "counts": "04"}),
             "Annotation 1 .*size",

@@ -1,0 +1,178 @@
+"""The objects of a COCO-format file, as evaluation and training both read them.
+
+Some faults are so common and so harmless that they are mended or left out, with a count: masks and parts of
+polygons that are none, boxes and areas that say nothing, copies. All else that is wrong is an error that
+names the annotation, since nobody but its author knows what was meant.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+from crispmask.evaluation.checks import check_area, check_box, check_flag, check_ids, short
+from crispmask.evaluation.formats.findings import Findings
+from crispmask.evaluation.progress import Progress, tracked
+
+Row = dict[str, Any]
+# Key of a row for what messages call it; None: by its place in the file
+NAME = "name in messages"
+# Numbers of the shortest part of a polygon: x and y of three corners
+SHORTEST_PART = 6
+
+FLAT = "polygons that are one list of numbers, taken as one part"
+SHORT_PARTS = "parts of polygons without three corners, left out"
+NO_MASK = "objects without a mask, which count for boxes alone"
+NOTHING = "annotations without mask and box, left out"
+BAD_BOX = "boxes that are no x, y, width and height, replaced by those of the masks"
+BAD_AREA = "areas that are no number of pixels, replaced by those of the masks"
+COPIES = "copies of an annotation with the same id, left out"
+
+
+def read_annotations(
+    rows: Sequence[Mapping[str, Any]],
+    images: Collection[Any],
+    categories: Collection[Any],
+    findings: Findings,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Own copies of the annotations that can be used.
+
+    Args:
+        rows: annotations of a file.
+        images, categories: ids that the file has.
+        findings: where to count what was left out or mended.
+        progress: where to say how far it is.
+
+    Returns:
+        Rows with ``iscrowd`` (0 or 1), ``index`` (place in the file) and their name in messages.
+        ``segmentation`` is there if it holds a mask: a list of polygons, each of an even count of six numbers
+        or more, or a dict of run lengths, whose content is not looked at here. ``bbox`` and ``area`` are
+        there if they are ones. Each row has a mask or a box.
+
+    Raises:
+        ValueError: an unknown image or category, a flag that is none, or polygons that are no lists of
+            numbers; the message names the annotation. Or none of them can be used.
+    """
+    read = (
+        read_annotation(row, index, images, categories, findings)
+        for index, row in enumerate(tracked(rows, "Annotations", progress))
+    )
+    usable = [row for row in read if row is not None]
+    if rows and not usable:
+        raise ValueError(
+            f"None of the {len(rows)} annotations has a mask or a box: give a file that has them."
+        )
+    return without_copies(usable, findings)
+
+
+def read_annotation(
+    row: Mapping[str, Any],
+    index: int,
+    images: Collection[Any],
+    categories: Collection[Any],
+    findings: Findings,
+) -> Row | None:
+    """One annotation of :func:`read_annotations`; None if nothing in it can be used."""
+    where = annotation_name(row, index)
+    check_ids(row, where, images, categories)
+    own = {**row, "iscrowd": check_flag(row.get("iscrowd"), where, "iscrowd"), "index": index, NAME: where}
+    mask = usable_mask(own.pop("segmentation", None), where, findings)
+    if mask is not None:
+        own["segmentation"] = mask
+    has_box = _keep_if(own, "bbox", check_box, where, BAD_BOX, findings)
+    if mask is None:
+        findings.add(NO_MASK if has_box else NOTHING, _place(where))
+        if not has_box:
+            return None
+    _keep_if(own, "area", check_area, where, BAD_AREA, findings)
+    return own
+
+
+def annotation_name(row: Mapping[str, Any], index: int) -> str:
+    """What messages call an annotation: its place in the file, from 0, and its id if it has one."""
+    return f"Annotation {index}" if row.get("id") is None else f"Annotation {index} (id {short(row['id'])})"
+
+
+def usable_mask(value: Any, where: str, findings: Findings) -> Any:
+    """The parts of a mask that are some, or None.
+
+    Args:
+        value: ``segmentation`` of a file: polygons, run lengths, or anything else.
+        where: name of the annotation.
+        findings: where to count the other parts.
+
+    Raises:
+        ValueError: it is neither run lengths nor lists of numbers.
+    """
+    if value is None or (isinstance(value, (Mapping, Sequence)) and len(value) == 0):
+        return None
+    if not isinstance(value, list):
+        return value
+    if all(map(_is_number, value)):
+        findings.add(FLAT, _place(where))
+        value = [value]
+    if not all(isinstance(part, (list, tuple)) for part in value):
+        raise ValueError(f"{where} has polygons that cannot be read: each must be a list of numbers.")
+    parts = [part for part in value if len(part) >= SHORTEST_PART and len(part) % 2 == 0]
+    for _ in range(len(value) - len(parts)):
+        findings.add(SHORT_PARTS, _place(where))
+    return parts or None
+
+
+def without_copies(annotations: Sequence[Row], findings: Findings) -> list[Row]:
+    """Annotations without those that repeat an object together with its id.
+
+    The id alone does not tell: many files give the same to all.
+    """
+    if len({repr(row.get("id")) for row in annotations}) == len(annotations):
+        return list(annotations)
+    seen: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    kept = []
+    for row in annotations:
+        same = seen[repr(row.get("id")), row["image_id"], row["category_id"]]
+        if row.get("id") is not None and any(_is_copy(row, other) for other in same):
+            findings.add(COPIES, _place(row[NAME]))
+            continue
+        same.append(row)
+        kept.append(row)
+    return kept
+
+
+def _keep_if(row: Row, key: str, check: Any, where: str, what: str, findings: Findings) -> bool:
+    """Take a value out of a row unless it is a right one; without a mask a wrong one is an error."""
+    value = row.get(key)
+    if value is None or (isinstance(value, Sequence) and len(value) == 0):
+        row.pop(key, None)
+        return False
+    try:
+        check(value, where)
+    except ValueError:
+        if "segmentation" not in row:
+            raise
+        findings.add(what, _place(where))
+        del row[key]
+        return False
+    return True
+
+
+def _is_copy(row: Row, other: Row) -> bool:
+    return all(_is_equal(row.get(key), other.get(key)) for key in ("segmentation", "bbox"))
+
+
+def _is_equal(value: Any, other: Any) -> bool:
+    try:
+        return bool(value == other)
+    except ValueError:  # NumPy arrays
+        return False
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _place(where: str) -> str:
+    """The name of an annotation within a sentence."""
+    return where[0].lower() + where[1:]
