@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-import crispmask.data  # noqa: F401  registers the data sets, in every process
+import crispmask.data.builtin  # noqa: F401  registers the data sets, in every process
 import refinemask_d2  # noqa: F401  registers its heads, likewise
 import transfiner_d2  # noqa: F401
 from crispmask.engine import (

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crispmask.data.images import ImageError, read_image
 from crispmask.errors import UserError
-from crispmask.visualization.images import ImageError, read_image
 
 
 class ImageFiles:

@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _plan(args: argparse.Namespace) -> dict[Path, Path]:
     """The images and the pictures that are made of them."""
-    from crispmask.visualization.images import find_images, png_names
+    from crispmask.visualization.files import find_images, png_names
 
     if args.scale < 1 or args.batch_size < 1:
         raise UserError("--scale and --batch-size must be 1 or more.")
@@ -130,7 +130,7 @@ def _plan(args: argparse.Namespace) -> dict[Path, Path]:
 
 def _batches(paths: Iterable[Path], size: int) -> Iterator[list[tuple[Path, NDArray[np.uint8]]]]:
     """Images with their paths; one that cannot be read is named on stderr and left out."""
-    from crispmask.visualization.images import ImageError, read_image
+    from crispmask.data.images import ImageError, read_image
 
     batch = []
     for path in paths:

@@ -39,7 +39,7 @@ def load_model_config(args: argparse.Namespace) -> CfgNode:
     from crispmask.config import HEAD_PACKAGES
     from crispmask.engine.arguments import load_config
 
-    import_module("crispmask.data")  # registers its data sets, whose class names a model may use
+    import_module("crispmask.data.builtin")  # registers its data sets, whose class names a model may use
     for package in HEAD_PACKAGES:
         import_module(package)
     # It warns of a function that Detectron2 calls in every convolution

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     json_file = check_output_file(args.json, [path, weight_path(args.weights)])
     from detectron2.utils.logger import setup_logger
 
-    import crispmask.data  # noqa: F401  registers the data sets
+    import crispmask.data.builtin  # noqa: F401  registers the data sets
     from crispmask import model_zoo
     from crispmask.engine.arguments import check_pairs, load_config
     from crispmask.engine.checks import check_weight_file

@@ -1,31 +1,29 @@
-"""Data sets. Importing this package registers those of shapes, Cityscapes, BDD100K and AP* with Detectron2.
+"""Data sets and their images. ``crispmask.data.builtin`` registers those of CrispMask with Detectron2.
 
-Their names: ``shapes_{train,val}``, ``cityscapes_instances_{train,val,test}``,
-``bdd100k_ins_seg_{train,val}`` and ``lvis_v1_val_cocofied``. Detectron2's LVIS sets get a loader of ours.
+Importing the package is cheap: readers of images need no Detectron2. It is imported by the names below that
+need it, when they are used; those that look for a registered data set register ours first.
 """
 
-from crispmask.data.datasets import (
-    UnknownDatasetError,
-    register_bdd100k,
-    register_cityscapes,
-    register_shapes,
-    require_dataset,
-)
-from crispmask.data.lvis import register_lvis
-from crispmask.data.shapes import ensure_shapes, write_shapes
+from importlib import import_module
+from typing import Any
 
-register_shapes()
-register_cityscapes()
-register_bdd100k()
-register_lvis()
+_MODULES = {
+    "UnknownDatasetError": "datasets",
+    "ensure_shapes": "shapes",
+    "register_bdd100k": "datasets",
+    "register_cityscapes": "datasets",
+    "register_lvis": "lvis",
+    "register_shapes": "datasets",
+    "require_dataset": "datasets",
+    "write_shapes": "shapes",
+}
 
-__all__ = [
-    "UnknownDatasetError",
-    "ensure_shapes",
-    "register_bdd100k",
-    "register_cityscapes",
-    "register_lvis",
-    "register_shapes",
-    "require_dataset",
-    "write_shapes",
-]
+__all__ = [*_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'crispmask.data' has no attribute {name!r}")
+    if _MODULES[name] != "shapes":
+        import_module("crispmask.data.builtin")
+    return getattr(import_module(f"crispmask.data.{_MODULES[name]}"), name)

@@ -28,12 +28,12 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_utils
 
+from crispmask.data.images import opened_image
 from crispmask.evaluation.checks import check_flag, check_rows, check_size, load_json, short
 from crispmask.evaluation.encode import distinct_ids, encode_ids
 from crispmask.evaluation.inputs import NAME, GroundTruth
 from crispmask.evaluation.progress import Progress, tracked
 from crispmask.evaluation.regions import with_masks
-from crispmask.visualization.images import opened_image
 
 CLASSES = ("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 CATEGORY_IDS = {name: number for number, name in enumerate(CLASSES, 1)}

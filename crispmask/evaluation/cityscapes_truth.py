@@ -19,9 +19,9 @@ import numpy as np
 from cityscapesscripts.helpers.labels import labels
 from numpy.typing import NDArray
 
+from crispmask.data.images import opened_image
 from crispmask.evaluation.encode import RLE, distinct_ids, encode_ids
 from crispmask.evaluation.rle import Runs, parse_runs
-from crispmask.visualization.images import opened_image
 
 # Label id -> name of the classes that are evaluated, in the official order
 CLASSES = {label.id: label.name for label in labels if label.hasInstances and not label.ignoreInEval}

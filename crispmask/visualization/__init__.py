@@ -1,1 +1,1 @@
-"""Reading image files of any kind and drawing masks on them, with NumPy and Pillow alone."""
+"""Masks drawn on pictures, with NumPy and Pillow alone."""

@@ -14,7 +14,7 @@ from detectron2.data import build_detection_test_loader
 from detectron2.modeling import build_model
 
 import crispmask
-import crispmask.data
+import crispmask.data.builtin
 from crispmask.checkpoint import load_weights
 from crispmask.engine.cost import PeakMemory, describe_device, timed
 

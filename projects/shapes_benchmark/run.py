@@ -213,7 +213,7 @@ def make_report(args: argparse.Namespace, table: str, models: list[str]) -> Path
     from report import compare, write_report
 
     import crispmask
-    import crispmask.data
+    import crispmask.data.builtin
 
     config = crispmask.get_config(MODELS[models[0]].path, args.opts)
     data = MetadataCatalog.get(config.DATASETS.TEST[0])

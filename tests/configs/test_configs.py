@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 
 import crispmask
-import crispmask.data
+import crispmask.data.builtin
 import refinemask_d2
 from crispmask import get_config
 from crispmask.engine.freeze import freeze_modules

@@ -1,6 +1,8 @@
 """Registration with Detectron2, and what is said when a data set is not there."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data.datasets import cityscapes
 
+import crispmask.data
 from crispmask.data import (
     UnknownDatasetError,
     datasets,
@@ -146,3 +149,17 @@ def test_cityscapes_loader_of_ones_own_is_trusted(monkeypatch):
     monkeypatch.setattr(datasets.PathManager, "exists", lambda path: True)
     monkeypatch.setitem(DatasetCatalog.data, name, list)
     require_dataset(name)
+
+
+def test_readers_of_images_need_neither_detectron2_nor_torch():
+    code = (
+        "import sys; sys.modules['detectron2'] = sys.modules['torch'] = None\n"
+        "import crispmask.data.images\nfrom crispmask.data import write_shapes\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match=r"'crispmask\.data' has no attribute 'nothing'"):
+        crispmask.data.nothing  # noqa: B018

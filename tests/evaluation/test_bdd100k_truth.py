@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from crispmask.evaluation.bdd100k_truth import to_coco
-from tests.visualization.test_images import png_header
+from tests.data.test_images import png_header
 
 SIZE = (40, 60)
 CLASSES = ["pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"]

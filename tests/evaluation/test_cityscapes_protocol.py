@@ -16,7 +16,7 @@ from crispmask.evaluation import evaluate
 from crispmask.evaluation.boundary_iou import boundary_width
 from crispmask.evaluation.cityscapes_truth import find_instance_files
 from crispmask.ops import mask_boundary
-from tests.visualization.test_images import png_header
+from tests.data.test_images import png_header
 
 NAMES = {
     24: "person",

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crispmask.errors import UserError
-from crispmask.visualization.images import ImageError, find_images, png_names, read_image
+from crispmask.data.images import ImageError, read_image
 
 # Left half red, right half blue
 TWO_COLOURS = np.zeros((20, 40, 3), np.uint8)
@@ -75,22 +74,3 @@ def png_header(width: int, height: int, keep: int = 13) -> bytes:
     """A PNG file that is all header; ``keep`` bytes of it."""
     chunk = b"IHDR" + (struct.pack(">II", width, height) + bytes([16, 0, 0, 0, 0]))[:keep]
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", keep) + chunk + struct.pack(">I", zlib.crc32(chunk))
-
-
-def test_folders_give_their_images_by_name(tmp_path: Path) -> None:
-    (tmp_path / "deeper").mkdir()
-    for name in ("b.PNG", "a.jpg", "notes.txt", "deeper/c.png"):
-        (tmp_path / name).touch()
-    single = tmp_path / "notes.txt"
-    expected = [single, tmp_path / "a.jpg", tmp_path / "b.PNG"]
-    # What is named twice is taken once
-    assert find_images([single, tmp_path, tmp_path / "a.jpg"]) == expected
-    with pytest.raises(UserError, match=r"empty.*holds no image"):
-        (tmp_path / "empty").mkdir()
-        find_images([tmp_path, tmp_path / "empty"])
-
-
-def test_no_two_pictures_get_one_name() -> None:
-    paths = [Path(p) for p in ("a/1.jpg", "a/1.png", "b/1.jpg", "b/1-2.jpg")]
-    names = png_names(paths)
-    assert names[:2] == ["1.png", "1-2.png"] and len(set(names)) == 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,9 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from crispmask.errors import UserError
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # Modes of Pillow that hold 16 bits a pixel; "I" is what it gives for some 16-bit PNG and TIFF files
 _DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 # What Pillow raises on files whose headers or pixels are broken
@@ -61,42 +58,6 @@ def opened_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         # Pillow says "cannot identify image file <path>", "image file is truncated", ...
         reason = "it is no image" if "identify" in str(error) else " ".join(str(error).split()).rstrip(".")
         raise ImageError(f"Image file '{path}' cannot be read: {reason or type(error).__name__}.") from error
-
-
-def find_images(inputs: Sequence[str | Path]) -> list[Path]:
-    """Image files of files and folders, in the order given, those of a folder by name.
-
-    Args:
-        inputs: files, which are taken as they are, and folders, of which the files with a suffix of
-            ``SUFFIXES`` are taken, but not those of their folders.
-
-    Raises:
-        UserError: a folder holds no image.
-    """
-    found: dict[Path, None] = {}
-    for path in map(Path, inputs):
-        if not path.is_dir():
-            found[path] = None
-            continue
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
-        if not files:
-            raise UserError(
-                f"The folder '{path}' holds no image ({', '.join(SUFFIXES)}): give one that does, or files."
-            )
-        found.update(dict.fromkeys(files))
-    return list(found)
-
-
-def png_names(paths: Sequence[Path]) -> list[str]:
-    """A file name for the picture of each image: its own with the suffix .png, numbered if there are two."""
-    names: dict[str, None] = {}
-    for path in paths:
-        name, number = f"{path.stem}.png", 1
-        while name in names:
-            number += 1
-            name = f"{path.stem}-{number}.png"
-        names[name] = None
-    return list(names)
 
 
 def _in_colour(image: Image.Image) -> Image.Image:
