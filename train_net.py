@@ -14,6 +14,7 @@ from detectron2.utils import comm
 import crispmask.data.builtin  # noqa: F401  registers the data sets, in every process
 import refinemask_d2  # noqa: F401  registers its heads, likewise
 import transfiner_d2  # noqa: F401
+from crispmask.config_files import remote_bases
 from crispmask.engine import (
     AtomicCheckpointer,
     Trainer,
@@ -63,7 +64,7 @@ def main(cfg: CfgNode, args: argparse.Namespace, notes: Sequence[str]) -> dict[s
 def run(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
     """The whole command."""
     args = argument_parser().parse_args(argv)
-    with exit_on_user_error():
+    with exit_on_user_error(), remote_bases(args.allow_remote_base):
         cfg, notes = setup(args)
         return launch(
             main,

@@ -8,6 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crispmask.config_files import read_config_file
+from crispmask.errors import UserError
+
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
@@ -68,8 +71,11 @@ def get_config(path: str | Path | None = None, opts: Sequence[object] = ()) -> C
             leading ``configs/`` (``refinemask/coco/R_50_FPN_1x.yaml``).
         opts: ``KEY, VALUE, KEY, VALUE, ...``.
 
+    Nothing that a config says is run; see :func:`crispmask.config_files.read_config_file`.
+
     Raises:
         FileNotFoundError: ``path`` is neither a file nor a config of the package.
+        UserError: the file or one of its bases cannot be read.
     """
     from detectron2.config import get_cfg
 
@@ -79,9 +85,28 @@ def get_config(path: str | Path | None = None, opts: Sequence[object] = ()) -> C
         if find_spec(package) is not None:
             getattr(import_module(package), function)(cfg)
     if path is not None:
-        cfg.merge_from_file(str(find_config(path)))
+        _merge_file(cfg, find_config(path))
     cfg.merge_from_list(list(opts))
     return cfg
+
+
+def _merge_file(cfg: CfgNode, path: Path) -> None:
+    """Merge a file in place; one of an older version is brought up to date, as Detectron2 does it."""
+    from detectron2.config import CfgNode as CN
+    from detectron2.config import compat
+
+    values = CN(read_config_file(path))
+    version = values["VERSION"] if "VERSION" in values else compat.guess_version(values, str(path))
+    if not isinstance(version, int) or not 0 < version <= cfg.VERSION:
+        raise UserError(f"Config file '{path}' has VERSION {version!r}: only 1 to {cfg.VERSION} can be read.")
+    if version == cfg.VERSION:
+        cfg.merge_from_other_cfg(values)
+        return
+    old = compat.downgrade_config(cfg, to_version=version)
+    old.merge_from_other_cfg(values)
+    new = compat.upgrade_config(old)
+    cfg.clear()
+    cfg.update(new)
 
 
 def find_config(path: str | Path) -> Path:

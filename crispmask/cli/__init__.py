@@ -19,6 +19,7 @@ from inspect import getdoc
 from typing import Any, NoReturn
 
 from crispmask import __version__
+from crispmask.config_files import remote_bases
 from crispmask.errors import UserError
 
 ANALYSES = {
@@ -57,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not sys.warnoptions:
                 # Those of torch and Detectron2 are about code that is not the user's
                 warnings.simplefilter("ignore")
-            args.run(args)
+            with remote_bases(getattr(args, "allow_remote_base", False)):
+                args.run(args)
         sys.stdout.flush()
     except UserError as error:
         print(f"crispmask: {error}", file=sys.stderr, flush=True)

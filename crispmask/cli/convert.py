@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crispmask.cli.arguments import weight_path
+from crispmask.config_files import add_remote_base_flag
 from crispmask.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         help="check against this config: a file, or its name in the zoo",
     )
+    add_remote_base_flag(parser)
     parser.add_argument(
         "--allow-missing",
         metavar="PATTERN",

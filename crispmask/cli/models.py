@@ -7,6 +7,8 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from crispmask.config_files import add_remote_base_flag
+
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
@@ -19,6 +21,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="config of CrispMask or Detectron2: a file, or the name of one that comes with them",
     )
+    add_remote_base_flag(parser)
     parser.add_argument(
         "--weights", metavar="FILE", help="trained checkpoint (default: MODEL.WEIGHTS of the config)"
     )

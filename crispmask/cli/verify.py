@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from crispmask.cli.arguments import weight_path
 from crispmask.cli.output import check_output_file, print_table, write_json
+from crispmask.config_files import add_remote_base_flag
 from crispmask.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", metavar="WEIGHTS", help="checkpoint of this model")
     parser.add_argument("opts", metavar="KEY VALUE", nargs="*", help="config overrides")
     parser.add_argument("--json", metavar="FILE", help="write all figures")
+    add_remote_base_flag(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterator, Sequence
 
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 
 from crispmask.config import find_config, get_config
+from crispmask.config_files import add_remote_base_flag
 from crispmask.errors import UserError
 
 EPILOG = """
@@ -30,6 +30,7 @@ without a GPU, --num-gpus counts processes on the CPU
 def argument_parser() -> argparse.ArgumentParser:
     """Detectron2's flags; ``--dist-url`` finds a free port by itself on one machine."""
     parser = default_argument_parser(epilog=EPILOG)
+    add_remote_base_flag(parser)
     # A fixed port would let two runs of one user on one machine collide
     parser.set_defaults(dist_url="auto")
     return parser
@@ -50,10 +51,12 @@ def load_config(path: str, opts: Sequence[str], *, flag: str = "--config-file") 
     check_pairs(opts)
     try:
         cfg = get_config(path or None, opts)
+    except FileNotFoundError as error:
+        raise UserError(f"{error} Give {flag} a path that exists.") from error
     except OSError as error:
-        raise UserError(_explain_file(path, error, flag)) from error
-    except yaml.YAMLError as error:
-        raise UserError(f"Config file '{path}' is not valid YAML: {' '.join(str(error).split())}.") from error
+        raise UserError(f"Config file '{path}' cannot be read: {error.strerror}.") from error
+    except (RecursionError, MemoryError) as error:  # Python's parser, on brackets in brackets
+        raise UserError("A value of the config is nested too deeply: correct it.") from error
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(_explain_key(path, error, opts)) from error
     cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE, asked_for="MODEL.DEVICE" in opts[::2])
@@ -100,13 +103,6 @@ def choose_device(device: str, *, asked_for: bool) -> str:
 def resolve_config_file(path: str) -> str:
     """Where the config file of ``--config-file`` is, for the log; empty stays empty."""
     return str(find_config(path)) if path else ""
-
-
-def _explain_file(path: str, error: OSError, flag: str) -> str:
-    missing = error.filename
-    if missing is None:  # from find_config, whose sentence already names the file
-        return f"{error} Give {flag} a path that exists."
-    return f"Config file '{path}' needs '{missing}', which cannot be read: correct its _BASE_ line."
 
 
 def _explain_key(path: str, error: Exception, opts: Sequence[str]) -> str:
