@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from crispmask.text import printable_message
+
 
 class UserError(Exception):
     """Something in the command, config or files cannot work; the message says what and the way out."""
@@ -17,6 +19,11 @@ class NonFiniteError(FloatingPointError):
     """A loss or a gradient became NaN or infinite; the message names it and the images of the batch."""
 
 
+def print_error(program: str, message: object) -> None:
+    """Print a message on stderr; names in it cannot act on the terminal."""
+    print(f"{program}: {printable_message(message)}", file=sys.stderr, flush=True)
+
+
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
     """Turn a :class:`UserError` into its sentence on stderr and exit code 2, without a traceback."""
@@ -24,5 +31,5 @@ def exit_on_user_error() -> Iterator[None]:
         yield
     except UserError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # under torchrun all processes of a machine fail alike
-            print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr, flush=True)
+            print_error(Path(sys.argv[0]).name, error)
         raise SystemExit(2) from None

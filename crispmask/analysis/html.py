@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from crispmask.text import printable
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1360px; padding: 0 1rem; }
@@ -26,6 +28,11 @@ svg text { font: 11px system-ui, sans-serif; fill: #444; }
 """
 # Bars of the first and the second file
 SERIES_COLORS = ("#7a3fb8", "#1a9a8a")
+
+
+def escape(text: object) -> str:
+    """Text, inside of elements or of quoted attributes; what cannot be seen is written out."""
+    return html.escape(printable(text))
 
 
 def page(title: str, body: str) -> str:
@@ -121,4 +128,4 @@ def paragraph(text: str) -> str:
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return "–" if math.isnan(value) else f"{value:.1f}"
-    return escape(str(value))
+    return escape(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,7 +31,8 @@ class ImageFiles:
             sizes: (H, W) by image id.
 
         Raises:
-            UserError: none of the files is in the folder.
+            UserError: none of the files is in the folder, or one that exists is outside of it: a page that
+                is handed on shows nothing that nobody chose.
         """
         self.unread = 0
         self._sizes = sizes
@@ -39,7 +41,7 @@ class ImageFiles:
             return
         names = {image["id"]: str(image.get("file_name") or image.get("coco_url") or "") for image in images}
         self._paths = {image_id: _locate(Path(folder), name) for image_id, name in names.items()}
-        if names and not any(path.is_file() for path in self._paths.values()):
+        if names and not any(map(os.path.isfile, self._paths.values())):
             example = next(iter(names.values()))
             raise UserError(
                 f"No image of the ground truth lies in '{folder}', '{example}' for one: correct --images."
@@ -60,6 +62,17 @@ class ImageFiles:
 
 
 def _locate(folder: Path, name: str) -> Path:
-    """``folder/name``, or where that is not there the file of this name without its own folders."""
-    path = folder / name
-    return path if path.is_file() else folder / PurePosixPath(name).name
+    """``folder/name``, or where that is not there the file of this name without its own folders.
+
+    A link inside of the folder is the user's own and is followed, wherever it leads.
+    """
+    path, bare = Path(os.path.abspath(folder / name)), folder / PurePosixPath(name).name
+    inside = path.is_relative_to(os.path.abspath(folder))
+    if inside and os.path.isfile(path):
+        return path
+    if not inside and os.path.isfile(path) and not os.path.isfile(bare):
+        raise UserError(
+            f"Image '{name}' of the ground truth is outside of '{folder}' and is not put into a page: give "
+            "the folder that holds it to --images, or no --images."
+        )
+    return bare

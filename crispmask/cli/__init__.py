@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from crispmask import __version__
 from crispmask.config_files import remote_bases
-from crispmask.errors import UserError
+from crispmask.errors import UserError, print_error
 
 ANALYSES = {
     "boundary": ("crispmask.cli.analyze_boundary", "where outlines are wrong: HTML page and CSV"),
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 args.run(args)
         sys.stdout.flush()
     except UserError as error:
-        print(f"crispmask: {error}", file=sys.stderr, flush=True)
+        print_error("crispmask", error)
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + getattr(signal, "SIGPIPE", 13)
     except OSError as error:
         place = f"'{error.filename}'" if error.filename else "A file"
-        print(f"crispmask: {place} cannot be read or written: {error.strerror}.", file=sys.stderr, flush=True)
+        print_error("crispmask", f"{place} cannot be read or written: {error.strerror}.")
         return 2
     return 0
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crispmask.cli.arguments import weight_path
+from crispmask.cli.output import say
 from crispmask.config_files import add_remote_base_flag
 from crispmask.errors import UserError
 
@@ -104,25 +105,25 @@ def _print_use(conversion: Conversion, output: Path, *, whole: bool) -> None:
     from crispmask.checkpoint.report import with_count
 
     report = conversion.report
-    print(f", which are {report.loaded} of {report.total} of the model of {conversion.config}")
+    say(f", which are {report.loaded} of {report.total} of the model of {conversion.config}")
     for name, count, why in conversion.file_report.rows():
-        print(f"  {LEFT_OUT.get(why, why)}: {with_count(name, count)}")
+        say(f"  {LEFT_OUT.get(why, why)}: {with_count(name, count)}")
     for pattern in conversion.unused_patterns:
-        print(f"  --allow-missing '{pattern}' matches nothing")
+        say(f"  --allow-missing '{pattern}' matches nothing")
     for note in conversion.notes:
-        print(f"  note: {note}")
+        say(f"  note: {note}")
     if conversion.also_fits:
-        print(f"The same model, of another schedule: {', '.join(conversion.also_fits)}")
+        say(f"The same model, of another schedule: {', '.join(conversion.also_fits)}")
     train_net = ["python", "train_net.py"]
     config = ["--config-file", conversion.config]
     overrides = ["MODEL.WEIGHTS", str(output), *conversion.opts]
     if not report.fits:
-        print(f"Train it, also what is missing:  {shlex.join([*train_net, *config, *overrides])}")
+        say(f"Train it, also what is missing:  {shlex.join([*train_net, *config, *overrides])}")
     if whole:
         lenient = () if report.fits else LENIENT
         words = ["crispmask", "verify", conversion.config, str(output), *conversion.opts, *lenient]
-        print(f"Compare it with the published figures:  {shlex.join(words)}")
-        print(f"Evaluate it:  {shlex.join([*train_net, '--eval-only', *config, *overrides, *lenient])}")
+        say(f"Compare it with the published figures:  {shlex.join(words)}")
+        say(f"Evaluate it:  {shlex.join([*train_net, '--eval-only', *config, *overrides, *lenient])}")
 
 
 def _config_name(config: str) -> str:

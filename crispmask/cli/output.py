@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crispmask.errors import UserError
+from crispmask.text import printable
 
 if TYPE_CHECKING:
     from crispmask.evaluation.inputs import GroundTruth
 
 # Columns of a table that is piped into a file, where nobody says how wide a line may be
 PIPED_WIDTH = 200
+# The wide forms count in some languages
+FORMULA_STARTS = (*"=+-@\t\r\n", *"＝＋－＠")
 
 
 def check_output_file(path: str | Path | None, others: Iterable[str | Path | None] = ()) -> Path | None:
@@ -73,11 +76,14 @@ def write_json(path: Path, data: Any, *, indent: int | None = 1) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows below their column names, NaN as an empty cell."""
+    """Write rows below their column names, NaN as an empty cell.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe in front, which spreadsheets know.
+    """
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows([_without_nan(cell) for cell in row] for row in rows)
+        writer.writerow(map(_no_formula, columns))
+        writer.writerows([_no_formula(_without_nan(cell)) for cell in row] for row in rows)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
@@ -90,8 +96,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
     from rich.console import Console
     from rich.table import Table
 
+    columns = [printable(column) for column in columns]
     rows = [list(row) for row in rows]
-    console = Console(markup=False)
+    console = Console(markup=False, emoji=False)
     if not console.is_terminal:
         console.width = PIPED_WIDTH
     cells = [max((cell_len(_cell(row[i])) for row in rows), default=0) for i in range(len(columns))]
@@ -102,7 +109,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
         if total <= console.width:
             break
     console.width = max(console.width, total)
-    table = Table(title=title or None, title_justify="left", title_style="")
+    table = Table(title=printable(title) or None, title_justify="left", title_style="")
     for index, (column, width) in enumerate(zip(columns, widths, strict=True)):
         is_text = any(isinstance(row[index], str) for row in rows)
         table.add_column(column, justify="left" if is_text else "right", width=width)
@@ -111,10 +118,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
     console.print(table)
 
 
+def say(text: str) -> None:
+    """Print a line; names in it cannot act on the terminal."""
+    print(printable(text))
+
+
 def print_notes(notes: Iterable[str]) -> None:
     """Print what a reader of the figures has to know, a line each."""
     for note in notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
 
 
 def print_rules(gt: GroundTruth, path: str) -> None:
@@ -122,7 +134,7 @@ def print_rules(gt: GroundTruth, path: str) -> None:
     those of an LVIS file."""
     print_notes(gt.notes)
     if gt.is_federated:
-        print(
+        say(
             f"note: '{path}' is an LVIS file, whose images are annotated for some categories only; by COCO's "
             "rules, as here, detections of the others are wrong. crispmask evaluate --protocol lvis gives "
             f"{'AP*' if gt.extra_categories else 'LVIS AP'}."
@@ -132,7 +144,17 @@ def print_rules(gt: GroundTruth, path: str) -> None:
 def _cell(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
+    return f"{value:.1f}" if isinstance(value, float) else printable(value)
+
+
+def _no_formula(cell: Any) -> Any:
+    if not isinstance(cell, str) or not cell.startswith(FORMULA_STARTS):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def _without_nan(data: Any) -> Any:

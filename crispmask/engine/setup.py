@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from crispmask.config import HEAD_PACKAGES
+from crispmask.text import PrintableLog
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +27,13 @@ def setup_run(cfg: CfgNode, args: argparse.Namespace, notes: Sequence[str] = ())
         args: parsed command line.
         notes: what the checks found worth a warning.
     """
-    for name in ("crispmask", *HEAD_PACKAGES):
+    ours = ("crispmask", *HEAD_PACKAGES)
+    for name in ours:
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     default_setup(cfg, args)
+    for name in (*ours, "detectron2", "fvcore"):
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(PrintableLog())
     if cfg.MODEL.DEVICE == "cpu" and not torch.cuda.is_available():
         logger.info("Running on the CPU: torch sees no GPU.")
     for note in notes:

@@ -101,6 +101,14 @@ def test_page_is_whole_and_texts_are_escaped() -> None:
     assert "http" not in text, "nothing is fetched"
 
 
+def test_what_cannot_be_seen_is_written_out() -> None:
+    """A name cannot turn the text behind it round, nor leave an attribute."""
+    name = "a\u202egnp.\x1b[2J\n\"' onload='x"
+    page = html.figure(np.zeros((4, 5, 3), np.uint8), name) + html.histogram(name, {name: [0.5]})
+    page += html.table([name], [[name]]) + html.paragraph(name) + html.page(name, "")
+    assert not {"\u202e", "\x1b"} & set(page) and "' onload" not in page
+
+
 def test_bars_are_the_shares_of_each_series() -> None:
     chart = html.histogram("IoU", {"one": [0.1, 0.1, 0.1, 0.9]}, bins=2)
     heights = [float(h) for h in re.findall(r'<rect[^>]* height="([\d.]+)"', chart)]

@@ -1,0 +1,37 @@
+"""Text that came with somebody's files, as a terminal or a page shows it and does not obey it."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+# Control characters, line and paragraph separators, and marks that turn the direction of text
+_OBEYED = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+_ANY = re.compile(_OBEYED)
+# What log messages are laid out with: their own lines, and colours, which change nothing but colours
+_LAID_OUT = re.compile(rf"(\x1b\[[0-9;]*m|[\n\t])|{_OBEYED}")
+# Further lines of a message are indented; those of a name would pass for new messages
+_MESSAGE = re.compile(rf"(\n(?=  ))|{_OBEYED}")
+
+
+def printable(text: object) -> str:
+    r"""Text on one line, with ``\x1b`` and the like for what a terminal would obey."""
+    return _ANY.sub(_escaped, str(text))
+
+
+def printable_message(text: object) -> str:
+    """A message of one or more lines, of which the further ones are indented; see :func:`printable`."""
+    return _MESSAGE.sub(lambda found: found[1] or _escaped(found), str(text))
+
+
+class PrintableLog(logging.Filter):
+    """Makes the messages of a log handler printable; they keep their lines and colours."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = _LAID_OUT.sub(lambda found: found[1] or _escaped(found), record.getMessage())
+        record.msg, record.args = text, None
+        return True
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()

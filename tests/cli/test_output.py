@@ -1,0 +1,47 @@
+"""Tables for programs: what a spreadsheet would run is text."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+
+from crispmask.cli.output import write_csv
+
+
+def written(path: Path, *cells: object) -> list[str]:
+    write_csv(path / "x.csv", ["name"] * len(cells), [cells])
+    return list(csv.reader((path / "x.csv").open(newline="", encoding="utf-8")))[1]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        *(
+            '=HYPERLINK("http://x")',
+            "+1+cmd|' /C calc'!A0",
+            "-2+3",
+            "@SUM(A1)",
+            "\t=1",
+            "\r=1",
+            "\n=1",
+            "=",
+            "-",
+        ),
+        "＝1+1",
+    ],
+)
+def test_no_cell_is_a_formula(cell: str, tmp_path: Path) -> None:
+    assert written(tmp_path, cell) == [f"'{cell}"]
+
+
+def test_numbers_and_other_text_stay(tmp_path: Path) -> None:
+    cells = [-0.5, -3, "-0.5", "+1.2", "-1e-3", "a=b", "dog", "", math.nan, None]
+    assert written(tmp_path, *cells) == ["-0.5", "-3", "-0.5", "+1.2", "-1e-3", "a=b", "dog", "", "", ""]
+
+
+def test_column_names_too(tmp_path: Path) -> None:
+    write_csv(tmp_path / "x.csv", ["=1"], [])
+    assert (tmp_path / "x.csv").read_text() == "'=1\n"
