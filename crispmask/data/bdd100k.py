@@ -11,7 +11,7 @@ objects is said in ``crispmask.evaluation.bdd100k_truth``.
 from __future__ import annotations
 
 from crispmask.data.metadata import MovableMetadata, datasets_folder
-from crispmask.evaluation.bdd100k_truth import CLASSES
+from crispmask.evaluation.bdd100k_classes import CLASSES
 
 SPLITS = ("train", "val")
 PREPARE = "python tools/datasets/prepare_bdd100k.py"

@@ -8,33 +8,19 @@ with its plain IoU for crowds, is not repeated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import PurePath
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from crispmask.evaluation.bdd100k_truth import (
-    CLASSES,
-    category_of,
-    class_ids_of,
-    is_frames,
-    label_place,
-    mask_of,
-    read_frames,
-    to_coco,
-)
-from crispmask.evaluation.checks import load_json, short
+from crispmask.evaluation.bdd100k_classes import class_ids_of
+from crispmask.evaluation.bdd100k_results import read_results
+from crispmask.evaluation.bdd100k_truth import to_coco
 from crispmask.evaluation.coco import DILATION_RATIO, average_precisions, check_options, evaluate_rows
-from crispmask.evaluation.encode import encode_ids
-from crispmask.evaluation.inputs import (
-    GroundTruth,
-    Row,
-    load_dataset,
-    read_ground_truth,
-    read_predictions,
-)
+from crispmask.evaluation.encode import RLE, encode_pieces
+from crispmask.evaluation.formats.findings import Findings
+from crispmask.evaluation.inputs import GroundTruth, Row, load_dataset, read_ground_truth
 from crispmask.evaluation.overlaps import group_rows
 from crispmask.evaluation.progress import Progress
 from crispmask.evaluation.regions import with_masks
@@ -42,17 +28,25 @@ from crispmask.evaluation.rle import parse_runs
 
 
 def evaluate_bdd100k(
-    gt: Any, predictions: Any, task: str = "boundary", dilation_ratio: float = DILATION_RATIO
+    gt: Any,
+    predictions: Any,
+    task: str = "boundary",
+    dilation_ratio: float = DILATION_RATIO,
+    *,
+    scores: Any = None,
+    findings: Findings | None = None,
 ) -> dict[str, float]:
     """Evaluate predictions on BDD100K's labels.
 
     Args:
         gt: labels in any form that :func:`to_coco` reads: a folder of bitmasks, a JSON of run lengths, or a
             COCO-format JSON made of them.
-        predictions: COCO-format results, with the image ids of ``gt`` and categories from 1 to 8, or Scalabel
-            frames whose labels have ``category``, ``score`` and ``rle``; a path of a JSON or what it holds.
+        predictions: COCO-format results, with the image ids of ``gt`` and categories from 1 to 8, Scalabel
+            frames, or a folder of bitmasks, see :func:`read_results`.
         task: ``bbox``, ``segm`` or ``boundary``.
         dilation_ratio: boundary width as a share of the image diagonal.
+        scores: of a folder of bitmasks, which hold none: path of the JSON of frames, or what it holds.
+        findings: where to count what is left out.
 
     Returns:
         COCO's ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` and ``AP/<class>`` in 0..100, and, except
@@ -62,11 +56,11 @@ def evaluate_bdd100k(
         ValueError: bad input; the message names the file, frame or row.
     """
     check_options((task,), dilation_ratio)
-    progress = Progress()
-    data = load_dataset(to_coco(gt, progress), progress)
-    class_ids = class_ids_of(data["categories"])
+    progress, findings = Progress(), findings or Findings()
+    data = load_dataset(to_coco(gt, progress, findings), progress)
+    class_ids_of(data["categories"])
     truth = read_ground_truth(data, progress)
-    rows = _read_rows(predictions, data, truth, class_ids, progress)
+    rows = read_results(predictions, data, truth, scores=scores, progress=progress, findings=findings)
     options = {"dilation_ratio": dilation_ratio, "progress": progress}
     figures = average_precisions(evaluate_rows(truth, rows, (task,), **options)[task])
     if task == "bbox":
@@ -103,67 +97,18 @@ def paint(rows: Sequence[Row], truth: GroundTruth, progress: Progress | None = N
     return [{key: value for key, value in row.items() if key not in ("area", "bbox")} for row in kept]
 
 
-def _paint_image(rows: Sequence[Row], size: tuple[int, int]) -> list[dict[str, Any]]:
-    """What is left of the mask of each row."""
-    height, width = size
-    runs = parse_runs([row["segmentation"]["counts"] for row in rows])
-    boxes = runs.boxes(height)
-    canvas = np.zeros((width, height), np.int32)
-    for index in sorted(range(len(rows)), key=lambda i: (rows[i]["score"], -i)):
-        x0, y0, x1, y1 = boxes[index].tolist()
-        canvas[x0:x1, y0:y1][runs.crop(index, boxes[index], height).view(bool)] = index + 1
-    return encode_ids(canvas, range(1, len(rows) + 1))
+def _paint_image(rows: Sequence[Row], size: tuple[int, int]) -> list[RLE]:
+    """What is left of the mask of each row.
 
-
-def _read_rows(
-    source: Any, data: Any, truth: GroundTruth, class_ids: Mapping[str, Any], progress: Progress
-) -> list[Row]:
-    """Checked predictions, from COCO-format results or from frames."""
-    source = load_json(source, "predictions", progress)
-    if not is_frames(source):
-        return read_predictions(source, truth, progress)
-    image_ids = _image_ids(data["images"])
-    rows, places = [], []
-    for name, (_, labels) in read_frames(source).items():
-        if name not in image_ids:
-            raise ValueError(
-                f"Frame {short(name)} of the predictions: the ground truth has no such image, its images are "
-                f"named as {short(next(iter(image_ids), None))}."
-            )
-        for index, label in enumerate(labels):
-            where = label_place(index, name)
-            category_id, ignored = category_of(label, where)
-            if ignored:
-                raise ValueError(
-                    f"{where} has category {short(label['category'])}, which is not predicted: leave it out."
-                )
-            # A file in COCO's format may count its classes in another way
-            class_name = CLASSES[category_id - 1]
-            if class_name not in class_ids:
-                raise ValueError(f"{where} is a {class_name}: the ground truth has no such category.")
-            row = {
-                "image_id": image_ids[name],
-                "category_id": class_ids[class_name],
-                "score": label.get("score"),
-            }
-            rows.append({**row, "segmentation": mask_of(label, where)})
-            places.append(where)
-    return read_predictions(rows, truth, progress, places)
-
-
-def _image_ids(images: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Image id by file name, without the folder.
-
-    Raises:
-        ValueError: two images have the same.
+    Painted are not the pixels, of which a file may claim billions, but the pieces of the image, in
+    column-major order, between any two places at which a run of any mask begins or ends.
     """
-    ids: dict[str, Any] = {}
-    for image in images:
-        name = PurePath(str(image.get("file_name"))).name
-        if name in ids:
-            raise ValueError(
-                f"The ground truth has two images named {short(name)}, so frames, which have only names, do "
-                "not tell them apart: give predictions with image ids."
-            )
-        ids[name] = image["id"]
-    return ids
+    runs = parse_runs([row["segmentation"]["counts"] for row in rows])
+    edges = np.unique(runs.stops)
+    owners = np.zeros(len(edges), np.int64)
+    last_pieces = np.searchsorted(edges, runs.stops, side="right")
+    for index in sorted(range(len(rows)), key=lambda i: (rows[i]["score"], -i)):
+        of_mask = slice(runs.first[index], runs.first[index + 1])
+        lengths = np.diff(last_pieces[of_mask], prepend=0)
+        owners[: lengths.sum()][runs.is_object[of_mask].repeat(lengths)] = index + 1
+    return encode_pieces(edges, owners, range(1, len(rows) + 1), size)

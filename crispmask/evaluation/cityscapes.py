@@ -15,6 +15,7 @@ from crispmask.evaluation import cityscapes_ap, coco
 from crispmask.evaluation.boundary_iou import boundary_width
 from crispmask.evaluation.checks import check_rows, is_among, load_json, short
 from crispmask.evaluation.cityscapes_matches import BOUNDARY, MASK, Matches, join_matches, match_image
+from crispmask.evaluation.cityscapes_results import NOT_EVALUATED, read_prediction_folder
 from crispmask.evaluation.cityscapes_truth import (
     CLASSES,
     LABEL_IDS,
@@ -24,6 +25,7 @@ from crispmask.evaluation.cityscapes_truth import (
     read_image_truth,
 )
 from crispmask.evaluation.crops import Crop, crops_of_runs
+from crispmask.evaluation.formats.findings import Findings
 from crispmask.evaluation.inputs import GroundTruth, Row, read_predictions
 from crispmask.evaluation.overlaps import Overlaps
 from crispmask.evaluation.progress import Progress
@@ -57,15 +59,19 @@ def evaluate_cityscapes(
     predictions: str | os.PathLike[str] | Sequence[Mapping[str, Any]],
     task: str = "boundary",
     dilation_ratio: float = DILATION_RATIO,
+    *,
+    findings: Findings | None = None,
 ) -> dict[str, float]:
     """Evaluate predictions on a gtFine folder.
 
     Args:
         gt: the folder, see :func:`find_instance_files`. All its images count, with or without predictions.
         predictions: list, or path of a JSON with it, of ``{"image": "a_000000_000019", "label_id": 26,
-            "score": 0.9, "segmentation": RLE}``. Labels that Cityscapes does not evaluate are left out.
+            "score": 0.9, "segmentation": RLE}``, or a folder in the official form, see
+            :func:`read_prediction_folder`. Labels that Cityscapes does not evaluate are left out.
         task: ``segm`` or ``boundary``.
         dilation_ratio: boundary width as a share of the image diagonal.
+        findings: where to count what is left out.
 
     Returns:
         In 0..100, NaN where there is no object to find: ``AP``, ``AP50`` and ``AP/<class>`` of the official
@@ -83,7 +89,7 @@ def evaluate_cityscapes(
     progress = Progress()
     files = find_instance_files(gt)
     sizes = {name: image_size(path) for name, path in files.items()}
-    rows_of = group_by_image(read_rows(predictions, sizes, progress))
+    rows_of = group_by_image(read_rows(predictions, sizes, progress, findings))
     images = {}
     for name, path in progress.track(files.items(), "Cityscapes images"):
         truth, rows = read_image_truth(path), rows_of.get(name, [])
@@ -161,6 +167,7 @@ def read_rows(
     source: str | os.PathLike[str] | Sequence[Mapping[str, Any]],
     sizes: Mapping[str, tuple[int, int]],
     progress: Progress | None = None,
+    findings: Findings | None = None,
 ) -> list[Row]:
     """Checked predictions of evaluated classes in COCO's form, with ``area``.
 
@@ -168,15 +175,22 @@ def read_rows(
         source: see :func:`evaluate_cityscapes`.
         sizes: image name -> (H, W) of every image there is.
         progress: where to say how far it is.
+        findings: where to count what is left out.
 
     Raises:
         ValueError: unreadable, or a row of an unknown image or label, without score or without a mask.
     """
+    findings = findings or Findings()
+    if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
+        source = read_prediction_folder(source, sizes, progress, findings)
     data = load_json(source, "predictions", progress)
     check_rows(data, "the predictions")
     rows = [_in_coco_form(row, index, sizes) for index, row in enumerate(data)]
     known = GroundTruth(dict(sizes), {label_id: str(label_id) for label_id in LABEL_IDS}, [])
     rows = with_masks(read_predictions(rows, known, progress), known, progress=progress)
+    for row in rows:
+        if row["category_id"] not in CLASSES:
+            findings.add(NOT_EVALUATED, f"prediction {row['index']}")
     return [row for row in rows if row["category_id"] in CLASSES]
 
 

@@ -35,13 +35,33 @@ def encode_ids(columns: NDArray[np.integer[Any]], ids: Sequence[int]) -> list[RL
     Returns:
         N masks, ``counts`` being str, in the order of ``ids``; one that does not occur is empty.
     """
+    width, height = columns.shape
     starts = _starts(columns)
     stops = np.append(starts[1:], columns.size)
-    values = columns.reshape(-1)[starts]
+    return encode_pieces(stops, columns.reshape(-1)[starts], ids, (height, width))
+
+
+def encode_pieces(
+    stops: NDArray[np.int64], values: NDArray[np.integer[Any]], ids: Sequence[int], size: tuple[int, int]
+) -> list[RLE]:
+    """Masks of the objects of an image that is cut, in column-major order, into P pieces of one id each.
+
+    Args:
+        stops: (P,) pixel index at which a piece ends (exclusive), ascending, the last one H x W.
+        values: (P,) the ids, neighbours being equal or not; P is above 0.
+        ids: N different values, each of which may occur.
+        size: (H, W) of the image.
+
+    Returns:
+        N masks as :func:`encode_ids` gives them.
+    """
+    is_border = np.append(values[1:] != values[:-1], True)
+    stops, values = stops[is_border], values[is_border]
+    starts = np.append(0, stops[:-1])
     by_value = np.argsort(values, kind="stable")
     first, last = (np.searchsorted(values[by_value], ids, side) for side in ("left", "right"))
     runs = (by_value[a:b] for a, b in zip(first.tolist(), last.tolist(), strict=True))
-    return [_compress(starts[run], stops[run], columns.shape) for run in runs]
+    return [_compress(starts[run], stops[run], size) for run in runs]
 
 
 def encode_crop(crop: NDArray[np.bool_], box: Sequence[int], size: tuple[int, int]) -> RLE:
@@ -52,7 +72,7 @@ def encode_crop(crop: NDArray[np.bool_], box: Sequence[int], size: tuple[int, in
         box: x0, y0, x1, y1 in pixels, x1 and y1 exclusive.
         size: (H, W) of the image.
     """
-    height, width = size
+    height, _ = size
     x0, y0, _, _ = box
     padded = np.pad(crop, ((0, 0), (1, 1))).view(np.int8)
     change = np.diff(padded, axis=1)
@@ -63,7 +83,7 @@ def encode_crop(crop: NDArray[np.bool_], box: Sequence[int], size: tuple[int, in
     is_split = starts[1:] == stops[:-1]
     starts = starts[np.concatenate([[True], ~is_split])[: len(starts)]]
     stops = stops[np.concatenate([~is_split, [True]])[: len(stops)]]
-    return _compress(starts, stops, (width, height))
+    return _compress(starts, stops, size)
 
 
 def _starts(columns: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
@@ -72,9 +92,9 @@ def _starts(columns: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
 
 
-def _compress(starts: NDArray[np.int64], stops: NDArray[np.int64], shape: tuple[int, ...]) -> RLE:
-    """Compressed mask of foreground runs, ascending and apart, on pixels (W, H)."""
-    width, height = shape
+def _compress(starts: NDArray[np.int64], stops: NDArray[np.int64], size: tuple[int, int]) -> RLE:
+    """Compressed mask of foreground runs, ascending and apart, in an image of size (H, W)."""
+    height, width = size
     borders = np.stack([starts, stops], axis=1).reshape(-1)
     counts = np.diff(borders, prepend=0, append=width * height).tolist()
     # pycocotools writes no empty run at the end.

@@ -168,15 +168,16 @@ def test_every_pixel_belongs_to_the_best_score(drawn):
     ("predictions", "message"),
     [
         ([{"name": "two.jpg", "labels": []}], r"Frame 'two\.jpg' of the predictions: .* no such image"),
+        (guesses({"category": "lamp"}), r"Label 0 of frame 'one\.jpg' has category 'lamp'"),
         (
-            [{"name": "one.jpg", "labels": [{"category": "lamp"}]}],
-            r"Label 0 of frame 'one\.jpg' has category 'lamp'",
-        ),
-        (
-            [{"name": "one.jpg", "labels": [{"category": "trailer"}]}],
+            guesses({"category": "trailer"}),
             r"Label 0 of frame 'one\.jpg' .* 'trailer', which is not predicted",
         ),
-        ([{"name": "one.jpg", "labels": [{"category": "car"}]}], r"Label 0 of frame 'one\.jpg' has no rle"),
+        ([{"name": "one.jpg", "labels": [{"category": "car"}]}], "None of the 1 labels has an rle"),
+        (
+            guesses({}, {"rle": None, "poly2d": [{}]}),
+            r"Label 1 of frame 'one\.jpg' has no rle, but poly2d",
+        ),
         (
             [{"name": "one.jpg", "labels": [{"category": "car", "rle": encode(box_mask(*LEFT))}]}],
             r"Label 0 of frame 'one\.jpg' has score None",

@@ -189,7 +189,7 @@ def broken(**entries):
     [
         ([broken(category="traffic light")], r"Label 1 of frame 'x\.jpg' has category 'traffic light'"),
         ([broken(category=None)], r"Label 1 of frame 'x\.jpg' has category None"),
-        ([broken(rle=None)], r"Label 1 of frame 'x\.jpg' has no rle: give"),
+        ([frame("x", [], labels=[{"category": "car"}] * 2)], r"None of the 2 labels has an rle: give"),
         ([broken(rle=None, poly2d=[{}])], r"Label 1 of frame 'x\.jpg' has no rle, but poly2d: give"),
         ([broken(rle={"size": [40, 60], "counts": "P"})], r"mask of label 1 of frame 'x\.jpg' is cut short"),
         (

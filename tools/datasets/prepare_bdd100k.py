@@ -20,7 +20,8 @@ from pathlib import Path
 
 from crispmask.cli.output import write_whole
 from crispmask.errors import UserError, exit_on_user_error
-from crispmask.evaluation.bdd100k_truth import class_ids_of, to_coco
+from crispmask.evaluation.bdd100k_classes import class_ids_of
+from crispmask.evaluation.bdd100k_truth import to_coco
 from crispmask.evaluation.inputs import read_ground_truth
 
 SPLITS = ("train", "val")
