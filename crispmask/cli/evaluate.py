@@ -1,10 +1,16 @@
 """Mask AP and Boundary AP of a results file of any model; Detectron2 is not needed.
 
 GT is COCO-format ground truth and PREDICTIONS a list of COCO-format results (image_id, category_id, score,
-segmentation). For cityscapes, GT is the gtFine folder of the split, and a row of PREDICTIONS has image,
-label_id, score and segmentation; figures by COCO's rules stand beside the official ones. For bdd100k, GT may
-be its folder of bitmasks or its JSON of run lengths; figures of masks that do not overlap stand beside
-COCO's. AP* is the protocol lvis on an LVIS file of COCO's classes.
+segmentation). AP* is the protocol lvis on an LVIS file of COCO's classes.
+
+For cityscapes, GT is the gtFine folder of the split. PREDICTIONS is the official folder, with a text file for
+each image and the masks that its lines name (mask, label id, score), or a JSON whose rows have image,
+label_id, score and segmentation. Figures by COCO's rules stand beside the official ones.
+
+For bdd100k, GT is the folder of bitmasks of the split or the JSON of run lengths. PREDICTIONS is a JSON of
+frames or of COCO-format results, or a folder of bitmasks, whose scores --scores names: a JSON of frames whose
+labels have index, the number of an object, and score. Figures of masks that do not overlap stand beside
+COCO's.
 
 --gt-boxes takes the detector out and leaves the masks: every object that is no crowd region is paired with at
 most one prediction of its class, by falling box IoU and from a box IoU of 0.5 on. Predictions without a pair
@@ -36,7 +42,10 @@ TASKS = {"mask": "segm", "boundary": "boundary", "bbox": "bbox"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of ``crispmask evaluate``."""
     parser.add_argument("ground_truth", metavar="GT", help="ground truth: file or folder")
-    parser.add_argument("predictions", metavar="PREDICTIONS", help="results JSON")
+    parser.add_argument("predictions", metavar="PREDICTIONS", help="results JSON, or folder")
+    parser.add_argument(
+        "--scores", metavar="FILE", help="JSON of scores of a folder of BDD100K bitmasks as PREDICTIONS"
+    )
     parser.add_argument(
         "--iou-type",
         nargs="+",
@@ -63,9 +72,11 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: unreadable or wrong input; the message names the row.
     """
-    inputs = args.ground_truth, args.predictions
+    inputs = args.ground_truth, args.predictions, args.scores
     json_file = check_output_file(args.json, inputs)
     csv_file = check_output_file(args.csv, (*inputs, args.json))
+    if args.scores and args.protocol != "bdd100k":
+        raise UserError(f"--scores has no protocol {args.protocol}: it is for --protocol bdd100k.")
     if args.gt_boxes and args.protocol not in ("coco", "lvis"):
         raise UserError(f"--gt-boxes has no protocol {args.protocol}: give --protocol coco or lvis.")
     if args.gt_boxes and "bbox" in args.iou_type:
@@ -93,13 +104,15 @@ def _report(args: argparse.Namespace) -> dict[str, Any]:
     report = {
         "ground_truth": args.ground_truth,
         "predictions": args.predictions,
+        **({"scores": args.scores} if args.scores else {}),
         "protocol": protocol,
         "dilation_ratio": ratio,
     }
     if protocol in ("coco", "lvis"):
         return report | _figures_of_rows(args, kinds, ratio)
     files = args.ground_truth, args.predictions
-    return report | {"results": {kind: evaluate(*files, protocol, kind, ratio) for kind in kinds}}
+    results = {kind: evaluate(*files, protocol, kind, ratio, scores=args.scores) for kind in kinds}
+    return report | {"results": results}
 
 
 def _figures_of_rows(args: argparse.Namespace, kinds: Sequence[str], ratio: float) -> dict[str, Any]:
@@ -140,6 +153,8 @@ def _default_ratio(protocol: str) -> float:
 def _print(report: dict[str, Any], *, per_class: bool) -> None:
     print(f"ground truth  {report['ground_truth']}")
     print(f"predictions   {report['predictions']}")
+    if "scores" in report:
+        print(f"scores        {report['scores']}")
     print(f"protocol      {report['protocol']}, boundary {100 * report['dilation_ratio']:g}% of the diagonal")
     if counts := report.get("gt_boxes"):
         print(f"gt boxes      {counts['paired_objects']} of {counts['objects']} objects have a prediction")

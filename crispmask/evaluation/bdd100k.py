@@ -8,6 +8,7 @@ with its plain IoU for crowds, is not repeated.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,16 +27,17 @@ from crispmask.evaluation.progress import Progress
 from crispmask.evaluation.regions import with_masks
 from crispmask.evaluation.rle import parse_runs
 
+logger = logging.getLogger(__name__)
+
 
 def evaluate_bdd100k(
     gt: Any,
     predictions: Any,
-    task: str = "boundary",
+    tasks: Sequence[str] = ("segm", "boundary"),
     dilation_ratio: float = DILATION_RATIO,
     *,
     scores: Any = None,
-    findings: Findings | None = None,
-) -> dict[str, float]:
+) -> dict[str, dict[str, float]]:
     """Evaluate predictions on BDD100K's labels.
 
     Args:
@@ -43,31 +45,35 @@ def evaluate_bdd100k(
             COCO-format JSON made of them.
         predictions: COCO-format results, with the image ids of ``gt`` and categories from 1 to 8, Scalabel
             frames, or a folder of bitmasks, see :func:`read_results`.
-        task: ``bbox``, ``segm`` or ``boundary``.
+        tasks: any of ``bbox``, ``segm`` and ``boundary``.
         dilation_ratio: boundary width as a share of the image diagonal.
         scores: of a folder of bitmasks, which hold none: path of the JSON of frames, or what it holds.
-        findings: where to count what is left out.
 
     Returns:
-        COCO's ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` and ``AP/<class>`` in 0..100, and, except
-        for boxes, those of painted predictions as ``nonoverlap/AP`` and so on; NaN: no object to find.
+        For each task, COCO's ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` and ``AP/<class>`` in
+        0..100, and, except for boxes, those of painted predictions as ``nonoverlap/AP`` and so on; NaN: no
+        object to find. Bitmasks are painted already: both figures of them are the same.
 
     Raises:
         ValueError: bad input; the message names the file, frame or row.
     """
-    check_options((task,), dilation_ratio)
-    progress, findings = Progress(), findings or Findings()
+    check_options(tasks, dilation_ratio)
+    progress, findings = Progress(), Findings()
     data = load_dataset(to_coco(gt, progress, findings), progress)
     class_ids_of(data["categories"])
     truth = read_ground_truth(data, progress)
     rows = read_results(predictions, data, truth, scores=scores, progress=progress, findings=findings)
     options = {"dilation_ratio": dilation_ratio, "progress": progress}
-    figures = average_precisions(evaluate_rows(truth, rows, (task,), **options)[task])
-    if task == "bbox":
-        return figures
-    painted = paint(rows, truth, progress)
-    of_painted = average_precisions(evaluate_rows(truth, painted, (task,), **options)[task])
-    return {**figures, **{f"nonoverlap/{name}": value for name, value in of_painted.items()}}
+    raw = evaluate_rows(truth, rows, tasks, **options)
+    figures = {task: average_precisions(raw[task]) for task in tasks}
+    if mask_tasks := [task for task in tasks if task != "bbox"]:
+        painted = evaluate_rows(truth, paint(rows, truth, progress), mask_tasks, **options)
+        for task in mask_tasks:
+            of_painted = average_precisions(painted[task])
+            figures[task] |= {f"nonoverlap/{name}": value for name, value in of_painted.items()}
+    for sentence in findings.notes():
+        logger.warning(sentence)
+    return figures
 
 
 def paint(rows: Sequence[Row], truth: GroundTruth, progress: Progress | None = None) -> list[Row]:

@@ -82,7 +82,8 @@ def masked_labels(
                 findings.add("labels without rle, left out", where)
     if total and not any(found.values()):
         raise ValueError(
-            f"None of the {total} labels has an rle: give the file of run lengths, or the folder of bitmasks."
+            f"None of the {total} labels has an rle: give the file of run lengths or the folder of bitmasks; "
+            "scores of bitmasks are given beside them, with --scores."
         )
     return found
 

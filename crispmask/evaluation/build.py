@@ -20,18 +20,22 @@ def evaluate(
     protocol: str = "coco",
     iou_type: str = "boundary",
     dilation_ratio: float | None = None,
+    *,
+    scores: Any = None,
 ) -> dict[str, float]:
     """AP of a results file of any model. Detectron2 is not needed.
 
     Args:
         gt: ground truth: path of a COCO-format JSON, or what it holds; for ``cityscapes`` the gtFine folder.
         predictions: results in COCO's format: path of a JSON, or the list it holds. No detection is AP 0.
-            For ``cityscapes``, rows of image, label_id, score and segmentation. ``bdd100k`` takes its labels
-            and predictions in any of BDD100K's forms too.
+            For ``cityscapes``, rows of image, label_id, score and segmentation, or the official folder of
+            text files and masks. ``bdd100k`` takes its labels and predictions in any of BDD100K's forms too.
         protocol: ``coco``, ``lvis``, ``cityscapes`` or ``bdd100k``.
         iou_type: ``boundary``, ``segm`` (also ``mask``) or ``bbox``.
         dilation_ratio: boundary width as a share of the image diagonal; None: the protocol's (0.02, but 0.005
             for Cityscapes).
+        scores: for ``bdd100k`` with a folder of bitmasks as predictions: path of the JSON of their scores, or
+            what it holds.
 
     Returns:
         ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` and ``AP/<class>`` in 0..100; NaN where the
@@ -45,7 +49,10 @@ def evaluate(
     """
     _check_choice("protocol", protocol, PROTOCOLS)
     _check_choice("iou_type", iou_type, IOU_TYPES)
-    return PROTOCOLS[protocol](gt, predictions, IOU_TYPES[iou_type], dilation_ratio)
+    if scores is not None and protocol != "bdd100k":
+        raise ValueError(f"Protocol {protocol} has no scores in a file of their own: leave --scores out.")
+    options = {} if scores is None else {"scores": scores}
+    return PROTOCOLS[protocol](gt, predictions, IOU_TYPES[iou_type], dilation_ratio, **options)
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
@@ -96,17 +103,17 @@ def _evaluate_cityscapes(
 ) -> dict[str, float]:
     from crispmask.evaluation.cityscapes import DILATION_RATIO, evaluate_cityscapes
 
-    return evaluate_cityscapes(
-        gt, predictions, task, DILATION_RATIO if dilation_ratio is None else dilation_ratio
-    )
+    ratio = DILATION_RATIO if dilation_ratio is None else dilation_ratio
+    return evaluate_cityscapes(gt, predictions, (task,), ratio)[task]
 
 
-def _evaluate_bdd100k(gt: Any, predictions: Any, task: str, dilation_ratio: float | None) -> dict[str, float]:
+def _evaluate_bdd100k(
+    gt: Any, predictions: Any, task: str, dilation_ratio: float | None, **options: Any
+) -> dict[str, float]:
     from crispmask.evaluation.bdd100k import evaluate_bdd100k
 
-    return evaluate_bdd100k(
-        gt, predictions, task, DILATION_RATIO if dilation_ratio is None else dilation_ratio
-    )
+    ratio = DILATION_RATIO if dilation_ratio is None else dilation_ratio
+    return evaluate_bdd100k(gt, predictions, (task,), ratio, **options)[task]
 
 
 def _tasks(cfg: CfgNode) -> list[str]:
@@ -122,7 +129,7 @@ def _check_choice(name: str, value: str, choices: dict[str, Any]) -> None:
 
 
 IOU_TYPES = {"boundary": "boundary", "segm": "segm", "mask": "segm", "bbox": "bbox"}
-PROTOCOLS: dict[str, Callable[[Any, Any, str, float | None], dict[str, float]]] = {
+PROTOCOLS: dict[str, Callable[..., dict[str, float]]] = {
     "coco": _evaluate_coco,
     "lvis": _evaluate_lvis,
     "cityscapes": _evaluate_cityscapes,

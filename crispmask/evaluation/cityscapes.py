@@ -6,6 +6,7 @@ and APl, treats groups as crowd regions and is what papers report that give figu
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from crispmask.evaluation.rle import parse_runs
 DILATION_RATIO = 0.005
 REGIONS = {"segm": MASK, "boundary": BOUNDARY}
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class ImageResult:
@@ -57,11 +60,9 @@ class ImageResult:
 def evaluate_cityscapes(
     gt: str | os.PathLike[str],
     predictions: str | os.PathLike[str] | Sequence[Mapping[str, Any]],
-    task: str = "boundary",
+    tasks: Sequence[str] = ("segm", "boundary"),
     dilation_ratio: float = DILATION_RATIO,
-    *,
-    findings: Findings | None = None,
-) -> dict[str, float]:
+) -> dict[str, dict[str, float]]:
     """Evaluate predictions on a gtFine folder.
 
     Args:
@@ -69,37 +70,41 @@ def evaluate_cityscapes(
         predictions: list, or path of a JSON with it, of ``{"image": "a_000000_000019", "label_id": 26,
             "score": 0.9, "segmentation": RLE}``, or a folder in the official form, see
             :func:`read_prediction_folder`. Labels that Cityscapes does not evaluate are left out.
-        task: ``segm`` or ``boundary``.
+        tasks: ``segm``, ``boundary`` or both.
         dilation_ratio: boundary width as a share of the image diagonal.
-        findings: where to count what is left out.
 
     Returns:
-        In 0..100, NaN where there is no object to find: ``AP``, ``AP50`` and ``AP/<class>`` of the official
-        protocol; ``coco/AP``, ``coco/AP50``, ``coco/AP75``, ``coco/APs``, ``coco/APm``, ``coco/APl`` and
+        For each task, in 0..100, NaN where there is no object to find: ``AP``, ``AP50`` and ``AP/<class>``
+        of the official protocol; ``coco/AP``, ``coco/AP50``, ``coco/AP75``, ``coco/APs``, ``coco/APm``, ``coco/APl`` and
         ``coco/AP/<class>`` by COCO's rules.
 
     Raises:
         ValueError: bad input; the message names the file or the row.
     """
-    if task not in REGIONS:
-        raise ValueError(f"Cityscapes has no protocol for {task!r}; supported: {', '.join(REGIONS)}.")
-    coco.check_options((task,), dilation_ratio)
+    if unknown := [task for task in tasks if task not in REGIONS]:
+        raise ValueError(f"Cityscapes has no protocol for {unknown[0]!r}; supported: {', '.join(REGIONS)}.")
+    coco.check_options(tasks, dilation_ratio)
     if not isinstance(gt, (str, os.PathLike)):
         raise ValueError(f"The ground truth of Cityscapes is a folder, not {type(gt).__name__}.")
-    progress = Progress()
+    progress, findings = Progress(), Findings()
     files = find_instance_files(gt)
     sizes = {name: image_size(path) for name, path in files.items()}
     rows_of = group_by_image(read_rows(predictions, sizes, progress, findings))
     images = {}
     for name, path in progress.track(files.items(), "Cityscapes images"):
         truth, rows = read_image_truth(path), rows_of.get(name, [])
-        width = boundary_width(*truth.size, dilation_ratio) if task == "boundary" else None
+        width = boundary_width(*truth.size, dilation_ratio) if "boundary" in tasks else None
         crops = crops_of_runs(
             parse_runs([row["segmentation"]["counts"] for row in rows]), truth.size[0], width
         )
         images[name] = match(name, truth, rows, crops, width)
-    figures = evaluate_images(images, (task,), dilation_ratio=dilation_ratio, progress=progress)
-    return {**figures[task], **{f"coco/{name}": value for name, value in figures[f"{task}_coco"].items()}}
+    figures = evaluate_images(images, tasks, dilation_ratio=dilation_ratio, progress=progress)
+    for sentence in findings.notes():
+        logger.warning(sentence)
+    return {
+        task: {**figures[task], **{f"coco/{name}": value for name, value in figures[f"{task}_coco"].items()}}
+        for task in tasks
+    }
 
 
 def match(

@@ -117,26 +117,30 @@ def _image_of(file_name: str, sizes: Mapping[str, Any]) -> str | None:
 def _read_lines(path: Path, image: str, folder: str, findings: Findings) -> list[Line]:
     """The predictions of an image."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"The file of predictions '{path}' cannot be read: {error.strerror}.") from None
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise ValueError(f"The file of predictions '{path}' is no text: write it again.") from None
+        text = "\0"
+    if "\0" in text:
+        raise ValueError(f"The file of predictions '{path}' is no text: write it again.")
     by_mask: dict[str, Line] = {}
-    for number, content in enumerate(text.split("\n"), 1):
-        if content.strip():
-            line = _parse(content, f"Line {number} of '{path}'", image, path.parent, folder)
+    for number, words in enumerate(text.split("\n"), 1):
+        if words.strip():
+            line = _parse(words, f"Line {number} of '{path}'", image, path.parent, folder)
             if line.mask in by_mask:
                 findings.add("lines whose mask a later line names again, left out", by_mask[line.mask].where)
             by_mask[line.mask] = line
     return list(by_mask.values())
 
 
-def _parse(content: str, where: str, image: str, base: Path, folder: str) -> Line:
-    fields = content.split()
+def _parse(words: str, where: str, image: str, base: Path, folder: str) -> Line:
+    fields = words.split()
     if len(fields) != 3:
         raise ValueError(
-            f"{where} has {len(fields)} fields, {short(content.strip())}: the path of a mask, without blanks,"
+            f"{where} has {len(fields)} fields, {short(words.strip())}: the path of a mask, without blanks,"
             " a label id and a score are needed."
         )
     name, label, score = fields[0], _number(fields[1]), _number(fields[2])

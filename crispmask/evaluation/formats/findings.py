@@ -18,7 +18,8 @@ class Findings:
             place: where it was met: ``annotation 3 (id 17)``.
         """
         self._counts[what] = self._counts.get(what, 0) + 1
-        self._places.setdefault(what, place)
+        # Within a sentence: annotation 3, line 5 of a file
+        self._places.setdefault(what, place[:1].lower() + place[1:])
 
     def count(self, what: str) -> int:
         """How often something was met."""
