@@ -75,8 +75,8 @@ def evaluate_cityscapes(
 
     Returns:
         For each task, in 0..100, NaN where there is no object to find: ``AP``, ``AP50`` and ``AP/<class>``
-        of the official protocol; ``coco/AP``, ``coco/AP50``, ``coco/AP75``, ``coco/APs``, ``coco/APm``, ``coco/APl`` and
-        ``coco/AP/<class>`` by COCO's rules.
+        of the official protocol; ``coco/AP``, ``coco/AP50``, ``coco/AP75``, ``coco/APs``, ``coco/APm``,
+        ``coco/APl`` and ``coco/AP/<class>`` by COCO's rules.
 
     Raises:
         ValueError: bad input; the message names the file or the row.

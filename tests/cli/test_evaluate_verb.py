@@ -54,6 +54,7 @@ def test_figures_are_those_of_the_function(tmp_path: Path, capsys: pytest.Captur
     [
         ("lvis", "boundary_lvis/gt.json", "boundary_lvis/dt.json", "APr"),
         ("cityscapes", "boundary_cityscapes/gt", "boundary_cityscapes/predictions.json", "boundary, coco"),
+        ("bdd100k", "bdd100k/bitmasks", "bdd100k/predictions.json", "mask, nonoverlap"),
     ],
 )
 def test_other_protocols_have_their_own_figures_and_width(
@@ -105,6 +106,8 @@ def test_nothing_to_find_is_a_dash_and_null(files, tmp_path: Path, capsys: pytes
         ([GT, RESULTS, "--json", RESULTS], "would be overwritten"),
         ([GT, RESULTS, "--json", "out", "--csv", "out"], "'out' is given twice"),
         ([GT, RESULTS, "--json", f"{GT}/out.json"], "gt.json"),
+        ([GT, RESULTS, "--scores", RESULTS], "--scores has no protocol coco"),
+        ([GT, RESULTS, "--protocol", "bdd100k", "--scores", RESULTS, "--json", RESULTS], "overwritten"),
         ([GT, RESULTS, "--gt-boxes", "--iou-type", "bbox"], "bbox"),
         ([GT, RESULTS, "--gt-boxes", "--protocol", "cityscapes"], "cityscapes"),
     ],
