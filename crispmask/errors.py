@@ -15,6 +15,10 @@ class UserError(Exception):
     """Something in the command, config or files cannot work; the message says what and the way out."""
 
 
+class ProcessError(UserError):
+    """A :class:`UserError` of one process, which others of the same run and machine need not have."""
+
+
 class NonFiniteError(FloatingPointError):
     """A loss or a gradient became NaN or infinite; the message names it and the images of the batch."""
 
@@ -30,6 +34,7 @@ def exit_on_user_error() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # under torchrun all processes of a machine fail alike
+        # Under torchrun all processes of a machine fail alike
+        if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, ProcessError):
             print_error(Path(sys.argv[0]).name, error)
         raise SystemExit(2) from None

@@ -6,28 +6,27 @@ Every check raises :class:`UserError`; what is odd but may be meant comes back a
 from __future__ import annotations
 
 import argparse
-import os
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from crispmask.checkpoint.download import check_hash, fetch
 from crispmask.checkpoint.files import read_weight_file
+from crispmask.checkpoint.load import load_weights
 from crispmask.data import UnknownDatasetError, require_dataset
-from crispmask.engine.launch import started_by_torchrun
+from crispmask.engine.freeze import check_frozen_weights, freeze_modules
+from crispmask.engine.machine_checks import check_output_dir, check_processes
 from crispmask.engine.optimizer import OPTIMIZERS
-from crispmask.engine.trainer import AMP_DTYPES
+from crispmask.engine.trainer import AMP_DTYPES, Trainer
 from crispmask.errors import UserError
 from crispmask.evaluation.boundary_iou import boundary_width
 from crispmask.evaluation.build import EVALUATORS, evaluator_type
 
 # Meta-architectures whose number of classes is MODEL.ROI_HEADS.NUM_CLASSES
 ROI_META_ARCHITECTURES = ("GeneralizedRCNN", "PanopticFPN", "QueryTransfiner")
-# More processes a core than this cannot be meant: somebody counts GPUs that are not there
-MAX_PROCESSES_PER_CORE = 2
 
 
 def check_run(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
@@ -45,66 +44,11 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
     """
     notes = check_processes(cfg, args)
     check_training_options(cfg)
+    check_output_dir(cfg.OUTPUT_DIR)
     check_deformable_convolutions(cfg, training=not args.eval_only)
     for name in used_datasets(cfg, args.eval_only):
         notes += check_dataset(cfg, name, eval_only=args.eval_only)
     return notes + check_weights(cfg, resume=args.resume, eval_only=args.eval_only)
-
-
-def check_processes(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
-    """Enough GPUs or cores, an address for several machines, and a batch that can be divided."""
-    torchrun = started_by_torchrun()
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if torchrun else args.num_gpus
-    world_size = int(os.environ["WORLD_SIZE"]) if torchrun else max(1, here) * args.num_machines
-    asked = f"torchrun --nproc-per-node {here}" if torchrun else f"--num-gpus {here}"
-    if here < 0:
-        raise UserError(f"{asked} is no number of processes: give 1 or more.")
-    notes = check_devices(cfg.MODEL.DEVICE, here, asked)
-    if not 0 <= args.machine_rank < args.num_machines:
-        raise UserError(
-            f"--machine-rank {args.machine_rank} does not exist with --num-machines {args.num_machines}: "
-            f"number the machines from 0."
-        )
-    if args.num_machines > 1 and args.dist_url == "auto" and not torchrun:
-        raise UserError("--num-machines needs --dist-url: give tcp://<address of machine 0>:<free port>.")
-    if not args.eval_only and cfg.SOLVER.IMS_PER_BATCH % world_size and not cfg.SOLVER.REFERENCE_WORLD_SIZE:
-        raise UserError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be divided among {world_size} "
-            f"processes: give a multiple of {world_size}."
-        )
-    return notes
-
-
-def check_devices(device: str, processes: int, asked: str) -> list[str]:
-    """A GPU for each process; on the CPU, not more processes than the cores can carry.
-
-    Args:
-        device: ``MODEL.DEVICE``.
-        processes: processes on this machine.
-        asked: how the user asked for them.
-    """
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise UserError(f"MODEL.DEVICE '{device}' is no device: give cuda or cpu.") from error
-    if kind not in ("cpu", "cuda"):
-        if processes > 1:
-            raise UserError(f"{asked} needs MODEL.DEVICE cuda or cpu; on '{device}' one process can run.")
-        return [f"MODEL.DEVICE '{device}' is not tested: cuda and cpu are."]
-    if kind == "cuda":
-        gpus = torch.cuda.device_count()
-        if processes > gpus:
-            raise UserError(f"{asked} is more than the {gpus} GPU(s) of this machine: give {gpus} or fewer.")
-        return []
-    cores = os.cpu_count() or 1
-    if processes > cores * MAX_PROCESSES_PER_CORE:
-        raise UserError(
-            f"{asked} is more than this machine, without a GPU in use and with {cores} CPU core(s), can run: "
-            f"give {cores} or fewer."
-        )
-    if processes > cores:
-        return [f"{asked} is more than the {cores} CPU core(s): the processes will wait for each other."]
-    return []
 
 
 def check_training_options(cfg: CfgNode) -> None:
@@ -128,8 +72,6 @@ def check_training_options(cfg: CfgNode) -> None:
         boundary_width(1, 1, cfg.TEST.BOUNDARY.DILATION_RATIO)
     except ValueError as error:
         raise UserError(f"TEST.BOUNDARY.DILATION_RATIO is wrong: {error}") from error
-    if Path(cfg.OUTPUT_DIR).is_file():
-        raise UserError(f"OUTPUT_DIR '{cfg.OUTPUT_DIR}' is a file: give a folder.")
     if options.WANDB_PROJECT and find_spec("wandb") is None:
         raise UserError(
             "CRISPMASK.WANDB_PROJECT is set but wandb is not installed: pip install wandb, or leave it empty."
@@ -171,7 +113,12 @@ def check_dataset(cfg: CfgNode, name: str, *, eval_only: bool) -> list[str]:
     try:
         require_dataset(name)
     except (UnknownDatasetError, OSError, ModuleNotFoundError) as error:
-        raise UserError(str(error)) from error
+        if not getattr(error, "strerror", None):
+            raise UserError(str(error)) from error
+        raise UserError(
+            f"Data set '{name}': '{error.filename}' cannot be read or written ({error.strerror}): correct "
+            "$DETECTRON2_DATASETS, the folder of the data sets."
+        ) from error
     check_classes(cfg, name)
     kind = evaluator_type(name)
     if name not in cfg.DATASETS.TEST or kind in EVALUATORS:
@@ -223,11 +170,41 @@ def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> list[str]:
     # Cluster jobs pass --resume from their first start on, so this is no error
     notes = [f"--resume finds no checkpoint in '{cfg.OUTPUT_DIR}': training starts anew."] if resume else []
     if eval_only and not cfg.MODEL.WEIGHTS:
-        notes.append("MODEL.WEIGHTS is empty: the model that is evaluated has random weights.")
-    elif cfg.CRISPMASK.FREEZE and not cfg.MODEL.WEIGHTS:
-        names = ", ".join(cfg.CRISPMASK.FREEZE)
-        notes.append(f"MODEL.WEIGHTS is empty, and CRISPMASK.FREEZE keeps random weights in {names}.")
+        raise UserError(
+            "--eval-only has nothing to evaluate, for MODEL.WEIGHTS is empty: give MODEL.WEIGHTS "
+            "<checkpoint>, or --resume and the OUTPUT_DIR of a run."
+        )
+    if not eval_only:
+        check_frozen_modules(cfg)
     return notes
+
+
+def check_frozen_modules(cfg: CfgNode) -> None:
+    """What ``CRISPMASK.FREEZE`` names is in the model, and its weights are in the file of ``MODEL.WEIGHTS``.
+
+    The data set need not be read for that; the model is built once more, on the CPU.
+    """
+    names = cfg.CRISPMASK.FREEZE
+    if not names:
+        return
+    if not cfg.MODEL.WEIGHTS:
+        raise UserError(
+            f"MODEL.WEIGHTS is empty, and CRISPMASK.FREEZE would keep {', '.join(names)} random: give the "
+            'weights of a trained detector, or CRISPMASK.FREEZE "()".'
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"
+    logging.disable(logging.WARNING)  # the run itself tells what it loads
+    try:
+        model = Trainer.build_model(cfg)
+        freeze_modules(model, names)
+        report = load_weights(model, cfg.MODEL.WEIGHTS, strict=False)
+    except ImportError:  # deformable convolutions without Detectron2's compiled ops
+        return
+    finally:
+        logging.disable(logging.NOTSET)
+    check_frozen_weights(report, names, cfg.MODEL.WEIGHTS)
 
 
 def check_weight_file(weights: str) -> None:

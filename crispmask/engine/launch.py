@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -12,14 +13,8 @@ import torch.distributed as dist
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException, start_processes
 
-from crispmask.errors import exit_on_user_error
-
-TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-
-
-def started_by_torchrun() -> bool:
-    """Whether the environment already gives this process its rank."""
-    return all(name in os.environ for name in TORCHRUN_VARIABLES)
+from crispmask.engine.torchrun import Ranks, read_ranks
+from crispmask.errors import ProcessError, exit_on_user_error
 
 
 def launch(
@@ -45,11 +40,12 @@ def launch(
 
     Returns:
         what ``main`` returned when it ran in this process, else None.
+
+    Raises:
+        UserError: the environment of torchrun is wrong, or the processes cannot meet.
     """
-    if started_by_torchrun():
-        rank, world_size, local_rank = (int(os.environ[name]) for name in TORCHRUN_VARIABLES[:3])
-        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        return _run_rank(main, args, rank, world_size, local_rank, local_size, "env://", device)
+    if ranks := read_ranks():
+        return _run_rank(main, args, ranks, "env://", device)
     if num_processes * num_machines <= 1:
         return main(*args)
     url = f"tcp://127.0.0.1:{free_port()}" if dist_url == "auto" else dist_url
@@ -84,28 +80,41 @@ def _spawned(
     if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
     with exit_on_user_error():
-        _run_rank(main, args, rank, num_machines * local_size, local_rank, local_size, url, device)
+        _run_rank(main, args, Ranks(rank, num_machines * local_size, local_rank, local_size), url, device)
 
 
 def _run_rank(
     main: Callable[..., Any],
     args: tuple[Any, ...],
-    rank: int,
-    world_size: int,
-    local_rank: int,
-    local_size: int,
+    ranks: Ranks,
     url: str,
     device: str,
 ) -> Any:
     """Join the process group, run, and leave it."""
     on_gpu = device != "cpu"
     if on_gpu:
-        torch.cuda.set_device(local_rank)
-    backend = "nccl" if on_gpu else "gloo"
-    dist.init_process_group(backend, init_method=url, world_size=world_size, rank=rank)
-    comm.create_local_process_group(local_size)
+        torch.cuda.set_device(ranks.local_rank)
+    _meet("nccl" if on_gpu else "gloo", ranks, url)
+    comm.create_local_process_group(ranks.local_size)
     comm.synchronize()
     result = main(*args)
     # After a failure the others may never come to a collective, so only a good run says goodbye
     dist.destroy_process_group()
     return result
+
+
+def _meet(backend: str, ranks: Ranks, url: str) -> None:
+    """Join the process group.
+
+    Raises:
+        ProcessError: the place is taken, not there, or the others do not come.
+    """
+    try:
+        dist.init_process_group(backend, init_method=url, world_size=ranks.world_size, rank=ranks.rank)
+    except (RuntimeError, ValueError) as error:  # those of the network are RuntimeErrors
+        where = url if url != "env://" else f"{os.environ['MASTER_ADDR']} port {os.environ['MASTER_PORT']}"
+        reason = shorten(str(error), 160, placeholder=" ...").rstrip(".")
+        raise ProcessError(
+            f"The {ranks.world_size} processes of the run cannot meet at {where} ({reason}): give a free "
+            "port of a machine that all of them reach."
+        ) from error

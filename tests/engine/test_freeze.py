@@ -111,7 +111,22 @@ def test_a_run_is_not_resumed_with_other_frozen_modules(tmp_path: Path) -> None:
         trainer.resume_or_load(resume=True)
 
 
-def test_frozen_random_weights_are_noted() -> None:
+def test_frozen_random_weights_are_refused() -> None:
     cfg = tiny_config("CRISPMASK.FREEZE", "('backbone',)")
-    (note,) = check_weights(cfg, resume=False, eval_only=False)
-    assert "CRISPMASK.FREEZE keeps random weights in backbone" in note
+    with pytest.raises(UserError, match=r"CRISPMASK\.FREEZE would keep backbone random: give the weights of"):
+        check_weights(cfg, resume=False, eval_only=False)
+    check_weights(tiny_config("CRISPMASK.FREEZE", "()"), resume=False, eval_only=False)
+
+
+def test_a_detector_that_was_never_trained_is_not_frozen(tmp_path: Path) -> None:
+    """Noticed before the data set is read: here there is none."""
+    weights = {n: v for n, v in Trainer.build_model(tiny_config()).state_dict().items() if "bottom_up" in n}
+    path = tmp_path / "backbone.pth"
+    torch.save({"model": weights}, path)
+    opts = ("MODEL.WEIGHTS", str(path), "DATASETS.TRAIN", "('nowhere',)", "CRISPMASK.FREEZE")
+    with pytest.raises(UserError, match=r"backbone\.pth' lacks tensors of modules in CRISPMASK") as error:
+        check_weights(tiny_config(*opts, str(DETECTOR)), resume=False, eval_only=False)
+    assert "proposal_generator" in str(error.value) and "mask_head" not in str(error.value)
+    check_weights(tiny_config(*opts, "('backbone.bottom_up',)"), resume=False, eval_only=False)
+    with pytest.raises(UserError, match="has no module 'bottom'"):
+        check_weights(tiny_config(*opts, "('backbone.bottom',)"), resume=False, eval_only=False)
