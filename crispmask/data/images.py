@@ -1,45 +1,82 @@
-"""Image files as people have them: turned by EXIF, grey, with alpha, with 16 bits, or broken."""
+"""Image files as people have them: turned by EXIF, grey, with alpha, with 16 bits, or broken.
+
+Training, evaluation, the demo and pages all read images here. Files of more than 8 bits: :mod:`deep_images`.
+"""
 
 from __future__ import annotations
 
 import os
 import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
-# Modes of Pillow that hold 16 bits a pixel; "I" is what it gives for some 16-bit PNG and TIFF files
-_DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+from crispmask.data.deep_images import Range, eight_bits, extremes, is_deep
+
 # What Pillow raises on files whose headers or pixels are broken
 _PILLOW_ERRORS = (
-    *(OSError, SyntaxError, ValueError, IndexError, EOFError),
-    *(struct.error, Image.DecompressionBombError),
+    *(OSError, SyntaxError, ValueError, LookupError, EOFError, TypeError, AttributeError, OverflowError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
 )
+# What brings a picture upright that was taken as the value of its EXIF tag says
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class ImageError(ValueError):
     """A file that cannot be read as an image; the message, a sentence, names it and says why."""
 
 
-def read_image(path: str | Path) -> NDArray[np.uint8]:
+def read_image(path: str | Path, value_range: Range | None = None) -> NDArray[np.uint8]:
     """Read an image file as a viewer shows it.
 
-    It is turned upright as its EXIF tag says; grey and palettes become colours; what is transparent lies on
-    white; 16 bits are scaled to 8 (65535 is white). Of an animation the first frame is taken.
+    It is turned upright as its EXIF tag says; grey, palettes and CMYK become colours; what is transparent
+    lies on white. Values of 16 bits, of 32, and floats are scaled so that the range that the file states
+    becomes 0 to 255, else ``value_range``, else the range of their type (65535 is white). Those of 8 bits
+    stay as they are. Of an animation or a file of several pages the first is taken.
+
+    Args:
+        path: the file.
+        value_range: ``INPUT.VALUE_RANGE``, the values that become black and white in files of more than 8
+            bits that state none.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ImageError: there is no such file, or it holds no image that can be read.
+        ImageError: there is no such file, or it holds no image that can be read, or numbers of which nothing
+            says what is black and white.
     """
     with opened_image(path) as image:
-        picture = _in_colour(ImageOps.exif_transpose(image))
+        picture = eight_bits(path, image, value_range) if is_deep(image) else image
+        picture.load()
+        picture = _on_white(_upright(picture, image))
     return np.asarray(picture)
+
+
+def value_extremes(path: str | Path) -> Range | None:
+    """Smallest and largest value of an image file whose range nothing but ``INPUT.VALUE_RANGE`` can say.
+
+    Returns:
+        None for one of 8 bits, and one that states its range itself.
+
+    Raises:
+        ImageError: the file cannot be read.
+    """
+    with opened_image(path) as image:
+        return extremes(path, image) if is_deep(image) else None
 
 
 @contextmanager
@@ -50,26 +87,39 @@ def opened_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         ImageError: there is no such file, or Pillow cannot read it, now or in the body.
     """
     try:
-        with Image.open(path) as image:
+        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+            raise ValueError("it is a pipe or a device")  # which would be waited for
+        # An open file, since of some turned TIFF files that it maps into memory Pillow mixes up the sides
+        with open(path, "rb") as file, Image.open(file) as image:
             yield image
     except (FileNotFoundError, IsADirectoryError):
         raise ImageError(f"There is no image file '{path}'.") from None
+    except ImageError:
+        raise
     except _PILLOW_ERRORS as error:
-        # Pillow says "cannot identify image file <path>", "image file is truncated", ...
-        reason = "it is no image" if "identify" in str(error) else " ".join(str(error).split()).rstrip(".")
-        raise ImageError(f"Image file '{path}' cannot be read: {reason or type(error).__name__}.") from error
+        raise ImageError(f"Image file '{path}' cannot be read: {_reason(error)}.") from error
 
 
-def _in_colour(image: Image.Image) -> Image.Image:
-    if image.mode in _DEEP_MODES:
-        values = np.asarray(image).astype(np.float32)
-        if image.mode != "I" or values.max(initial=0) > 255:
-            values = values / 257
-        return Image.fromarray(values.round().clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+def _reason(error: Exception) -> str:
+    # Pillow says "cannot identify image file <path>", "image file is truncated", ...
+    if "identify" in str(error):
+        return "it is no image, or one of a kind that Pillow does not know"
+    text = getattr(error, "strerror", None) or " ".join(str(error).split()).rstrip(".")
+    return text or type(error).__name__
+
+
+def _upright(picture: Image.Image, image: Image.Image) -> Image.Image:
+    """Turn a picture as the EXIF tag of its file says; Pillow itself turns TIFF files as it loads them."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # Pillow raises all sorts on broken tags, and viewers go by no tag then
+        turn = None
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("it holds floating-point numbers, whose range only its author knows")
     return image.convert("RGB")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from crispmask.evaluation.bdd100k_truth import to_coco
-from tests.data.test_images import png_header
+from tests.data.image_files import png_start
 
 SIZE = (40, 60)
 CLASSES = ["pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"]
@@ -165,7 +165,7 @@ def test_an_image_that_is_no_bitmask_is_named(tmp_path, pixels, message):
 
 def test_a_broken_image_is_named(bitmasks):
     path = bitmasks / "b-2.png"
-    for content in (path.read_bytes()[:60], png_header(30_000, 30_000), png_header(8, 8, keep=9)):
+    for content in (path.read_bytes()[:60], png_start(30_000, 30_000), png_start(8, 8, keep=9)):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"b-2\.png' cannot be read"):
             to_coco(bitmasks)

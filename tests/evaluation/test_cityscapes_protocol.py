@@ -16,7 +16,7 @@ from crispmask.evaluation import evaluate
 from crispmask.evaluation.boundary_iou import boundary_width
 from crispmask.evaluation.cityscapes_truth import find_instance_files
 from crispmask.ops import mask_boundary
-from tests.data.test_images import png_header
+from tests.data.image_files import png_start
 
 NAMES = {
     24: "person",
@@ -369,7 +369,7 @@ def test_a_broken_image_is_named(city, tmp_path, keep):
         evaluate(tmp_path / "gtFine", [], "cityscapes")
 
 
-@pytest.mark.parametrize("header", [png_header(30_000, 30_000), png_header(8, 8, keep=9)])
+@pytest.mark.parametrize("header", [png_start(30_000, 30_000), png_start(8, 8, keep=9)])
 def test_a_bad_header_is_named(city, tmp_path, header):
     city([(26000, OBJECT)], [])
     path = next(tmp_path.rglob("*.png"))
