@@ -20,6 +20,7 @@ from crispmask.data import UnknownDatasetError, require_dataset
 from crispmask.engine.freeze import check_frozen_weights, freeze_modules
 from crispmask.engine.machine_checks import check_output_dir, check_processes
 from crispmask.engine.optimizer import OPTIMIZERS
+from crispmask.engine.resume import describe_changes
 from crispmask.engine.trainer import AMP_DTYPES, Trainer
 from crispmask.errors import UserError
 from crispmask.evaluation.boundary_iou import boundary_width
@@ -155,7 +156,7 @@ def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> list[str]:
                 f"Cannot resume: '{tag}' names '{name}', which is not there: put that file back, "
                 f"or write the name of another checkpoint of this folder into '{tag}'."
             )
-        return []
+        return [] if eval_only else describe_changes(cfg)
     if resume and eval_only:
         raise UserError(
             f"--resume --eval-only finds no checkpoint in '{cfg.OUTPUT_DIR}': set OUTPUT_DIR to the folder "

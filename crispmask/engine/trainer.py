@@ -25,6 +25,7 @@ from crispmask.checkpoint.load import UnfitWeightsError
 from crispmask.engine.checkpointer import AtomicCheckpointer
 from crispmask.engine.freeze import check_frozen_weights, freeze_modules
 from crispmask.engine.optimizer import build_optimizer, clips_full_model
+from crispmask.engine.resume import own_settings
 from crispmask.engine.steps import TrainSteps
 from crispmask.engine.writers import build_writers
 from crispmask.errors import UserError
@@ -93,12 +94,16 @@ class Trainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> Any:
         """Load ``MODEL.WEIGHTS``, or with ``resume`` take up the last checkpoint if there is one.
 
+        The schedule and the settings of the optimizer are those of the config, also where a checkpoint was
+        trained with others.
+
         Raises:
             UserError: the checkpoint is of another model or optimizer, a file cannot be read, or it lacks
                 what ``CRISPMASK.FREEZE`` keeps untrained.
         """
         try:
-            super().resume_or_load(resume)
+            with own_settings(self._trainer.optimizer, self.scheduler, self.max_iter):
+                super().resume_or_load(resume)
             check_frozen_weights(self.checkpointer.report, self.cfg.CRISPMASK.FREEZE, self.cfg.MODEL.WEIGHTS)
         except UnfitWeightsError as error:
             if not resume:
