@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import shlex
@@ -17,9 +18,20 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from crispmask.checkpoint.extras import leave_out_extras
 from crispmask.checkpoint.integrity import check_values, check_zip, refuse_tar
-from crispmask.checkpoint.pickles import MisnamedPickleError, UnsafePickleError, load_arrays, load_tensors
+from crispmask.checkpoint.pickles import (
+    TORCH_MAGIC,
+    Finisher,
+    MisnamedPickleError,
+    UnsafePickleError,
+    load_arrays,
+    load_tensors,
+)
+from crispmask.checkpoint.unpickler import StandIn
 from crispmask.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 SAFETENSORS = ".safetensors"
 # What a download leaves in place of a checkpoint, by its first bytes
@@ -32,30 +44,38 @@ _NO_CHECKPOINT = {
 
 # What a file is, and how its name must end
 _SUFFIXES = {"safetensors": SAFETENSORS, "of torch.save": ".pth", "a pickle": ".pkl"}
-# The number that torch.save began its files with before they were zips
-_TORCH_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
+_TORCH_MAGIC = TORCH_MAGIC.to_bytes(10, "little")
 
 
-def read_weight_file(path: str | Path, *, trust_pickle: bool = False) -> dict[str, Any]:
+def read_weight_file(
+    path: str | Path, *, trust_pickle: bool = False, tell: Callable[[str], object] | None = None
+) -> dict[str, Any]:
     """Read a weight file of any kind that Detectron2 reads, and safetensors.
 
     Args:
         path: ``.safetensors``; ``.pkl``, a pickle of arrays; ``.pyth``, pycls; all else is of ``torch.save``.
         trust_pickle: run whatever code the file asks for. Only for files whose author is trusted.
+        tell: called with a sentence for each kind of thing that is left out; None: they are logged.
 
     Returns:
-        ``model``: names and tensors or arrays; beside it what else the file holds, for safetensors its
-        metadata. ``matching_heuristics`` and ``__author__`` say to Detectron2 that names must be guessed.
+        ``model``: names and tensors or arrays; beside it what else the file holds and can be read without
+        running code, for safetensors its metadata. ``matching_heuristics`` and ``__author__`` say to
+        Detectron2 that names must be guessed.
 
     Raises:
         UserError: the file is not there, cut short, damaged, no checkpoint, holds values that are no weights,
             or needs code that is not trusted.
     """
     path = Path(path)
+    notes: list[str] = []
     with open_weight_file(path) as file:
         _refuse_lookalikes(path, file)
         try:
-            content = _read(path, file, trust_pickle)
+            content = _as_checkpoint(path, _read(path, file, trust_pickle))
+            notes += _finish(content)
+            _check_heuristics(path, content)
+            check_values(path, content["model"])
+            notes += leave_out_extras(content["model"])
         except UserError:
             raise
         except UnsafePickleError as error:
@@ -75,7 +95,9 @@ def read_weight_file(path: str | Path, *, trust_pickle: bool = False) -> dict[st
                 f"Weight file '{path}' cannot be read: it is cut short, or no checkpoint ({reason}): "
                 f"get the file again."
             ) from error
-    return _as_checkpoint(path, content)
+    for note in notes:
+        tell(note) if tell else logger.info("'%s': %s", path, note)
+    return content
 
 
 def open_weight_file(path: str | Path) -> BinaryIO:
@@ -140,7 +162,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _as_checkpoint(path: Path, content: Any) -> dict[str, Any]:
-    """Bring the layouts of Detectron2, Detectron 1, pycls and bare state dicts into one."""
+    """Bring the layouts of Detectron2, Detectron 1, pycls, MMEngine and bare state dicts into one."""
     content = _as_dict(path, content)
     if path.suffix.lower() == ".pyth":
         content = {
@@ -160,17 +182,38 @@ def _as_checkpoint(path: Path, content: Any) -> dict[str, Any]:
         content["model"] = content.pop("state_dict")
     elif not isinstance(content.get("model"), Mapping):
         content = {"model": content}
-    check_values(path, content["model"])
+    return content
+
+
+def _finish(content: dict[str, Any]) -> list[str]:
+    """Put values in place of what stands for them, in place; a sentence for each part that is left out.
+
+    Raises:
+        Exception: as :meth:`Finisher.weights`.
+    """
+    finisher, notes = Finisher(), []
+    weights = finisher.weights(content["model"])
+    content["model"] = weights if isinstance(weights, dict) else dict(weights)  # of a trusted file
+    for key in [key for key in content if key != "model"]:
+        content[key], reason = finisher.beside(content[key])
+        if reason:
+            del content[key]
+            notes.append(f"its part '{str(key)[:60]}', which is no weights, is left out: {reason}.")
+    return notes
+
+
+def _check_heuristics(path: Path, content: Mapping[str, Any]) -> None:
     guess = content.get("matching_heuristics")
     if not isinstance(guess, bool | int | str | None):
         raise UserError(
             f"Weight file '{path}' cannot be used: its matching_heuristics is a {type(guess).__name__}, and "
             f"must be True or False: correct it, or leave it out."
         )
-    return content
 
 
 def _as_dict(path: Path, content: Any) -> dict[Any, Any]:
+    if isinstance(content, StandIn):
+        content = Finisher().weights(content)
     if not isinstance(content, Mapping):
         raise UserError(
             f"Weight file '{path}' holds a {type(content).__name__}, not the weights of a model: give a "

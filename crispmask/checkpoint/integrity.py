@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from crispmask.checkpoint.report import group_names, is_optional, with_count
+from crispmask.checkpoint.tensors import DTYPES, Unusable
 from crispmask.errors import UserError
 
 _ZIP_START = b"PK\x03\x04"
@@ -32,20 +33,39 @@ def check_zip(path: Path, file: BinaryIO) -> None:
         zipfile.BadZipFile: it is cut short.
     """
     is_zip = file.read(len(_ZIP_START)) == _ZIP_START
+    size = file.seek(0, 2)
     file.seek(0)
     if is_zip:
         with zipfile.ZipFile(file) as archive:
+            _check_parts(path, archive.infolist(), size)
             for record in archive.infolist():
                 _check_record(path, archive, record)
     file.seek(0)
 
 
-def _check_record(path: Path, archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> None:
-    if record.filename.endswith("/constants.pkl"):
+def _check_parts(path: Path, records: Sequence[zipfile.ZipInfo], size: int) -> None:
+    """``torch.save`` writes each part once and as it is, so that all of them are no more than the file."""
+    if any(record.filename.endswith("/constants.pkl") for record in records):
         raise UserError(
             f"Weight file '{path}' is a program of TorchScript, not the weights of a model: save its "
             f"state_dict() with torch.save and give that file."
         )
+    for record in records:
+        name = _printable(record.filename)
+        if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
+            raise UserError(
+                f"Weight file '{path}' is an archive whose part '{name}' is compressed or encrypted, as "
+                f"torch.save never writes it: if the weights are a file in it, unpack that."
+            )
+        if record.compress_size != record.file_size or record.file_size > size:
+            raise zipfile.BadZipFile(f"its part '{name}' is larger than the file")
+    if len({record.filename for record in records}) < len(records):
+        raise zipfile.BadZipFile("a part of it is there twice")
+    if sum(record.file_size for record in records) > size:
+        raise zipfile.BadZipFile("its parts lie in one another")
+
+
+def _check_record(path: Path, archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> None:
     if record.CRC == 0:  # torch.save may be told to write no checksums
         return
     try:
@@ -54,8 +74,8 @@ def _check_record(path: Path, archive: zipfile.ZipFile, record: zipfile.ZipInfo)
                 pass
     except zipfile.BadZipFile as error:
         raise UserError(
-            f"Weight file '{path}' is damaged: its part '{record.filename}' is not what was written: get the "
-            f"file again."
+            f"Weight file '{path}' is damaged: its part '{_printable(record.filename)}' is not what was "
+            f"written: get the file again."
         ) from error
 
 
@@ -93,7 +113,7 @@ def check_values(path: Path, model: Mapping[Any, Any]) -> None:
             raise UserError(
                 f"Weight file '{path}' holds no weights: {repr(name)[:60]} is no name of a tensor."
             )
-        if not isinstance(value, Tensor | np.ndarray):
+        if not isinstance(value, Tensor | np.ndarray | Unusable):
             raise UserError(
                 f"Weight file '{path}' holds no weights: '{name}' is a {type(value).__name__}, no tensor."
             )
@@ -124,8 +144,14 @@ def _listed(names: Sequence[str]) -> str:
     return f" {groups[0]}" if len(groups) == 1 else "".join(f"\n  {group}" for group in groups)
 
 
-def _unusable_kind(value: Tensor | np.ndarray) -> str:
+def _printable(name: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in name[:60])
+
+
+def _unusable_kind(value: Tensor | np.ndarray | Unusable) -> str:
     """What a tensor or array is that no model takes; empty: nothing of that kind."""
+    if isinstance(value, Unusable):
+        return value.kind
     if isinstance(value, np.ndarray):
         try:
             torch.from_numpy(np.empty(1, value.dtype))
@@ -136,6 +162,10 @@ def _unusable_kind(value: Tensor | np.ndarray) -> str:
         return "a sparse tensor"
     if value.is_quantized:
         return "a quantized tensor"
+    if value.is_nested:
+        return "a nested tensor"
+    if value.dtype not in DTYPES:
+        return f"a tensor of {str(value.dtype).removeprefix('torch.')}"
     return "a tensor without values" if value.is_meta else ""
 
 

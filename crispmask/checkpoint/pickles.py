@@ -1,214 +1,297 @@
-"""Pickles that hold arrays alone, read without running what else a pickle may ask for."""
+"""Files that are or hold a pickle: arrays, tensors and plain values are read, and no code of theirs runs."""
 
 from __future__ import annotations
 
-import math
 import pickle
-import re
-from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 
-# Booleans, numbers and text: what has neither fields nor objects, which point into memory
-_KINDS = "biufcSU"
+from crispmask.checkpoint import arrays, tensors
+from crispmask.checkpoint.unpickler import (
+    Allowance,
+    BoundedFile,
+    Known,
+    StandIn,
+    Unknown,
+    Unpickler,
+    as_key,
+)
+
+# The number that torch.save began its files with before they were zips
+TORCH_MAGIC = 0x1950A86A20F9469CFC6C
+_TORCH_PROTOCOL = 1001
+_ZIP_START = b"PK\x03\x04"
+# So many times the size of a file its values may take, as some share a storage
+_SHARED = 8
+# What an item of a container counts, in bytes
+_ITEM = 4
+# What acts on the machine: that a file asks for it says enough, though it would not get it
+_DANGEROUS = {
+    "os",
+    "posix",
+    "nt",
+    "sys",
+    "subprocess",
+    "shutil",
+    "socket",
+    "ctypes",
+    "runpy",
+    "pty",
+    "importlib",
+}
+_DANGEROUS_BUILTINS = {"eval", "exec", "compile", "open", "__import__", "execfile"}
+_BUILTINS = ("builtins", "__builtin__")
 
 
 class UnsafePickleError(pickle.UnpicklingError):
-    """A pickle asks for something that is no array; the message is its name."""
+    """A pickle asks for something that is no value; the message is its name."""
 
 
 class MisnamedPickleError(pickle.UnpicklingError):
     """A pickle of arrays that is not called ``.pkl``, by which such files are known."""
 
 
-class _Dtype:
-    """Stands for a dtype while a pickle is read, for NumPy lets a pickle change one that is in use."""
+class Finisher:
+    """Puts arrays and tensors in place of what stands for them, in place in dicts and lists.
 
-    value: np.dtype[Any] | None = None
-
-    def __init__(self, code: str, *_: Any) -> None:
-        self.value = _plain_dtype(np.dtype(code))
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, order, part, names, fields, size = state[:6]
-        if self.value is None or part is not None or names is not None or fields is not None:
-            raise pickle.UnpicklingError("it has an array of a dtype with parts")
-        if self.value.kind in "SU" and size >= 0:
-            self.value = np.dtype(f"{self.value.kind}{size // np.dtype(f'{self.value.kind}1').itemsize}")
-        self.value = self.value.newbyteorder(order)
-
-
-class _Array:
-    """Stands for an array while a pickle is read: nothing can be written into it.
-
-    NumPy's own trusts what the file says of its dtype, which may then read and write out of bounds.
+    Attributes:
+        unknown: names of the pickle that nothing is known of.
+        faults: why arrays cannot be read.
     """
 
-    value: Any = None
+    def __init__(self) -> None:
+        self.unknown: dict[str, None] = {}
+        self.faults: list[str] = []
+        # A file may hold a thing many times, or within itself; the thing is kept so that its id stays its own
+        self._done: dict[int, tuple[Any, Any]] = {}
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, dtype, is_fortran, raw = state
-        self._fill(shape, dtype, raw, "F" if is_fortran else "C")
+    def weights(self, value: Any) -> Any:
+        """The value, all of which must be readable.
 
-    def _fill(self, shape: tuple[int, ...], dtype: _Dtype, raw: Any, order: str = "C") -> None:
-        kind = dtype.value if isinstance(dtype, _Dtype) else None
-        raw = bytearray(raw.encode("latin1") if isinstance(raw, str) else raw)  # str: of Python 2
-        if kind is None or min(shape, default=0) < 0 or math.prod(shape) * kind.itemsize != len(raw):
-            raise pickle.UnpicklingError("it has an array whose bytes are not those of its shape")
-        self.value = np.ndarray(shape, kind, raw, order="F" if order == "F" else "C")
+        Raises:
+            UnsafePickleError: it has something of a name that is not known.
+            pickle.UnpicklingError: it has an array that is none of numbers or text.
+        """
+        finished = self._finish(value)
+        if self.unknown:
+            raise UnsafePickleError(next(iter(self.unknown)))
+        if self.faults:
+            raise pickle.UnpicklingError(self.faults[0])
+        return finished
 
+    def beside(self, value: Any) -> tuple[Any, str]:
+        """The value and, if a part of it cannot be read, why; empty: it can."""
+        self.unknown.clear()
+        self.faults.clear()
+        finished = self._finish(value)
+        if self.unknown:
+            return finished, f"it needs {next(iter(self.unknown))[:100]}, and nothing of that is run"
+        return finished, self.faults[0] if self.faults else ""
 
-class _Reconstructed(_Array):
-    def __init__(self, *_: Any) -> None:
-        """Filled by its state."""
-
-
-class _Buffer(_Array):
-    def __init__(self, raw: Any, dtype: _Dtype, shape: tuple[int, ...], order: str) -> None:
-        self._fill(shape, dtype, raw, order)
-
-
-class _Scalar(_Array):
-    def __init__(self, dtype: _Dtype, raw: Any) -> None:
-        self._fill((), dtype, raw)
-        self.value = self.value[()]
-
-
-def _plain_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    if dtype.kind not in _KINDS or dtype.subdtype is not None:
-        raise pickle.UnpicklingError(f"it has an array of dtype '{dtype}'")
-    return dtype
-
-
-def _finished(content: Any) -> Any:
-    """The content with arrays in place of what stands for them; dicts and lists are changed in place."""
-    # A file may hold a thing many times, or within itself; the thing is kept so that its id stays its own
-    done: dict[int, tuple[Any, Any]] = {}
-
-    def finish(value: Any) -> Any:
-        if id(value) in done:
-            return done[id(value)][1]
-        if isinstance(value, _Array | _Dtype):
-            if value.value is None:
-                raise pickle.UnpicklingError("it has an array without content")
-            return value.value
+    def _finish(self, value: Any) -> Any:
+        if id(value) in self._done:
+            return self._done[id(value)][1]
+        if isinstance(value, StandIn):
+            return self._stand_in(value)
         if isinstance(value, dict):
-            done[id(value)] = value, value
+            self._done[id(value)] = value, value
             for key in value:
-                value[key] = finish(value[key])
+                value[key] = self._finish(value[key])
+            _keep_versions(value)
         elif isinstance(value, list):
-            done[id(value)] = value, value
-            value[:] = list(map(finish, value))
+            self._done[id(value)] = value, value
+            value[:] = [self._finish(item) for item in value]
         elif type(value) is tuple:
-            finished = tuple(map(finish, value))
-            done[id(value)] = value, finished
+            finished = tuple([self._finish(item) for item in value])
+            self._done[id(value)] = value, finished
             return finished
         return value
 
-    return finish(content)
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Reads dicts, lists, numbers, strings and NumPy arrays, and refuses every other name.
-
-    An ordinary unpickler imports and calls whatever the file names: a weight file can run any command.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise UnsafePickleError(f"{module}.{name}") from None
+    def _stand_in(self, value: StandIn) -> Any:
+        if isinstance(value, Unknown):
+            self.unknown[value.name] = None
+        elif isinstance(value, tensors.View):
+            return value.tensor()
+        elif isinstance(value, tensors.Dtype):
+            return value.value
+        elif isinstance(value, arrays.Array | arrays.Dtype):
+            if fault := value.fault:
+                self.faults.append(fault)
+            return value.value
+        return value
 
 
 def load_arrays(file: BinaryIO) -> Any:
-    """Content of a pickle of arrays, of Python 2 also.
+    """Content of a pickle of arrays, of Python 2 also, to be given to a :class:`Finisher`.
 
     Raises:
-        UnsafePickleError: it names anything but arrays.
-        Exception: whatever ``pickle`` raises on bytes that are cut short or no pickle.
+        UnsafePickleError: it names what acts on the machine.
+        Exception: of any kind, on bytes that are cut short or no pickle.
     """
-    return _finished(ArrayUnpickler(file, encoding="latin1").load())
+    bounded = BoundedFile(file)
+    names = _array_names(bounded.size)
+    return Unpickler(bounded, lambda module, name: _find(names, module, name)).load()
 
 
 def load_tensors(file: BinaryIO) -> Any:
-    """Content of a file of ``torch.save`` with tensors, NumPy arrays and plain Python values, on the CPU.
+    """Content of a file of ``torch.save``, to be given to a :class:`Finisher` while the file is open.
+
+    Args:
+        file: open at its start; a zip has passed :func:`check_zip`.
 
     Raises:
-        UnsafePickleError: it names anything else.
+        UnsafePickleError: it names what acts on the machine.
         MisnamedPickleError: it is a pickle of arrays that ``torch.save`` did not write.
-        Exception: whatever ``torch.load`` raises on bytes that are cut short or no such file.
+        Exception: of any kind, on bytes that are cut short or no such file.
     """
-    try:
-        with _known_to_torch(_TORCH_SAFE):
-            return _finished(torch.load(file, map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        if refused := re.search(r"GLOBAL (\S+)", str(error)):
-            raise UnsafePickleError(refused[1]) from error
-        _look_into_pickle(file)
-        # Torch's advice to trust the file stands before the reason, and its advice to read on behind it
-        reason = re.split(r"WeightsUnpickler error:|\n{2,}", str(error), maxsplit=1)[-1]
-        reason = reason.split("Check the documentation", maxsplit=1)[0]
-        raise pickle.UnpicklingError(reason.strip()) from error
-
-
-@contextmanager
-def _known_to_torch(kinds: list[Any]) -> Iterator[None]:
-    """Let ``torch.load`` make these kinds, and forget them again; torch 2.4 cannot do this by itself."""
-    before = torch.serialization.get_safe_globals()
-    torch.serialization.add_safe_globals(kinds)
-    try:
-        yield
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
-
-
-def _look_into_pickle(file: BinaryIO) -> None:
-    """Say what a pickle that ``torch.save`` did not write is; anything else passes.
-
-    Raises:
-        UnsafePickleError: it names anything but arrays.
-        MisnamedPickleError: it is one of arrays.
-    """
+    size = BoundedFile(file).size
+    start = file.read(len(_ZIP_START))
     file.seek(0)
-    try:
-        content = load_arrays(file)
-    except UnsafePickleError:
-        raise
-    except Exception:  # whatever pickle raises on bytes that are none
-        return
+    if start == _ZIP_START:
+        return _load_zip(file, size)
+    content = load_arrays(file)
+    if content == TORCH_MAGIC:
+        return _load_old(file, size)
     if isinstance(content, dict):
         raise MisnamedPickleError
+    raise pickle.UnpicklingError("torch.save did not write it")
 
 
-def _latin1(text: str, encoding: str = "latin1") -> bytes:
-    """What Python 3 writes for bytes in an old protocol; other codecs are not needed."""
-    if encoding != "latin1":
-        raise UnsafePickleError("_codecs.encode")
-    return text.encode("latin1")
+def _load_zip(file: BinaryIO, size: int) -> Any:
+    archive = tensors.Archive(file)
+    names = _all_names(size)
+    data = BoundedFile(archive.open_pickle())
+    return Unpickler(
+        data,
+        lambda module, name: _find(names, module, name),
+        lambda given: _storage(given, archive.storage),
+    ).load()
 
 
-def _numpy_names() -> dict[tuple[str, str], type]:
-    """What NumPy writes into a pickle, each as a class of that very name, by which torch knows it."""
-    kinds: dict[tuple[str, str], type] = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype}
-    for package in ("numpy.core", "numpy._core"):  # before and since NumPy 2
-        kinds[f"{package}.multiarray", "_reconstruct"] = _Reconstructed
-        kinds[f"{package}.multiarray", "scalar"] = _Scalar
-        kinds[f"{package}.numeric", "_frombuffer"] = _Buffer
-    return {
-        (module, name): type(name, (kind,), {"__module__": module}) for (module, name), kind in kinds.items()
+def _load_old(file: BinaryIO, size: int) -> Any:
+    """What stands behind the magic number in a file of torch before 1.6."""
+    if load_arrays(file) != _TORCH_PROTOCOL:
+        raise pickle.UnpicklingError("its version is not known")
+    if not load_arrays(file).get("little_endian", True):
+        raise pickle.UnpicklingError("it was written by a machine with the other order of bytes")
+    names, behind = _all_names(size), tensors.OldStorages(file)
+    item_sizes: dict[str, int] = {}
+
+    def load_persistent(given: Any) -> Any:
+        storage = _storage(given, behind.storage)
+        if isinstance(storage, tensors.Storage):
+            item_sizes.setdefault(storage.key, storage.dtype.itemsize)
+        return storage
+
+    content = Unpickler(
+        BoundedFile(file), lambda module, name: _find(names, module, name), load_persistent
+    ).load()
+    behind.locate(load_arrays(file), item_sizes)
+    return content
+
+
+def _storage(given: Any, read: Any) -> Any:
+    """The storage that torch names by ``("storage", type, key, device, length[, view])``."""
+    if not isinstance(given, tuple) or len(given) < 2:
+        raise pickle.UnpicklingError("it refers to what is no storage")
+    if given[0] == "module":  # the class of a module, with its source
+        return given[1]
+    _, dtype, key, _, length, *view = given
+    if not (given[0] == "storage" and isinstance(dtype, tensors.Dtype) and dtype.value is not None):
+        raise pickle.UnpicklingError("it refers to what is no storage")
+    start = 0
+    if view and view[0] is not None:  # a part of it, as the first torch wrote
+        _, start, length = view[0]
+    return tensors.Storage(str(key), dtype.value, length, start, read)
+
+
+def _find(names: Mapping[tuple[str, str], Any], module: str, name: str) -> Any:
+    """What a name stands for.
+
+    Raises:
+        UnsafePickleError: it is one of what acts on the machine.
+    """
+    if (module, name) in names:
+        return names[module, name]
+    full = f"{module}.{name}"
+    if module.split(".")[0] in _DANGEROUS or (module in _BUILTINS and name in _DANGEROUS_BUILTINS):
+        raise UnsafePickleError(full)
+    return Unknown(full)
+
+
+def _array_names(size: int) -> dict[tuple[str, str], Any]:
+    copies = Allowance(_SHARED * size)
+    return {**_plain_names(copies), **arrays.numpy_names(copies)}
+
+
+def _all_names(size: int) -> dict[tuple[str, str], Any]:
+    views = Allowance(max(_SHARED * size, tensors.MAX_REPEATED_IN_ALL))
+    return {**_array_names(size), **tensors.torch_names(views)}
+
+
+def _plain_names(copies: Allowance) -> dict[tuple[str, str], Any]:
+    """Containers, and bytes, that pickle makes by a call.
+
+    Args:
+        copies: bytes that they may have in all.
+    """
+
+    def ordered(items: Any = ()) -> OrderedDict[Any, Any]:
+        copies.spend(_ITEM * len(items))
+        return OrderedDict((as_key(key), value) for key, value in items)
+
+    def counter(items: Any = ()) -> Counter[Any]:
+        copies.spend(_ITEM * len(items))
+        return Counter({as_key(key): int(items[key]) for key in items})
+
+    def items_of(make: Any) -> Known:
+        def items(given: Any = ()) -> Any:
+            copies.spend(_ITEM * len(given))
+            return make(map(as_key, given))
+
+        return Known(items)
+
+    def encode(text: str, encoding: str = "latin1") -> bytes:
+        """What Python 3 writes for bytes in an old protocol."""
+        if encoding not in ("latin1", "latin-1"):
+            raise pickle.UnpicklingError("it has bytes in another encoding")
+        copies.spend(len(text))
+        return text.encode("latin1")
+
+    def byte_array(given: Any = b"", encoding: str = "latin1") -> bytearray:
+        return bytearray(given if isinstance(given, bytes) else encode(given, encoding))
+
+    def size(lengths: Any) -> tuple[int, ...]:
+        arrays.count(lengths)
+        return tuple(lengths)
+
+    names = {
+        ("collections", "OrderedDict"): Known(ordered),
+        ("collections", "defaultdict"): Known(lambda *_: {}),
+        ("collections", "Counter"): Known(counter),
+        ("_codecs", "encode"): Known(encode),
+        ("torch", "Size"): Known(size),
+        ("torch", "device"): Known(lambda kind, *index: torch.device(str(kind), *map(int, index))),
     }
+    for module in _BUILTINS:
+        names[module, "set"], names[module, "frozenset"] = items_of(set), items_of(frozenset)
+        names[module, "bytearray"] = Known(byte_array)
+        names[module, "complex"] = Known(lambda real, imaginary: complex(float(real), float(imaginary)))
+    return names
 
 
-_NUMPY = _numpy_names()
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): _latin1,
-    **_NUMPY,
-}
-_TORCH_SAFE: list[Any] = list(_NUMPY.values())
+def _keep_versions(value: dict[Any, Any]) -> None:
+    """Of what ``state_dict()`` says beside the weights, keep the versions of the modules, if they are any."""
+    if not isinstance(value, OrderedDict):
+        return
+    given = value.__dict__.pop("_metadata", None)
+    if isinstance(given, dict):
+        versions = {
+            name: {"version": said["version"]}
+            for name, said in given.items()
+            if isinstance(said, dict) and isinstance(said.get("version"), int)
+        }
+        value._metadata = versions  # type: ignore[attr-defined]
