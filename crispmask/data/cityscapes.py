@@ -9,8 +9,8 @@ cut out, and no polygon is rounded. They are run lengths, so configs say ``INPUT
 
 from __future__ import annotations
 
+import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,20 @@ from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
 from crispmask.data.metadata import MovableMetadata, datasets_folder
-from crispmask.evaluation.cityscapes_truth import CLASSES, SUFFIX, image_name, read_image_truth
-from crispmask.evaluation.progress import Progress
+from crispmask.evaluation.cityscapes_truth import (
+    CLASSES,
+    SUFFIX,
+    find_instance_files,
+    image_name,
+    image_size,
+    read_image_truth,
+)
+from crispmask.evaluation.threads import map_in_threads
 
 SPLITS = ("train", "val", "test")
 CONTIGUOUS_IDS = {label_id: index for index, label_id in enumerate(CLASSES)}
-# Threads of one process: reading a PNG file leaves the interpreter alone most of the time
-_MAX_THREADS = 8
+
+logger = logging.getLogger(__name__)
 
 
 class CityscapesMetadata(MovableMetadata):
@@ -52,16 +59,16 @@ def load_cityscapes(
 
     Raises:
         FileNotFoundError: there are no images, or one has no annotations.
-        ValueError: an annotation file cannot be read.
+        ValueError: an annotation file or the header of an image cannot be read, or they differ in size.
     """
     files = pair_files(image_dir, gt_dir)
-    threads = max(1, min(_MAX_THREADS, (os.cpu_count() or 1) // comm.get_local_size()))
-    with ThreadPoolExecutor(threads) as pool:
-        futures = [pool.submit(_load_image, *pair) for pair in files]
-        try:
-            return [future.result() for future in Progress().track(futures, f"Reading {gt_dir}")]
-        finally:
-            pool.shutdown(cancel_futures=True)
+    unused = find_instance_files(gt_dir).keys() - {image_name(image.name) for image, _ in files}
+    if unused:
+        logger.warning(
+            "%d annotation files in '%s' are not used, as there is no image in '%s', %s%s for one.",
+            *(len(unused), gt_dir, image_dir, min(unused), SUFFIX),
+        )
+    return map_in_threads(_load_image, files, f"Reading {gt_dir}", processes=comm.get_local_size())
 
 
 def pair_files(image_dir: str | os.PathLike[str], gt_dir: str | os.PathLike[str]) -> list[tuple[Path, Path]]:
@@ -82,9 +89,15 @@ def pair_files(image_dir: str | os.PathLike[str], gt_dir: str | os.PathLike[str]
     return pairs
 
 
-def _load_image(image: Path, truth_file: Path) -> dict[str, Any]:
+def _load_image(pair: tuple[Path, Path]) -> dict[str, Any]:
+    image, truth_file = pair
     truth = read_image_truth(truth_file)
     height, width = truth.size
+    if (size := image_size(image)) != truth.size:
+        raise ValueError(
+            f"Image '{image}' has size {list(size)}, its annotations '{truth_file}' have {list(truth.size)} "
+            "(rows, columns): put the files in place that belong together."
+        )
     annotations = [
         {
             "iscrowd": a["iscrowd"],

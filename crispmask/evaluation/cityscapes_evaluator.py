@@ -110,6 +110,12 @@ class CityscapesBoundaryEvaluator(DatasetEvaluator):
         for images_of_rank, overlaps_of_rank in parts:
             found = {**images_of_rank, **found}
             overlaps = {**overlaps_of_rank, **overlaps}
+        if unseen := [name for name in self._files if name not in found]:
+            logger.warning(
+                "%d of %d annotated images were not given to the model and count as images without "
+                "predictions, '%s' for one.",
+                *(len(unseen), len(self._files), unseen[0]),
+            )
         images = {name: found.get(name) or self._evaluate_image(name, None) for name in self._files}
         if self._output_dir:
             self._write(chain.from_iterable(image.rows for image in images.values()))

@@ -147,6 +147,20 @@ def test_run_lengths_are_converted_where_there_are_no_bitmasks(root, tmp_path):
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_labels_that_are_left_out_are_counted(tmp_path, capsys):
+    rle = mask_util.encode(np.asfortranarray(np.ones((HEIGHT, WIDTH), np.uint8)))
+    labels = [
+        {"category": "car", "rle": {"size": [HEIGHT, WIDTH], "counts": rle["counts"].decode()}},
+        {"category": "car", "box2d": {}},
+    ]
+    path = tmp_path / "frames.json"
+    path.write_text(json.dumps([{"name": "a.jpg", "labels": labels}]))
+    prepare_bdd100k.main([str(path), "--output", str(tmp_path / "made.json")])
+    first, note = capsys.readouterr().out.splitlines()
+    assert first.endswith("made.json: 1 images, 1 objects, 0 of them crowd or ignored")
+    assert note == "note: labels without rle, left out: 1, label 1 of frame 'a.jpg'"
+
+
 def test_script_says_what_is_wrong_in_one_sentence(tmp_path, capsys):
     assert "No labels of the train split" in refusal(capsys, "--root", tmp_path)
     assert "LABELS and --output go together" in refusal(capsys, tmp_path)

@@ -109,6 +109,52 @@ def test_an_annotation_file_that_cannot_be_read_is_named(monkeypatch, tmp_path):
         DatasetCatalog.get("cityscapes_instances_train")
 
 
+def photo_of_another_size(image, truth):
+    Image.new("RGB", (32, 31)).save(image)
+
+
+def cut_photo(image, truth):
+    image.write_bytes(image.read_bytes()[:20])
+
+
+def label_of_colours(image, truth):
+    Image.new("RGB", (32, 32)).save(truth)
+
+
+def foreign_ids(image, truth):
+    Image.new("L", (32, 32), 40).save(truth)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (photo_of_another_size, r"{image}' has size \[31, 32\], its annotations '.*{truth}' have \[32, 32\]"),
+        (cut_photo, "'.*{image}' cannot be read"),
+        (label_of_colours, "{truth}' is no instanceIds image: it must have one channel of integers"),
+        (foreign_ids, "{truth}' is no instanceIds image: it holds ids without a Cityscapes label"),
+    ],
+)
+def test_files_that_do_not_belong_together_are_named(monkeypatch, tmp_path, break_it, message):
+    size = {"height": 32, "width": 32}
+    write_cityscapes(tmp_path / "cityscapes", images=2, objects=1, detections=0, split="train", **size)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    image, truth = (next(tmp_path.rglob(f"bonn*{kind}.png")) for kind in ("leftImg8bit", "instanceIds"))
+    break_it(image, truth)
+    with pytest.raises(UserError, match=message.format(image=image.name, truth=truth.name)):
+        DatasetCatalog.get("cityscapes_instances_train")
+
+
+def test_annotations_without_an_image_are_counted(monkeypatch, tmp_path, caplog):
+    size = {"height": 32, "width": 32}
+    write_cityscapes(tmp_path / "cityscapes", images=3, objects=1, detections=0, split="train", **size)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    image = next(tmp_path.rglob("bonn*_leftImg8bit.png"))
+    image.unlink()
+    assert len(DatasetCatalog.get("cityscapes_instances_train")) == 2
+    (note,) = (record.getMessage() for record in caplog.records)
+    assert note.startswith("1 annotation files in") and image.name.removesuffix("_leftImg8bit.png") in note
+
+
 VAL = ("DATASETS.TEST", "('cityscapes_instances_val',)", "TEST.BOUNDARY.DILATION_RATIO", "0.005")
 
 

@@ -109,10 +109,11 @@ def test_image_seen_twice_counts_once(city, one_process):
     assert run(evaluator, rows, [*names, names[0], names[0]]) == same(one_process)
 
 
-def test_images_that_were_not_seen_have_no_predictions(city):
+def test_images_that_were_not_seen_have_no_predictions(city, caplog):
     folder, rows, names = city
     evaluator = CityscapesBoundaryEvaluator(register(folder), ["segm"])
     figures = run(evaluator, rows, names[:2])
+    assert any("3 of 5 annotated images were not given" in r.getMessage() for r in caplog.records)
     expected = evaluate(folder, [row for row in rows if row["image"] in names[:2]], "cityscapes", "mask")
     assert figures["segm"]["AP"] == expected["AP"] > 0
     assert figures["segm_coco"]["AP"] == expected["coco/AP"]

@@ -18,10 +18,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from crispmask.cli.output import write_whole
+from crispmask.cli.output import print_notes, write_whole
 from crispmask.errors import UserError, exit_on_user_error
 from crispmask.evaluation.bdd100k_classes import class_ids_of
 from crispmask.evaluation.bdd100k_truth import to_coco
+from crispmask.evaluation.formats.findings import Findings
 from crispmask.evaluation.inputs import read_ground_truth
 
 SPLITS = ("train", "val")
@@ -47,8 +48,9 @@ def convert(labels: Path, output: Path) -> None:
     Raises:
         UserError: the labels cannot be read, are not BDD100K's, or the file cannot be written.
     """
+    findings = Findings()
     try:
-        content = to_coco(labels)
+        content = to_coco(labels, findings=findings)
         if "annotations" not in content:
             raise ValueError(f"'{labels}' holds no labels of BDD100K.")
         truth = read_ground_truth(content)
@@ -59,6 +61,7 @@ def convert(labels: Path, output: Path) -> None:
     images, objects = len(content["images"]), len(content["annotations"])
     crowds = sum(annotation["iscrowd"] for annotation in truth.annotations)
     print(f"{output}: {images} images, {objects} objects, {crowds} of them crowd or ignored")
+    print_notes(findings.notes())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
