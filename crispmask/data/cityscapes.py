@@ -85,7 +85,9 @@ def pair_files(image_dir: str | os.PathLike[str], gt_dir: str | os.PathLike[str]
     pairs = [(path, Path(gt_dir) / path.parent.name / f"{image_name(path.name)}{SUFFIX}") for path in images]
     for image, truth in pairs:
         if not truth.is_file():
-            raise FileNotFoundError(f"Image '{image}' has no annotations '{truth}'.")
+            raise FileNotFoundError(
+                f"Image '{image}' has no annotations '{truth}': put that file in place, or leave the image out."
+            )
     return pairs
 
 

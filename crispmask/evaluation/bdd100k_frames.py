@@ -93,6 +93,9 @@ def _frame_size(
 ) -> tuple[int, int]:
     """(H, W): as the frame says, or the whole file, or the first mask."""
     sizes = [frame.get("size"), config.get("imageSize") if isinstance(config, Mapping) else None]
+    for size in sizes:
+        if size is not None and not isinstance(size, Mapping):
+            raise ValueError(f"{where} has size {short(size)}: a dict with height and width is needed.")
     for mask in [label["rle"] for label in labels if label.get("rle") is not None][:1]:
         of_mask = mask.get("size") if isinstance(mask, Mapping) else None
         if isinstance(of_mask, Sequence) and len(of_mask) == 2:

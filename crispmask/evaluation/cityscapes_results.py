@@ -21,13 +21,15 @@ import numpy as np
 from crispmask.data.images import ImageError, opened_image
 from crispmask.evaluation.checks import is_finite, short
 from crispmask.evaluation.cityscapes_truth import CLASSES, LABEL_IDS
-from crispmask.evaluation.encode import RLE, encode_ids
+from crispmask.evaluation.encode import RLE, encode_crop
 from crispmask.evaluation.formats.findings import Findings
 from crispmask.evaluation.progress import Progress
 from crispmask.evaluation.threads import map_in_threads
 
 SUFFIX = ".txt"
 NOT_EVALUATED = "predictions of labels that Cityscapes does not evaluate, left out"
+# Characters; file systems take up to 4096, a message does not
+_LONGEST_PATH = 1024
 
 
 class Line(NamedTuple):
@@ -140,8 +142,8 @@ def _parse(words: str, where: str, image: str, base: Path, folder: str) -> Line:
     fields = words.split()
     if len(fields) != 3:
         raise ValueError(
-            f"{where} has {len(fields)} fields, {short(words.strip())}: the path of a mask, without blanks,"
-            " a label id and a score are needed."
+            f"{where} is {short(words.strip())}: the path of a mask, without blanks, a label id and a score "
+            "are needed."
         )
     name, label, score = fields[0], _number(fields[1]), _number(fields[2])
     if label not in LABEL_IDS:
@@ -155,6 +157,8 @@ def _parse(words: str, where: str, image: str, base: Path, folder: str) -> Line:
         raise ValueError(
             f"{where} has the absolute path {short(name)}: one relative to the text file is needed."
         )
+    if len(name) > _LONGEST_PATH:
+        raise ValueError(f"{where} has the path {short(name)}, which no file can have.")
     mask = os.path.abspath(base / name)
     if os.path.commonpath([mask, folder]) != folder:
         raise ValueError(
@@ -173,18 +177,20 @@ def _number(text: str) -> float | None:
 
 def _read_mask(line: Line, size: tuple[int, int]) -> RLE:
     """Run lengths of a mask image; its pixels are read only if it is as large as it should be."""
-    pixels = None
+    mask = None
     try:
         with opened_image(line.mask) as image:
             found: Sequence[int] = image.size[::-1]
             if tuple(found) == size:
                 # What is not black, as in the official tool; of 16 bits, Pillow cuts what is beyond 255
-                pixels = np.asarray(image.convert("L"))
+                grey = image.convert("L")
+                box = grey.getbbox() or (0, 0, 0, 0)
+                mask = np.asarray(grey.crop(box)).T != 0
     except ImageError as error:
         raise ValueError(f"{line.where} names a mask that cannot be used: {error}") from None
-    if pixels is None:
+    if mask is None:
         raise ValueError(
             f"{line.where} names the mask '{line.mask}' of size {list(found)}, not {list(size)} (rows, "
             "columns) like its image."
         )
-    return encode_ids(np.ascontiguousarray(pixels.T != 0).view(np.uint8), [1])[0]
+    return encode_crop(mask, box, size)

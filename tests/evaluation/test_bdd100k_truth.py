@@ -207,6 +207,7 @@ def broken(**entries):
         ([{"name": "x.jpg", "labels": [3]}], r"Entry 0 of the labels of frame 'x\.jpg' is not a dict"),
         ([{"name": "x.jpg", "labels": "many"}], r"The labels of frame 'x\.jpg' must be a list"),
         ([{"name": "x.jpg", "size": {"height": -1, "width": 3}}], r"Frame 'x\.jpg' has height -1"),
+        ([{"name": "x.jpg", "size": [40, 60]}], r"Frame 'x\.jpg' has size \[40, 60\]: a dict with height"),
     ],
 )
 def test_a_wrong_label_is_named(frames, message):

@@ -146,8 +146,8 @@ def test_of_lines_with_one_mask_the_last_counts(split):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("car.png 26", "has 2 fields, 'car.png 26': the path of a mask, without blanks, a label id and a"),
-        ("my car.png 26 0.9", "has 4 fields"),
+        ("car.png 26", "is 'car.png 26': the path of a mask, without blanks, a label id and a score"),
+        ("my car.png 26 0.9", r"is 'my car\.png 26 0\.9'"),
         ("car.png car 0.9", "has label id 'car': Cityscapes has no such label, .* 24, 25, 26"),
         ("car.png 26.5 0.9", r"has label id '26\.5'"),
         ("car.png 34 0.9", "has label id '34'"),
@@ -168,6 +168,7 @@ def test_of_lines_with_one_mask_the_last_counts(split):
         ("small.png 26 0.9", r"the mask '.*small\.png' of size \[50, 200\], not \[100, 200\]"),
         ("turned.png 26 0.9", r"of size \[200, 100\], not \[100, 200\]"),
         (f"{'x' * 300}.png 26 0.9", "names a mask that cannot be used"),
+        (f"{'x' * 10_000}.png 26 0.9", r"has the path 'x{59}\.\.\., which no file can have\.$"),
     ],
 )
 def test_a_wrong_line_is_named(split, line, message):
