@@ -86,7 +86,7 @@ def pair_files(image_dir: str | os.PathLike[str], gt_dir: str | os.PathLike[str]
     for image, truth in pairs:
         if not truth.is_file():
             raise FileNotFoundError(
-                f"Image '{image}' has no annotations '{truth}': put that file in place, or leave the image out."
+                f"Image '{image}' has no annotations '{truth}': put it in place, or leave the image out."
             )
     return pairs
 
