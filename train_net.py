@@ -24,6 +24,7 @@ from crispmask.engine import (
     launch,
     load_config,
     resolve_config_file,
+    settle_value_range,
     setup_run,
 )
 
@@ -32,7 +33,8 @@ def setup(args: argparse.Namespace) -> tuple[CfgNode, list[str]]:
     """The config of the run and notes about it; what cannot work raises UserError here, in one process."""
     cfg = load_config(args.config_file, args.opts)
     args.config_file = resolve_config_file(args.config_file)
-    return cfg, check_run(cfg, args)
+    notes = check_run(cfg, args)
+    return settle_value_range(cfg, notes, resume=args.resume, eval_only=args.eval_only), notes
 
 
 def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:

@@ -18,7 +18,7 @@ HEAD_PACKAGES = {"refinemask_d2": "add_refinemask_config", "transfiner_d2": "add
 
 
 def add_crispmask_config(cfg: CfgNode) -> None:
-    """Add ``CRISPMASK`` (training), ``MODEL.SWIN`` and ``TEST.BOUNDARY`` (Boundary AP) in place."""
+    """Add ``CRISPMASK`` (training), ``MODEL.SWIN``, ``TEST.BOUNDARY`` and ``INPUT.VALUE_RANGE`` in place."""
     from detectron2.config import CfgNode as CN
 
     import crispmask.swin  # noqa: F401  registers its backbone
@@ -41,8 +41,18 @@ def add_crispmask_config(cfg: CfgNode) -> None:
     # Evaluation and prediction need every tensor of the model in MODEL.WEIGHTS, and no other. False, and
     # training from MODEL.WEIGHTS always: those that fit are taken, a table of the rest is printed
     cfg.CRISPMASK.STRICT_WEIGHTS = True
+    # What becomes of a training image that cannot be read: "stop" ends the run with its name, "skip" takes
+    # another one in its place, and tells the names and how often. An evaluation always stops
+    cfg.CRISPMASK.UNREADABLE_IMAGES = "stop"
     # Weights & Biases project that scalars are sent to; empty: off
     cfg.CRISPMASK.WANDB_PROJECT = ""
+
+    # Values that are black and white, (low, high), in images of 16 and 32 bits and of floats. The range
+    # that a file states comes first (PNG sBIT, TIFF MinSampleValue and MaxSampleValue), then this one, then
+    # that of the type (0 to 65535; signed, 32-bit and float files have none). 8 bits are not scaled.
+    # "auto": the smallest and largest value of the training images, found before training and stored with the
+    # weights, from which evaluation, demo and Predictor take it
+    cfg.INPUT.VALUE_RANGE = None
 
     # Swin Transformer, with MODEL.BACKBONE.NAME "build_swin_fpn_backbone"; the values are those of Swin-T
     cfg.MODEL.SWIN = CN()

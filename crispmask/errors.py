@@ -19,6 +19,16 @@ class ProcessError(UserError):
     """A :class:`UserError` of one process, which others of the same run and machine need not have."""
 
 
+class DataError(ProcessError):
+    """A file of a data set cannot be used; raised where it is met, be it a process of a data loader."""
+
+    def __init__(self, message: str) -> None:
+        # Torch raises what such a process raised anew, with its traceback before the sentence
+        if "Original Traceback" in message:
+            message = message.rpartition(f"{type(self).__name__}: ")[2].strip()
+        super().__init__(message)
+
+
 class NonFiniteError(FloatingPointError):
     """A loss or a gradient became NaN or infinite; the message names it and the images of the batch."""
 

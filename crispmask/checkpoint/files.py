@@ -34,6 +34,8 @@ from crispmask.errors import UserError
 logger = logging.getLogger(__name__)
 
 SAFETENSORS = ".safetensors"
+# Beside the weights: the INPUT.VALUE_RANGE that they were trained with
+VALUE_RANGE = "value_range"
 # What a download leaves in place of a checkpoint, by its first bytes
 _WEB_PAGE = "a web page: large files of Google Drive must be downloaded in a browser"
 _NO_CHECKPOINT = {

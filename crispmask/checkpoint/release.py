@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,13 @@ import crispmask
 from crispmask import model_zoo
 from crispmask.checkpoint.convert import SOURCES, released_source, translate_names, under_new_names
 from crispmask.checkpoint.download import check_hash, fetch, file_hash
-from crispmask.checkpoint.files import SAFETENSORS, read_weight_file, write_atomically, write_safetensors
+from crispmask.checkpoint.files import (
+    SAFETENSORS,
+    VALUE_RANGE,
+    read_weight_file,
+    write_atomically,
+    write_safetensors,
+)
 from crispmask.checkpoint.integrity import check_floats
 from crispmask.checkpoint.report import (
     Shape,
@@ -106,6 +113,9 @@ def convert_checkpoint(
     }
     if content.get("matching_heuristics"):
         metadata["matching_heuristics"] = "True"
+    if VALUE_RANGE in content:
+        given = content[VALUE_RANGE]
+        metadata[VALUE_RANGE] = given if isinstance(given, str) else json.dumps(given)
     if source == DETECTRON2 and not config:
         unchecked = WeightReport(total=0)
         return Conversion(tensors, "", (), (), unchecked, unchecked, tuple(allow_missing), metadata)

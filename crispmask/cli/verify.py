@@ -50,12 +50,14 @@ def run(args: argparse.Namespace) -> None:
     from crispmask.engine.arguments import check_pairs, load_config
     from crispmask.engine.checks import check_weight_file
     from crispmask.engine.predictor import load_trained_model
+    from crispmask.engine.value_range import stored_value_range
     from crispmask.model_zoo.compare import compare
 
     check_pairs(args.opts)
 
     def config(*more: str) -> CfgNode:
-        return load_config(path, [*args.opts, "MODEL.WEIGHTS", args.weights, *more], flag="CONFIG")
+        opts = [*args.opts, "MODEL.WEIGHTS", args.weights, *more]
+        return stored_value_range(load_config(path, opts, flag="CONFIG"))
 
     cfg = config()
     name = model_zoo.name_of(path)

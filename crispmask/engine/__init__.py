@@ -7,6 +7,7 @@ from crispmask.engine.launch import launch
 from crispmask.engine.setup import setup_run
 from crispmask.engine.steps import TrainSteps
 from crispmask.engine.trainer import Trainer
+from crispmask.engine.value_range import settle_value_range
 from crispmask.errors import NonFiniteError, UserError, exit_on_user_error
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "launch",
     "load_config",
     "resolve_config_file",
+    "settle_value_range",
     "setup_run",
 ]

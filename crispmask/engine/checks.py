@@ -17,11 +17,13 @@ from crispmask.checkpoint.download import check_hash, fetch
 from crispmask.checkpoint.files import read_weight_file
 from crispmask.checkpoint.load import load_weights
 from crispmask.data import UnknownDatasetError, require_dataset
+from crispmask.data.mapper import UNREADABLE
 from crispmask.engine.freeze import check_frozen_weights, freeze_modules
 from crispmask.engine.machine_checks import check_output_dir, check_processes
 from crispmask.engine.optimizer import OPTIMIZERS
 from crispmask.engine.resume import describe_changes
 from crispmask.engine.trainer import AMP_DTYPES, Trainer
+from crispmask.engine.value_range import check_value_range
 from crispmask.errors import UserError
 from crispmask.evaluation.boundary_iou import boundary_width
 from crispmask.evaluation.build import EVALUATORS, evaluator_type
@@ -67,6 +69,12 @@ def check_training_options(cfg: CfgNode) -> None:
         raise UserError(f"CRISPMASK.ACCUMULATION_STEPS {options.ACCUMULATION_STEPS} must be 1 or more.")
     if not isinstance(options.FREEZE, (list, tuple)) or not all(isinstance(n, str) for n in options.FREEZE):
         raise UserError(f"CRISPMASK.FREEZE {options.FREEZE!r} is wrong: give names, as \"('backbone',)\".")
+    if options.UNREADABLE_IMAGES not in UNREADABLE:
+        raise UserError(
+            f"CRISPMASK.UNREADABLE_IMAGES '{options.UNREADABLE_IMAGES}' is unknown: give "
+            f"{' or '.join(UNREADABLE)}."
+        )
+    check_value_range(cfg.INPUT.VALUE_RANGE)
     if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.MAX_ITER < 1:
         raise UserError("SOLVER.IMS_PER_BATCH and SOLVER.MAX_ITER must be 1 or more.")
     try:

@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_loader
+from detectron2.data import DatasetCatalog, build_detection_test_loader
 
+from crispmask.data.mapper import ImageMapper
 from crispmask.engine.cost import PeakMemory, timed
 from crispmask.engine.predictor import load_trained_model
+from crispmask.engine.value_range import stored_value_range
 from crispmask.errors import UserError
 from crispmask.evaluation.build import build_evaluator, evaluator_type
 
@@ -104,9 +106,10 @@ def measure(cfg: CfgNode, images: list[dict[str, Any]], settings: Settings, trac
     Raises:
         UserError: the model cannot be built or loaded.
     """
+    cfg = stored_value_range(cfg)
     model = load_trained_model(cfg)
     device = model.device
-    loader = build_detection_test_loader(images, mapper=DatasetMapper(cfg, False), num_workers=0)
+    loader = build_detection_test_loader(images, mapper=ImageMapper(cfg, is_train=False), num_workers=0)
     with TemporaryDirectory() as folder, torch.inference_mode():
         evaluator = build_evaluator(cfg, cfg.DATASETS.TEST[0], folder)
 

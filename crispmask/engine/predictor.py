@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import transforms as T
-from detectron2.data.detection_utils import build_augmentation, convert_PIL_to_numpy
 from detectron2.structures import Instances
 from numpy.typing import NDArray
-from PIL import Image
 
 from crispmask.checkpoint import load_weights
+from crispmask.data.mapper import ImageMapper
 from crispmask.engine.checks import check_deformable_convolutions, check_weight_file
 from crispmask.engine.trainer import Trainer
+from crispmask.engine.value_range import stored_value_range
 from crispmask.errors import UserError
 
 
@@ -35,9 +35,9 @@ class Predictor:
         Raises:
             UserError: there are no weights, they cannot be read, or they are those of another model.
         """
-        self.cfg = cfg
+        self.cfg = cfg = stored_value_range(cfg)
         self.model = load_trained_model(cfg)
-        self.resize = T.AugmentationList(build_augmentation(cfg, is_train=False))
+        self.mapper = ImageMapper(cfg, is_train=False)
 
     def __call__(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Instances]:
         """Detections of each picture, on the CPU.
@@ -61,14 +61,17 @@ class Predictor:
             raise UserError(f"The model of this config gives {found} and no instances: give one that does.")
         return [output["instances"].to("cpu") for output in outputs]
 
+    def read(self, path: str | Path) -> NDArray[np.uint8]:
+        """The picture of a file as the training read it, (H, W, 3) uint8 RGB.
+
+        Raises:
+            ImageError: the file cannot be read, see :func:`crispmask.data.images.read_image`.
+        """
+        return self.mapper.read(str(path))
+
     def model_input(self, picture: NDArray[np.uint8]) -> dict[str, Any]:
         """What Detectron2's models take for a picture (H, W, 3) uint8 RGB."""
-        height, width = picture.shape[:2]
-        channels = convert_PIL_to_numpy(Image.fromarray(picture), self.cfg.INPUT.FORMAT)
-        augmented = T.AugInput(channels)
-        self.resize(augmented)
-        tensor = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
-        return {"image": tensor, "height": height, "width": width}
+        return self.mapper.model_input(picture)
 
 
 def load_trained_model(cfg: CfgNode) -> torch.nn.Module:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
 from textwrap import shorten
@@ -12,7 +13,11 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data import (
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
@@ -21,12 +26,15 @@ from detectron2.utils.events import EventWriter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from crispmask.checkpoint.files import VALUE_RANGE
 from crispmask.checkpoint.load import UnfitWeightsError
+from crispmask.data.mapper import ImageMapper
 from crispmask.engine.checkpointer import AtomicCheckpointer
 from crispmask.engine.freeze import check_frozen_weights, freeze_modules
 from crispmask.engine.optimizer import build_optimizer, clips_full_model
 from crispmask.engine.resume import own_settings
 from crispmask.engine.steps import TrainSteps
+from crispmask.engine.unreadable import UnreadableImages
 from crispmask.engine.writers import build_writers
 from crispmask.errors import UserError
 from crispmask.evaluation.build import EVALUATORS, build_evaluator, evaluator_type
@@ -48,7 +56,8 @@ class Trainer(DefaultTrainer):
         super(DefaultTrainer, self).__init__()
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
-        data_loader = self.build_train_loader(cfg)
+        self.unreadable = UnreadableImages(cfg.SOLVER.CHECKPOINT_PERIOD)
+        data_loader = self.unreadable.watch(self.build_train_loader(cfg))
         model = self.build_model(cfg)
         freeze_modules(model, cfg.CRISPMASK.FREEZE)
         optimizer = self.build_optimizer(cfg, model)
@@ -66,7 +75,11 @@ class Trainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         # A backbone or a detector may be what the training starts from
         self.checkpointer = AtomicCheckpointer(
-            model, cfg.OUTPUT_DIR, strict=False, trainer=weakref.proxy(self)
+            model,
+            cfg.OUTPUT_DIR,
+            strict=False,
+            trainer=weakref.proxy(self),
+            metadata={VALUE_RANGE: cfg.INPUT.VALUE_RANGE},
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -75,6 +88,8 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[hooks.HookBase]:
         """Detectron2's hooks, and evaluation with test-time augmentation at the end if it is on."""
         built = super().build_hooks()
+        if self.cfg.CRISPMASK.UNREADABLE_IMAGES == "skip":
+            built.insert(0, self.unreadable)
         if self.cfg.TEST.AUG.ENABLED:
             # Before the writers, which Detectron2 puts last on the main process
             place = len(built) - comm.is_main_process()
@@ -89,7 +104,8 @@ class Trainer(DefaultTrainer):
         """Train up to ``SOLVER.MAX_ITER``, evaluate, and return the results if any are expected."""
         if self.start_iter >= self.max_iter:
             logger.info("Nothing left to train: the checkpoint is at SOLVER.MAX_ITER %d.", self.max_iter)
-        return super().train()
+        with without_traceback():
+            return super().train()
 
     def resume_or_load(self, resume: bool = True) -> Any:
         """Load ``MODEL.WEIGHTS``, or with ``resume`` take up the last checkpoint if there is one.
@@ -134,7 +150,13 @@ class Trainer(DefaultTrainer):
         )
         if cfg.MODEL.MASK_ON:
             check_mask_format(dicts, cfg.INPUT.MASK_FORMAT)
-        return build_detection_train_loader(cfg, dataset=dicts)
+        mapper = ImageMapper(cfg, is_train=True, num_images=len({image["file_name"] for image in dicts}))
+        return build_detection_train_loader(cfg, dataset=dicts, mapper=mapper)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """Detectron2's loader of a data set to evaluate on."""
+        return build_detection_test_loader(cfg, dataset_name, mapper=ImageMapper(cfg, is_train=False))
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -173,6 +195,21 @@ class Trainer(DefaultTrainer):
         evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
         results = cls.test(cfg, GeneralizedRCNNWithTTA(cfg, model), evaluators)
         return {f"{name}_TTA": value for name, value in results.items()}
+
+
+@contextmanager
+def without_traceback() -> Iterator[None]:
+    """Keep Detectron2's loop from logging the traceback of what is told in a sentence."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], UserError))
+
+    loop = logging.getLogger("detectron2.engine.train_loop")
+    loop.addFilter(is_news)
+    try:
+        yield
+    finally:
+        loop.removeFilter(is_news)
 
 
 def check_mask_format(dicts: Sequence[Mapping[str, Any]], mask_format: str) -> None:

@@ -10,13 +10,13 @@ from itertools import islice
 from typing import Any
 
 import torch
-from detectron2.data import build_detection_test_loader
 from detectron2.modeling import build_model
 
 import crispmask
 import crispmask.data.builtin
 from crispmask.checkpoint import load_weights
 from crispmask.engine.cost import PeakMemory, describe_device, timed
+from crispmask.engine.trainer import Trainer
 
 
 def measure(config: str, weights: str, opts: list[str], images: int = 30, warm_up: int = 5) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def measure(config: str, weights: str, opts: list[str], images: int = 30, warm_u
     device = torch.device(cfg.MODEL.DEVICE)
     model = build_model(cfg).eval()
     load_weights(model, cfg.MODEL.WEIGHTS)
-    loader = build_detection_test_loader(cfg, cfg.DATASETS.TEST[0])
+    loader = Trainer.build_test_loader(cfg, cfg.DATASETS.TEST[0])
     memory = PeakMemory(device)
     with torch.no_grad():
         seconds = [timed(partial(model, batch), device)[1] for batch in islice(loader, warm_up + images)]

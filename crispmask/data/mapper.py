@@ -1,0 +1,181 @@
+"""From a data set's dict to what a model takes; images are those of :mod:`crispmask.data.images`."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import DatasetMapper, detection_utils
+from detectron2.data import transforms as T
+from detectron2.utils.file_io import PathManager
+from numpy.typing import NDArray
+from PIL import Image
+
+from crispmask.data.deep_images import Range
+from crispmask.data.images import ImageError, read_image
+from crispmask.errors import DataError, UserError
+
+# Values of CRISPMASK.UNREADABLE_IMAGES
+UNREADABLE = ("stop", "skip")
+
+
+class ImageMapper(DatasetMapper):
+    """Detectron2's mapper with our reader of images, in training, evaluation and prediction.
+
+    With ``skip`` it gives None for an image of the training data that cannot be read, so that Detectron2's
+    loader takes another one, and says so in the next dict, as ``unreadable``: a list of sentences.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        value_range: Range | None = None,
+        unreadable: str = "stop",
+        num_images: int | None = None,
+        **options: Any,
+    ) -> None:
+        """
+        Args:
+            is_train: whether images are augmented and annotations kept.
+            value_range: of files of more than 8 bits that state none.
+            unreadable: of ``UNREADABLE``; it is for training, evaluation always stops.
+            num_images: files of the data sets, to stop when none of them can be read.
+            options: of Detectron2's mapper.
+
+        Raises:
+            UserError: ``INPUT.VALUE_RANGE`` is still ``auto``.
+        """
+        super().__init__(is_train, **options)
+        if isinstance(value_range, str):
+            raise UserError(f"INPUT.VALUE_RANGE {value_range} must be found first, as train_net.py does.")
+        self.value_range = value_range
+        self.skips = is_train and unreadable == "skip"
+        self.num_images = num_images
+        self._unread: set[str] = set()
+        self._untold: list[str] = []
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        options = super().from_config(cfg, is_train)
+        return {
+            **options,
+            "augmentations": [_keeping_pixels(augmentation) for augmentation in options["augmentations"]],
+            "value_range": cfg.INPUT.VALUE_RANGE,
+            "unreadable": cfg.CRISPMASK.UNREADABLE_IMAGES,
+        }
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:
+        """A dict of Detectron2's models, or None: see the class.
+
+        Raises:
+            DataError: the image cannot be read, none of them can, or it has another size than its dict says.
+        """
+        record = copy.deepcopy(dataset_dict)
+        try:
+            picture = self.read(record["file_name"])
+        except ImageError as error:
+            return self._skip(record["file_name"], error)
+        check_size(record, picture)
+        augmented = T.AugInput(self.in_format(picture), sem_seg=_read_labels(record))
+        transforms = self.augmentations(augmented)
+        size = augmented.image.shape[:2]
+        record["image"] = as_tensor(augmented.image)
+        if augmented.sem_seg is not None:
+            record["sem_seg"] = torch.as_tensor(augmented.sem_seg.astype("long"))
+        if self.proposal_topk is not None:
+            detection_utils.transform_proposals(record, size, transforms, proposal_topk=self.proposal_topk)
+        if not self.is_train:
+            record.pop("annotations", None)
+        elif "annotations" in record:
+            self._transform_annotations(record, transforms, size)
+        if self._untold:
+            record["unreadable"], self._untold = self._untold, []
+        return record
+
+    def read(self, path: str) -> NDArray[np.uint8]:
+        """The picture of a file, (H, W, 3) uint8 RGB.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        return read_image(PathManager.get_local_path(path) if "://" in path else path, self.value_range)
+
+    def in_format(self, picture: NDArray[np.uint8]) -> NDArray[Any]:
+        """A picture (H, W, 3) uint8 RGB in ``INPUT.FORMAT``: (H, W, C), float for YUV-BT.601, else uint8."""
+        return detection_utils.convert_PIL_to_numpy(Image.fromarray(picture), self.image_format)
+
+    def model_input(self, picture: NDArray[np.uint8]) -> dict[str, Any]:
+        """What Detectron2's models take for a picture (H, W, 3) uint8 RGB that is in no data set."""
+        augmented = T.AugInput(self.in_format(picture))
+        self.augmentations(augmented)
+        height, width = picture.shape[:2]
+        return {"image": as_tensor(augmented.image), "height": height, "width": width}
+
+    def _skip(self, path: str, error: ImageError) -> None:
+        """Note an image that cannot be read, for the next dict, or raise."""
+        sentence = str(error).rstrip(".")
+        if not self.skips:
+            others = "or set CRISPMASK.UNREADABLE_IMAGES skip" if self.is_train else "or evaluate another"
+            raise DataError(f"{sentence}: mend the file, take it out of the data set, {others}.") from error
+        self._unread.add(path)
+        self._untold.append(sentence)
+        if self.num_images is not None and len(self._unread) >= self.num_images:
+            raise DataError(f"None of the {self.num_images} images can be read. {sentence}.") from error
+
+
+class KeepPixels(T.Augmentation):
+    """Detectron2's resizing, which leaves a pixel of a side that it would shrink to nothing."""
+
+    def __init__(self, resize: T.ResizeShortestEdge) -> None:
+        super().__init__()
+        self.resize = resize
+
+    def get_transform(self, image: NDArray[Any]) -> Any:
+        """The transform of an image (H, W, C)."""
+        transform = self.resize.get_transform(image)
+        if isinstance(transform, T.ResizeTransform) and min(transform.new_h, transform.new_w) < 1:
+            size = max(1, transform.new_h), max(1, transform.new_w)
+            return T.ResizeTransform(transform.h, transform.w, *size, transform.interp)
+        return transform
+
+
+def as_tensor(image: NDArray[Any]) -> torch.Tensor:
+    """(C, H, W) of an image (H, W, C)."""
+    return torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def check_size(record: dict[str, Any], picture: NDArray[np.uint8]) -> None:
+    """The picture has the size that its dict says, which is set where it does not.
+
+    Raises:
+        DataError: it has another.
+    """
+    try:
+        detection_utils.check_image_size(record, picture)
+    except detection_utils.SizeMismatchError:
+        height, width = picture.shape[:2]
+        turned = (record.get("height"), record.get("width")) == (width, height)
+        way = (
+            "its EXIF tag turns it: annotate it as it is shown, or remove the tag"
+            if turned
+            else "correct its annotations, or put the right image in its place"
+        )
+        raise DataError(
+            f"Image '{record['file_name']}' is {width} x {height}, but its data set says "
+            f"{record.get('width')} x {record.get('height')}: {way}."
+        ) from None
+
+
+def _keeping_pixels(augmentation: T.Augmentation) -> T.Augmentation:
+    return KeepPixels(augmentation) if isinstance(augmentation, T.ResizeShortestEdge) else augmentation
+
+
+def _read_labels(record: dict[str, Any]) -> NDArray[np.uint8] | None:
+    """(H, W) class numbers of a semantic label file, which are no colours."""
+    path = record.pop("sem_seg_file_name", None)
+    return None if path is None else detection_utils.read_image(path, "L").squeeze(2)
