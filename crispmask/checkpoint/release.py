@@ -25,6 +25,7 @@ from crispmask.checkpoint.files import (
 )
 from crispmask.checkpoint.integrity import check_floats
 from crispmask.checkpoint.report import (
+    MAX_GROUPS,
     Shape,
     WeightReport,
     compare_shapes,
@@ -40,6 +41,9 @@ from crispmask.errors import UserError
 
 # A file whose names stay as they are
 DETECTRON2 = "detectron2"
+# What stands beside the weights and says what they are
+_CARRIED = {"model", "__author__", "matching_heuristics", "config", VALUE_RANGE}
+_CARRIED |= {"made_by", "made_from", "made_from_sha256"}
 WITHOUT_BOUNDARY_HEAD = ("MODEL.TRANSFINER.BOUNDARY_LOSS_WEIGHT", "0.0")
 
 
@@ -82,6 +86,7 @@ def convert_checkpoint(
     source: str,
     *,
     config: str = "",
+    opts: Sequence[str] = (),
     allow_missing: Sequence[str] = (),
     trust_pickle: bool = False,
 ) -> Conversion:
@@ -93,6 +98,7 @@ def convert_checkpoint(
             are.
         config: config that it belongs to; empty: the one of the release that fits best is found, and for
             ``detectron2`` nothing is checked.
+        opts: ``KEY, VALUE, ...`` that the config, given or found, has on top.
         allow_missing: shell patterns of names (ours) that the file may lack, or have in another shape, in
             which they are left out.
         trust_pickle: see :func:`read_weight_file`.
@@ -103,7 +109,9 @@ def convert_checkpoint(
     """
     path = str(path)
     local = fetch(check_hash(path))
-    content = read_weight_file(local, trust_pickle=trust_pickle)
+    notes: list[str] = []
+    content = read_weight_file(local, trust_pickle=trust_pickle, tell=notes.append)
+    notes += _beside_the_weights(content)
     tensors = _as_tensors(path, content["model"], source)
     metadata = {
         "__author__": str(content.get("__author__", source)) if source == DETECTRON2 else source,
@@ -118,15 +126,16 @@ def convert_checkpoint(
         metadata[VALUE_RANGE] = given if isinstance(given, str) else json.dumps(given)
     if source == DETECTRON2 and not config:
         unchecked = WeightReport(total=0)
-        return Conversion(tensors, "", (), (), unchecked, unchecked, tuple(allow_missing), metadata)
+        unused = tuple(allow_missing)
+        return Conversion(tensors, "", (), (), unchecked, unchecked, unused, metadata, tuple(notes))
     tensors = _renamed(path, tensors, source)
-    opts, absent, notes = (), (), ()
+    opts, absent = tuple(opts), ()
     if source == TRANSFORMERS:
         config, stated = config or TRANSFORMERS_CONFIG, stated_settings(local)
-        tensors, opts, absent = convert_transformers(path, tensors, config, stated)
-        configs = [config]
+        tensors, found, absent = convert_transformers(path, tensors, config, stated, opts)
+        configs, opts = [config], (*found, *opts)
         if "NUM_HEADS" not in stated:
-            notes = (_on_trust(get_config(config).MODEL.QUERY.NUM_HEADS),)
+            notes.append(_on_trust(get_config(config, opts).MODEL.QUERY.NUM_HEADS))
     else:
         configs = [config] if config else release_configs(source)
     check_floats(path, [n for n, v in tensors.items() if not (v.is_floating_point() or is_optional(n))])
@@ -137,7 +146,9 @@ def convert_checkpoint(
     report = best.report.leaving_out(allowed)
     tensors = {name: value for name, value in tensors.items() if name not in report.missing}
     metadata["config"] = " ".join((best.config, *best.opts))
-    return Conversion(tensors, best.config, best.opts, others, report, best.report, unused, metadata, notes)
+    return Conversion(
+        tensors, best.config, best.opts, others, report, best.report, unused, metadata, tuple(notes)
+    )
 
 
 def write_conversion(conversion: Conversion, path: Path) -> None:
@@ -181,6 +192,14 @@ def model_shapes(config: str, opts: Sequence[str] = ()) -> dict[str, Shape]:
             f"python tools/install_detectron2.py --source repository builds them."
         ) from error
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+def _beside_the_weights(content: Mapping[str, Any]) -> list[str]:
+    """A sentence on what the file holds beside the weights and the result does not."""
+    names = [str(name)[:40] for name in content if name not in _CARRIED]
+    more = f" and {len(names) - MAX_GROUPS} more" if len(names) > MAX_GROUPS else ""
+    found = f"{', '.join(names[:MAX_GROUPS])}{more}"
+    return [f"what stands beside the weights is left out: {found}."] if names else []
 
 
 def _on_trust(heads: int) -> str:
@@ -233,21 +252,30 @@ def _best_fit(
     deformable = any(".conv2_offset." in name for name in tensors)
     # Such models cannot even be built without Detectron2's compiled ops
     alike = [
-        name for name in configs if any(get_config(name).MODEL.RESNETS.DEFORM_ON_PER_STAGE) == deformable
+        name
+        for name in configs
+        if any(get_config(name, opts).MODEL.RESNETS.DEFORM_ON_PER_STAGE) == deformable
     ]
-    groups = _same_models(alike or configs)
+    groups = _same_models(alike or configs, opts)
     fits = [fit for names in groups for fit in _fits(shapes, names[0], opts)]
-    # Of equals that which takes most of the file, then the first
-    best = min(fits, key=lambda fit: (fit.report.without(allowed).problems, -fit.report.loaded))
+    best = min(fits, key=lambda fit: _distance(fit.report, allowed))
     (others,) = (names[1:] for names in groups if names[0] == best.config)
     return best, tuple(others)
 
 
-def _same_models(configs: Sequence[str]) -> list[list[str]]:
+def _distance(report: WeightReport, allowed: Sequence[str]) -> tuple[int, ...]:
+    """How far a file is from a model: the least is nearest, and of equals the first."""
+    problems = report.without(allowed).problems
+    if problems and report.classes:  # then the first such model is as good as any
+        return 1, len(report.missing)
+    return 2 if problems else 0, problems, -report.loaded
+
+
+def _same_models(configs: Sequence[str], opts: Sequence[str]) -> list[list[str]]:
     """Configs in groups that have the same model, down to what it starts from."""
     groups: dict[str, list[str]] = {}
     for name in configs:
-        cfg = get_config(name)
+        cfg = get_config(name, opts)
         cfg.MODEL.WEIGHTS = ""
         groups.setdefault(cfg.MODEL.dump(), []).append(name)
     return list(groups.values())

@@ -23,6 +23,14 @@ MAX_GROUPS = 12
 FEW = 3
 
 _CLASS_LAYER = "roi_heads.box_predictor.cls_score.weight"
+# Layers that depend on the number of classes K, by the last part of their name: (a, b) for a * K + b outputs
+_CLASS_OUTPUTS = {
+    "cls_score": [(1, 1)],
+    "bbox_pred": [(4, 0)],
+    "class_head": [(1, 1), (1, 0)],  # of a query-based detector: with a place for no object, or none
+    "class_heads": [(1, 0), (1, 1)],
+    **{name: [(1, 0)] for name in ("predictor", "logits", "final_logits")},
+}
 _MASK_HEAD = "roi_heads.mask_head."
 _BOUNDARY_HEAD = _MASK_HEAD + "boundary_head."
 
@@ -47,6 +55,21 @@ class WeightReport:
     def problems(self) -> int:
         """Number of tensors, of the file or of the model, that have no counterpart."""
         return len(self.missing) + len(self.unexpected) + len(self.wrong_shapes)
+
+    @property
+    def classes(self) -> tuple[int, int] | None:
+        """Number of classes of the file and of the model, if that is all that differs; None: it is not.
+
+        The boundary head may be missing too.
+        """
+        if not self.wrong_shapes or self.unexpected or not (self._lacks_boundary_head or not self.missing):
+            return None
+        found = [_class_counts(*item) for item in self.wrong_shapes]
+        return next((counts for counts in found[0] if all(counts in other for other in found)), None)
+
+    @property
+    def _lacks_boundary_head(self) -> bool:
+        return bool(self.missing) and all(name.startswith(_BOUNDARY_HEAD) for name in self.missing)
 
     @property
     def fits(self) -> bool:
@@ -112,12 +135,13 @@ class WeightReport:
                 f"it has the names of a released {source} checkpoint. Convert it first: "
                 f"crispmask convert --source {source} FILE.pth FILE.safetensors"
             )
-        if classes := self._classes():
+        if classes := self.classes:
+            more = " MODEL.TRANSFINER.BOUNDARY_LOSS_WEIGHT 0.0" if self._lacks_boundary_head else ""
             return (
-                f"it has {classes[0]} classes and the model {classes[1]}. Give the config of the file, or "
-                f"one with MODEL.ROI_HEADS.NUM_CLASSES {classes[0]}."
+                f"it has {classes[0]} class{'es' * (classes[0] != 1)} and the model {classes[1]}. Give "
+                f"MODEL.ROI_HEADS.NUM_CLASSES {classes[0]}{more}, or the config of the file."
             )
-        if self.missing and all(name.startswith(_BOUNDARY_HEAD) for name in self.missing):
+        if self._lacks_boundary_head and not (self.wrong_shapes or self.unexpected):
             return (
                 "it was made before the release had a boundary head, which only training uses. Give "
                 "MODEL.TRANSFINER.BOUNDARY_LOSS_WEIGHT 0.0."
@@ -150,12 +174,6 @@ class WeightReport:
         remedy = "the weights as they were saved, or the config that they were trained with"
         return f"nearly all tensors fit, but {found}: it was edited or is damaged. Give {remedy}."
 
-    def _classes(self) -> tuple[int, int] | None:
-        for name, theirs, ours in self.wrong_shapes:
-            if name == _CLASS_LAYER and theirs[1:] == ours[1:]:
-                return theirs[0] - 1, ours[0] - 1
-        return None
-
 
 def compare_shapes(model: Mapping[str, Shape], file: Mapping[str, Shape]) -> WeightReport:
     """Report of names and shapes, without loading anything."""
@@ -173,6 +191,19 @@ def compare_shapes(model: Mapping[str, Shape], file: Mapping[str, Shape]) -> Wei
 def is_optional(name: str) -> bool:
     """Whether a file need not hold the value: it follows from the config, or nothing reads it."""
     return any(part in name for part in _OPTIONAL)
+
+
+def _class_counts(name: str, theirs: Shape, ours: Shape) -> list[tuple[int, int]]:
+    """Numbers of classes with which a layer would have these shapes, likeliest first; none: of no number."""
+    parts = [part for part in name.split(".")[:-1] if not part.isdigit()]
+    if not (parts and theirs and ours) or theirs[1:] != ours[1:]:
+        return []
+    counts = []
+    for factor, more in _CLASS_OUTPUTS.get(parts[-1], []):
+        pair = [divmod(rows - more, factor) for rows in (theirs[0], ours[0])]
+        if all(rest == 0 and number > 0 for number, rest in pair):
+            counts.append((pair[0][0], pair[1][0]))
+    return counts
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

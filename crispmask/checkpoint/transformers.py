@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def stated_settings(file: Path) -> dict[str, int]:
 
 
 def convert_transformers(
-    path: str, model: Mapping[str, Tensor], config: str, stated: Mapping[str, int]
+    path: str, model: Mapping[str, Tensor], config: str, stated: Mapping[str, int], opts: Sequence[str] = ()
 ) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
     """The parts of such a checkpoint that the query-based model has too.
 
@@ -76,15 +76,16 @@ def convert_transformers(
         model: names, without ``module.``, and values of the file.
         config: of a query-based model.
         stated: see :func:`stated_settings`.
+        opts: ``KEY, VALUE, ...`` that the config has on top.
 
     Returns:
-        Values under our names; ``KEY, VALUE, ...`` that make the detector of the config that of the file;
-        patterns of the names that the file cannot have.
+        Values under our names; more ``KEY, VALUE, ...`` that make the detector of the config that of the
+        file; patterns of the names that the file cannot have.
 
     Raises:
         UserError: it is of another model, or the config is.
     """
-    cfg = get_config(config)
+    cfg = get_config(config, opts)
     if cfg.MODEL.META_ARCHITECTURE != "QueryTransfiner":
         raise UserError(
             f"{config} has no query-based detector, which is all that a file of transformers gives: give "
@@ -99,10 +100,10 @@ def convert_transformers(
             f"Weight file '{path}' is no Deformable DETR or DETR of transformers: {reason.rstrip('.')}."
         ) from error
     other = {key: value for key, value in found.items() if cfg.MODEL.QUERY[key] != value}
-    opts = tuple(word for key, value in other.items() for word in (f"MODEL.QUERY.{key}", str(value)))
+    keys = tuple(word for key, value in other.items() for word in (f"MODEL.QUERY.{key}", str(value)))
     resnet = _resnet(model)
     absent = ABSENT if resnet else (*ABSENT, ABSENT_BACKBONE)
-    return {**resnet, **detector}, opts, absent
+    return {**resnet, **detector}, keys, absent
 
 
 def _detector(model: Mapping[str, Tensor], cfg: CfgNode, *, box_refine: bool) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import signal
 import sys
 import warnings
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A name or a dash that the terminal's encoding lacks is no reason to stop
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        args = _parser(words).parse_args(words)
+        args = _parse(words)
         with warnings.catch_warnings():
             if not sys.warnoptions:
                 # Those of torch and Detectron2 are about code that is not the user's
@@ -82,6 +83,17 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message.rstrip('.')}; {self.prog} --help tells more.")
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    """The arguments of these words, with ``KEY VALUE`` pairs behind the flags, which argparse leaves over."""
+    parser = _parser(words)
+    args, others = parser.parse_known_args(words)
+    if wrong := [word for word in others if not hasattr(args, "opts") or re.match(r"-\D", word)]:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if others:
+        args.opts = [*args.opts, *others]
+    return args
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:

@@ -3,7 +3,9 @@
 IN is a whole checkpoint of the authors' code: backbone, FPN, RPN, box head and mask head. Every name and
 shape is checked against the config that it belongs to, which is found and printed; nothing is written where
 anything is missing, in excess or of another shape. OUT ends in .safetensors (added where there is no ending)
-or in .pth, which plain Detectron2 reads too.
+or in .pth, which plain Detectron2 reads too. A model of your own classes is that config with
+MODEL.ROI_HEADS.NUM_CLASSES 3; any KEY VALUE pairs change the config, given or found, that IN is checked
+against, and are part of the commands that are printed.
 
 --source transformers takes the detector of Hugging Face's Deformable DETR or DETR (model.safetensors or
 pytorch_model.bin) for the query-based model. Such a file has neither FPN nor mask branch, so the result is
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crispmask.cli.arguments import weight_path
-from crispmask.cli.output import say
+from crispmask.cli.output import print_notes, say
 from crispmask.config_files import add_remote_base_flag
 from crispmask.errors import UserError
 
@@ -62,6 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="open IN although that runs code of its author; only if you trust where it comes from",
     )
+    parser.add_argument(
+        "opts",
+        metavar="KEY VALUE",
+        nargs="*",
+        help="changes to the config that IN is checked against: MODEL.ROI_HEADS.NUM_CLASSES 3",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -73,17 +81,20 @@ def run(args: argparse.Namespace) -> None:
     output = _output_path(args.input, args.output)
     if args.allow_missing and args.source == "detectron2" and not args.config:
         raise UserError("--allow-missing needs something to check against: give --source or --config.")
+    if args.opts and args.source == "detectron2" and not args.config:
+        raise UserError("KEY VALUE pairs change a config: give --config, or the --source that finds one.")
     config = _config_name(args.config)
-    if config:
+    if config or args.opts:
         from crispmask.engine.arguments import load_config
 
-        load_config(config, (), flag="--config")  # its errors are sentences
+        load_config(config, args.opts, flag="--config")  # its errors are sentences
     from crispmask.checkpoint.release import convert_checkpoint, write_conversion
 
     conversion = convert_checkpoint(
         args.input,
         args.source,
         config=config,
+        opts=args.opts,
         allow_missing=args.allow_missing,
         trust_pickle=args.trust_pickle,
     )
@@ -98,6 +109,7 @@ def run(args: argparse.Namespace) -> None:
         _print_use(conversion, output, whole=args.source != "transformers")
     else:
         print(", unchecked; --config CONFIG checks them")
+        print_notes(conversion.notes)
 
 
 def _print_use(conversion: Conversion, output: Path, *, whole: bool) -> None:
@@ -110,8 +122,7 @@ def _print_use(conversion: Conversion, output: Path, *, whole: bool) -> None:
         say(f"  {LEFT_OUT.get(why, why)}: {with_count(name, count)}")
     for pattern in conversion.unused_patterns:
         say(f"  --allow-missing '{pattern}' matches nothing")
-    for note in conversion.notes:
-        say(f"  note: {note}")
+    print_notes(conversion.notes)
     if conversion.also_fits:
         say(f"The same model, of another schedule: {', '.join(conversion.also_fits)}")
     train_net = ["python", "train_net.py"]

@@ -25,10 +25,16 @@ def mask_branch(num_classes: int = 80, boundary_head: bool = True) -> Shapes:
     return {name: shape for name, shape in released.items() if boundary_head or "_bo." not in name}
 
 
-def checkpoint(config: str, boundary_head: bool = True) -> Shapes:
-    """Everything: the detector is that of a Mask R-CNN of Detectron2 with the backbone of the config."""
+def checkpoint(config: str, boundary_head: bool = True, classes: int = 0) -> Shapes:
+    """Everything: the detector is that of a Mask R-CNN of Detectron2 with the backbone of the config.
+
+    Args:
+        config: of the release.
+        boundary_head: False: of before it.
+        classes: their number; 0: that of the config.
+    """
     opts = ["MODEL.ROI_HEADS.NAME", "StandardROIHeads", "MODEL.MASK_ON", "False", "MODEL.DEVICE", "meta"]
-    cfg = get_config(config, opts)
+    cfg = get_config(config, [*opts, *(("MODEL.ROI_HEADS.NUM_CLASSES", classes) if classes else ())])
     with torch.device("meta"):
         model = build_model(cfg)
     names = {name: tuple(value.shape) for name, value in model.state_dict().items()}

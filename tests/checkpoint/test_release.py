@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from crispmask.checkpoint.release import convert_checkpoint, release_configs
 from crispmask.errors import UserError
 from tests.checkpoint import released_refinemask, released_transfiner
+from tests.checkpoint.openmmlab import mmengine_checkpoint, with_ema_copies
 from tests.checkpoint.pickle_bomb import RunsCode
 
 REFINEMASK = {  # config: depth, classes, classes of the last stage, v2; the configs with the same model
@@ -218,6 +220,43 @@ def test_values_that_no_model_has_are_named(
     torch.save(content, path)
     with pytest.raises(UserError, match=rf"'{path}' cannot be used: .*{sentence}"):
         convert_checkpoint(path, "refinemask")
+
+
+def test_a_model_of_own_classes_is_the_config_with_their_number(tmp_path: Path) -> None:
+    """One class fits LVIS's config, whose last stage has one for all, by chance: COCO's stands first."""
+    path = mmdetection_file(tmp_path, released_refinemask.checkpoint(50, 1, 1))
+    with pytest.raises(
+        UserError, match=r"it has 1 class and the model 80\. Give MODEL\.ROI_HEADS\.NUM_CLASSES 1"
+    ):
+        convert_checkpoint(path, "refinemask")
+    opts = ("MODEL.ROI_HEADS.NUM_CLASSES", "1")
+    conversion = convert_checkpoint(path, "refinemask", opts=opts)
+    assert conversion.report.fits and conversion.opts == opts
+    assert conversion.config == "refinemask/coco/R_50_FPN_1x.yaml"
+    assert conversion.also_fits == ("refinemask/coco/R_50_FPN_2x.yaml",)
+    assert conversion.metadata["config"] == f"{conversion.config} {' '.join(opts)}"
+
+
+def test_own_classes_of_before_the_boundary_head(tmp_path: Path) -> None:
+    config = "transfiner/coco/R_101_FPN_3x_released.yaml"
+    shapes = released_transfiner.checkpoint(config, boundary_head=False, classes=5)
+    path = detectron2_file(tmp_path, shapes)
+    keys = "MODEL.ROI_HEADS.NUM_CLASSES 5 MODEL.TRANSFINER.BOUNDARY_LOSS_WEIGHT 0.0"
+    with pytest.raises(UserError, match=r"has 5 classes and the model 80\. Give MODEL\.ROI_HEADS\.NUM_"):
+        convert_checkpoint(path, "transfiner")
+    conversion = convert_checkpoint(path, "transfiner", opts=keys.split()[:2])
+    assert conversion.report.fits and conversion.metadata["config"] == f"{config} {keys}"
+
+
+def test_what_a_training_leaves_beside_its_weights_is_named(refinemask: Shapes, tmp_path: Path) -> None:
+    state = with_ema_copies(zeros(refinemask))
+    mmengine_checkpoint(state, partial(torch.save, f=tmp_path / "epoch_12.pth"))
+    conversion = convert_checkpoint(tmp_path / "epoch_12.pth", "refinemask")
+    assert conversion.report.fits and not any("ema_" in name for name in conversion.tensors)
+    hub, copies, beside = conversion.notes
+    assert "'message_hub', which is no weights, is left out: it needs mmengine." in hub
+    assert copies.startswith(f"{len(refinemask)} tensors named ema_* left out")
+    assert beside.endswith("is left out: meta, optimizer, param_schedulers, ema_state_dict.")
 
 
 def test_named_config_is_the_one_checked(refinemask: Shapes, tmp_path: Path) -> None:

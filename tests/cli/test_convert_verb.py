@@ -217,6 +217,36 @@ def test_config_is_named_as_in_the_zoo(
     assert TRANSFINER in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("flags_first", [False, True])
+def test_keys_of_the_config_are_checked_printed_and_kept(
+    flags_first: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "in.pth", tmp_path / "out.pth"
+    torch.save({"roi_heads.box_predictor.cls_score.bias": torch.ones(4)}, source)
+    names, flags = [str(source), str(out)], ["--config", TRANSFINER, "--allow-missing", "*"]
+    keys = ["MODEL.ROI_HEADS.NUM_CLASSES", "3"]
+    assert main(["convert", *(flags + names if flags_first else names + flags), *keys]) == 0
+    printed = capsys.readouterr().out
+    assert "of another shape" not in printed
+    assert f"--config-file {TRANSFINER} MODEL.WEIGHTS {out} {' '.join(keys)}\n" in printed
+    assert f"crispmask verify {TRANSFINER} {out} {' '.join(keys)} " in printed
+    assert read_weight_file(out)["config"] == f"{TRANSFINER} {' '.join(keys)}"
+
+
+def test_wrong_keys_are_said_before_the_file_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in.pth"
+    source.write_bytes(b"")
+    names, refinemask = [source, tmp_path / "x.pth"], ["--source", "refinemask"]
+    key = "MODEL.ROI_HEADS.NUM_CLASSES"
+    assert "KEY VALUE pairs change a config: give --config" in failure([*names, key, "3"], capsys)
+    assert f"'{key}' has no value" in failure([*names, *refinemask, key], capsys)
+    assert "did you mean" in failure([*names, *refinemask, "MODEL.ROI_HEADS.NUM_CLASES", "3"], capsys)
+    assert "takes a value of type int" in failure([*refinemask, *names, key, "three"], capsys)
+    assert "unrecognized arguments: --trust" in failure([*names, *refinemask, key, "3", "--trusted"], capsys)
+
+
 def test_names_of_data_parallel_fit_a_config(tmp_path: Path) -> None:
     """As where such a file is loaded."""
     source, out = tmp_path / "in.pth", tmp_path / "out.pth"
