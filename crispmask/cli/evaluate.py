@@ -17,6 +17,11 @@ most one prediction of its class, by falling box IoU and from a box IoU of 0.5 o
 are dropped, and so are objects without one, whose number is printed; the others are ranked by the overlap of
 their own mask. AP is then the share of these objects whose mask is good enough, averaged over the IoU
 thresholds: no false alarm, no wrong class, no missed object and no score enters it.
+
+What a reader of the figures has to know is printed as notes, with counts: detections that the limit cut, what
+was left out of a file, and where official tools give other figures for it. --official gives these figures:
+with coco those of pycocotools and, for boundary, of the Boundary IoU tool; with lvis those of lvis-api for
+mask and bbox, and of the Boundary IoU tool for boundary.
 """
 
 from __future__ import annotations
@@ -29,7 +34,6 @@ from crispmask.cli.arguments import add_dilation_ratio
 from crispmask.cli.output import (
     check_output_file,
     print_notes,
-    print_rules,
     print_table,
     write_csv,
     write_json,
@@ -60,6 +64,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rules of matching and averaging (default: coco)",
     )
     add_dilation_ratio(parser)
+    parser.add_argument(
+        "--max-dets",
+        type=int,
+        metavar="N",
+        help="detections that count, best first, of an image and category, with lvis of an image (default: "
+        "100; lvis 300, but 100 on a cocofied file)",
+    )
+    parser.add_argument(
+        "--official",
+        action="store_true",
+        help="figures of the official tool where it takes annotation id 0 for no match, knows only the last "
+        "annotation of an id, or goes by the area of the bbox",
+    )
+    parser.add_argument(
+        "--class-agnostic",
+        action="store_true",
+        help="take all categories for one; rows need no category_id, and predicted_iou is a score",
+    )
+    parser.add_argument(
+        "--max-outline",
+        type=float,
+        metavar="PIXELS",
+        help="outline that the polygons of a file may have together, which bounds the time (default: 2e9)",
+    )
     parser.add_argument("--gt-boxes", action="store_true", help="quality of the masks alone, see above")
     parser.add_argument("--per-class", action="store_true", help="print the AP of every class, too")
     parser.add_argument("--json", metavar="FILE", help="write all figures, those of the classes among them")
@@ -81,10 +109,13 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--gt-boxes has no protocol {args.protocol}: give --protocol coco or lvis.")
     if args.gt_boxes and "bbox" in args.iou_type:
         raise UserError("--gt-boxes takes the boxes out: leave bbox out of --iou-type.")
+    if args.gt_boxes and (args.official or args.class_agnostic):
+        raise UserError("--gt-boxes has rules of its own: leave out --official and --class-agnostic.")
     try:
         report = _report(args)
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error
+    print_notes(report["notes"])
     _print(report, per_class=args.per_class)
     if json_file:
         write_json(json_file, report)
@@ -95,53 +126,62 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> dict[str, Any]:
-    """What was asked for, and the figures of every IoU type."""
-    from crispmask.evaluation import evaluate
+    """What was asked for, the figures of every IoU type, and what has to be known of them."""
+    from crispmask.evaluation.build import evaluate_tasks
+    from crispmask.evaluation.checks import faults_as_sentences
+    from crispmask.evaluation.notes import collected_notes
 
-    protocol = args.protocol
-    ratio = _default_ratio(protocol) if args.dilation_ratio is None else args.dilation_ratio
-    kinds = list(dict.fromkeys(args.iou_type))
-    report = {
-        "ground_truth": args.ground_truth,
-        "predictions": args.predictions,
-        **({"scores": args.scores} if args.scores else {}),
-        "protocol": protocol,
-        "dilation_ratio": ratio,
-    }
-    if protocol in ("coco", "lvis"):
-        return report | _figures_of_rows(args, kinds, ratio)
-    files = args.ground_truth, args.predictions
-    results = {kind: evaluate(*files, protocol, kind, ratio, scores=args.scores) for kind in kinds}
-    return report | {"results": results}
+    kinds = {kind: TASKS[kind] for kind in args.iou_type}
+    names = ("max_dets", "official", "class_agnostic", "max_outline", "scores")
+    options = {name: getattr(args, name) for name in names}
+    options["dilation_ratio"] = args.dilation_ratio
+    if args.dilation_ratio is None:
+        options["dilation_ratio"] = _default_ratio(args.protocol)
+    report: dict[str, Any] = {"ground_truth": args.ground_truth, "predictions": args.predictions}
+    report |= {"protocol": args.protocol}
+    report |= {name: value for name, value in options.items() if value not in (None, False)}
+    with collected_notes() as notes, faults_as_sentences():
+        if args.gt_boxes:
+            counts, figures = _figures_of_pairs(args, list(kinds.values()), options)
+            report["gt_boxes"] = counts
+        else:
+            files = args.ground_truth, args.predictions
+            figures = evaluate_tasks(*files, args.protocol, list(kinds.values()), **options)
+    return report | {"results": {kind: figures[task] for kind, task in kinds.items()}, "notes": notes}
 
 
-def _figures_of_rows(args: argparse.Namespace, kinds: Sequence[str], ratio: float) -> dict[str, Any]:
-    """Figures of the protocols on COCO-format files, whose mask IoU is computed once for all IoU types."""
+def _figures_of_pairs(
+    args: argparse.Namespace, tasks: Sequence[str], options: dict[str, Any]
+) -> tuple[dict[str, int], dict[str, dict[str, float]]]:
+    """How many objects have a prediction, and the figures by task of these pairs."""
+    import logging
+
     from crispmask.analysis.given_boxes import given_boxes
-    from crispmask.evaluation.coco import average_precisions, check_options, evaluate_rows
+    from crispmask.evaluation.coco import average_precisions, check_options, evaluate_rows, with_rules
     from crispmask.evaluation.inputs import read_ground_truth, read_predictions
     from crispmask.evaluation.lvis import describe, read_lvis
+    from crispmask.evaluation.notes import federated_notes, note
     from crispmask.evaluation.progress import Progress
 
-    tasks = [TASKS[kind] for kind in kinds]
-    check_options(tasks, ratio)
-    progress, about = Progress(), {}
-    source, rankings = args.ground_truth, [(args.predictions, tasks)]
-    if args.gt_boxes:
-        kept = given_boxes(source, args.predictions, ratio)
-        about["gt_boxes"] = {"paired_objects": len(kept.gt["annotations"]), "objects": kept.num_objects}
-        source, rankings = kept.gt, [(kept.predictions[task], [task]) for task in tasks]
-    truth = (read_lvis if args.protocol == "lvis" else read_ground_truth)(source, progress)
-    options = {"dilation_ratio": ratio, "max_dets": truth.max_dets, "progress": progress}
-    evaluations = {}
-    for predictions, ranked in rankings:
-        evaluations |= evaluate_rows(truth, read_predictions(predictions, truth, progress), ranked, **options)
+    ratio, max_dets = options["dilation_ratio"], options["max_dets"]
+    check_options(tasks, ratio, max_dets)
+    progress = Progress()
+    kept = given_boxes(args.ground_truth, args.predictions, ratio)
+    truth = (read_lvis if args.protocol == "lvis" else read_ground_truth)(kept.gt, progress)
+    truth = with_rules(truth, max_outline=options["max_outline"])
     if args.protocol == "lvis":
-        print_notes(truth.notes)
-        print(describe(truth, args.ground_truth))
-    else:
-        print_rules(truth, args.ground_truth)
-    return about | {"results": {k: average_precisions(evaluations[TASKS[k]]) for k in kinds}}
+        note(describe(truth, args.ground_truth), logging.INFO)
+    for sentence in (
+        *truth.notes,
+        *(federated_notes(truth, args.ground_truth) if args.protocol == "coco" else ()),
+    ):
+        note(sentence)
+    figures = {}
+    for task in tasks:
+        rows = read_predictions(kept.predictions[task], truth, progress)
+        found = evaluate_rows(truth, rows, [task], dilation_ratio=ratio, max_dets=max_dets, progress=progress)
+        figures[task] = average_precisions(found[task])
+    return {"paired_objects": len(kept.gt["annotations"]), "objects": kept.num_objects}, figures
 
 
 def _default_ratio(protocol: str) -> float:

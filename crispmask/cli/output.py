@@ -130,15 +130,10 @@ def print_notes(notes: Iterable[str]) -> None:
 
 
 def print_rules(gt: GroundTruth, path: str) -> None:
-    """Print the notes of a file, and that COCO's rules, which count every category in every image, are not
-    those of an LVIS file."""
-    print_notes(gt.notes)
-    if gt.is_federated:
-        say(
-            f"note: '{path}' is an LVIS file, whose images are annotated for some categories only; by COCO's "
-            "rules, as here, detections of the others are wrong. crispmask evaluate --protocol lvis gives "
-            f"{'AP*' if gt.extra_categories else 'LVIS AP'}."
-        )
+    """Print the notes of a file, and that COCO's rules are not those of an LVIS file."""
+    from crispmask.evaluation.notes import federated_notes
+
+    print_notes((*gt.notes, *federated_notes(gt, path)))
 
 
 def _cell(value: Any) -> str:

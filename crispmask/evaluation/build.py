@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from crispmask.evaluation.coco import DILATION_RATIO, average_precisions, evaluate_coco
+from crispmask.evaluation.checks import faults_as_sentences
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -20,10 +20,17 @@ def evaluate(
     protocol: str = "coco",
     iou_type: str = "boundary",
     dilation_ratio: float | None = None,
+    max_dets: int | None = None,
+    official: bool = False,
+    class_agnostic: bool = False,
+    max_outline: float | None = None,
     *,
     scores: Any = None,
 ) -> dict[str, float]:
     """AP of a results file of any model. Detectron2 is not needed.
+
+    What a reader of the figures has to know is logged as warnings: detections that were cut, what was left
+    out of a file, where official tools give other figures.
 
     Args:
         gt: ground truth: path of a COCO-format JSON, or what it holds; for ``cityscapes`` the gtFine folder.
@@ -34,6 +41,16 @@ def evaluate(
         iou_type: ``boundary``, ``segm`` (also ``mask``) or ``bbox``.
         dilation_ratio: boundary width as a share of the image diagonal; None: the protocol's (0.02, but 0.005
             for Cityscapes).
+        max_dets: detections that count, best first: of an image and category, for ``lvis`` of an image; None:
+            the protocol's (100; ``lvis`` 300, but 100 on a cocofied file). Cityscapes' own figures have none,
+            those by COCO's rules beside them have.
+        official: give the figures of the official tool also where it reads files in a way that is hard to
+            defend: annotation id 0, repeated ids, areas of detections that have a ``bbox``. It is pycocotools
+            or the Boundary IoU tool for ``coco``; lvis-api or, for boundaries, the Boundary IoU tool for
+            ``lvis``, see :mod:`crispmask.evaluation.official`.
+        class_agnostic: take all categories for one, as pycocotools with ``useCats`` 0. Predictions need no
+            ``category_id`` then, and ``predicted_iou`` is their score if they have none.
+        max_outline: pixels of outline that the polygons of a file may have together; None: 2e9.
         scores: for ``bdd100k`` with a folder of bitmasks as predictions: path of the JSON of their scores, or
             what it holds.
 
@@ -45,14 +62,34 @@ def evaluate(
         figures, and as ``nonoverlap/AP`` and so on those of predictions that share no pixel.
 
     Raises:
-        ValueError: unknown protocol or IoU type, or bad input; the message names the row.
+        ValueError: unknown protocol or IoU type, an option that the protocol has not, or bad input; the
+            message names the row.
+    """
+    _check_choice("iou_type", iou_type, IOU_TYPES)
+    task = IOU_TYPES[iou_type]
+    options = {"dilation_ratio": dilation_ratio, "max_dets": max_dets, "max_outline": max_outline}
+    options |= {"official": official, "class_agnostic": class_agnostic, "scores": scores}
+    return evaluate_tasks(gt, predictions, protocol, [task], **options)[task]
+
+
+def evaluate_tasks(
+    gt: Any, predictions: Any, protocol: str, tasks: Sequence[str], **options: Any
+) -> dict[str, dict[str, float]]:
+    """:func:`evaluate` for several of ``segm``, ``boundary`` and ``bbox``, with its options.
+
+    Raises:
+        ValueError: see there.
     """
     _check_choice("protocol", protocol, PROTOCOLS)
-    _check_choice("iou_type", iou_type, IOU_TYPES)
-    if scores is not None and protocol != "bdd100k":
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    for name in given:
+        if reason := WITHOUT.get((protocol, name)):
+            raise ValueError(f"Protocol {protocol} has no {name} (--{name.replace('_', '-')}): {reason}.")
+    if "scores" in given and protocol != "bdd100k":
         raise ValueError(f"Protocol {protocol} has no scores in a file of their own: leave --scores out.")
-    options = {} if scores is None else {"scores": scores}
-    return PROTOCOLS[protocol](gt, predictions, IOU_TYPES[iou_type], dilation_ratio, **options)
+    module, name = PROTOCOLS[protocol]
+    with faults_as_sentences():
+        return getattr(import_module(f"crispmask.evaluation.{module}"), name)(gt, predictions, tasks, **given)
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
@@ -60,7 +97,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
 
     Args:
         cfg: ``TEST.BOUNDARY`` says whether and with which width Boundary AP is reported, ``MODEL.MASK_ON``
-            whether there are masks.
+            whether there are masks; ``TEST.DETECTIONS_PER_IMAGE`` is how many detections count where it is
+            above the limit of the protocol.
         dataset_name: name in Detectron2's catalog.
         output_folder: where the results file is written; None is ``OUTPUT_DIR/inference``.
 
@@ -76,7 +114,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     module, name = EVALUATORS[kind]
     evaluator = getattr(import_module(f"crispmask.evaluation.{module}"), name)
     ratio = cfg.TEST.BOUNDARY.DILATION_RATIO
-    return evaluator(dataset_name, _tasks(cfg), output_dir=folder, dilation_ratio=ratio)
+    options = {"dilation_ratio": ratio, "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE}
+    return evaluator(dataset_name, _tasks(cfg), output_dir=folder, **options)
 
 
 def evaluator_type(dataset_name: str) -> str:
@@ -84,36 +123,6 @@ def evaluator_type(dataset_name: str) -> str:
     from detectron2.data import MetadataCatalog
 
     return MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
-
-
-def _evaluate_coco(gt: Any, predictions: Any, task: str, dilation_ratio: float | None) -> dict[str, float]:
-    ratio = DILATION_RATIO if dilation_ratio is None else dilation_ratio
-    return average_precisions(evaluate_coco(gt, predictions, (task,), dilation_ratio=ratio)[task])
-
-
-def _evaluate_lvis(gt: Any, predictions: Any, task: str, dilation_ratio: float | None) -> dict[str, float]:
-    from crispmask.evaluation.lvis import evaluate_lvis
-
-    ratio = DILATION_RATIO if dilation_ratio is None else dilation_ratio
-    return average_precisions(evaluate_lvis(gt, predictions, (task,), dilation_ratio=ratio)[task])
-
-
-def _evaluate_cityscapes(
-    gt: Any, predictions: Any, task: str, dilation_ratio: float | None
-) -> dict[str, float]:
-    from crispmask.evaluation.cityscapes import DILATION_RATIO, evaluate_cityscapes
-
-    ratio = DILATION_RATIO if dilation_ratio is None else dilation_ratio
-    return evaluate_cityscapes(gt, predictions, (task,), ratio)[task]
-
-
-def _evaluate_bdd100k(
-    gt: Any, predictions: Any, task: str, dilation_ratio: float | None, **options: Any
-) -> dict[str, float]:
-    from crispmask.evaluation.bdd100k import evaluate_bdd100k
-
-    ratio = DILATION_RATIO if dilation_ratio is None else dilation_ratio
-    return evaluate_bdd100k(gt, predictions, (task,), ratio, **options)[task]
 
 
 def _tasks(cfg: CfgNode) -> list[str]:
@@ -129,11 +138,21 @@ def _check_choice(name: str, value: str, choices: dict[str, Any]) -> None:
 
 
 IOU_TYPES = {"boundary": "boundary", "segm": "segm", "mask": "segm", "bbox": "bbox"}
-PROTOCOLS: dict[str, Callable[..., dict[str, float]]] = {
-    "coco": _evaluate_coco,
-    "lvis": _evaluate_lvis,
-    "cityscapes": _evaluate_cityscapes,
-    "bdd100k": _evaluate_bdd100k,
+# Module and function, imported on use
+PROTOCOLS = {
+    "coco": ("coco", "coco_figures"),
+    "lvis": ("lvis", "lvis_figures"),
+    "cityscapes": ("cityscapes", "evaluate_cityscapes"),
+    "bdd100k": ("bdd100k", "evaluate_bdd100k"),
+}
+# Options that a protocol does not have, and why
+WITHOUT = {
+    ("lvis", "class_agnostic"): "an image of LVIS is annotated for some categories only; give protocol coco",
+    ("cityscapes", "official"): "its own figures are those of the official tool",
+    ("cityscapes", "class_agnostic"): "its rules are by class",
+    ("cityscapes", "max_outline"): "its masks are run lengths",
+    ("bdd100k", "official"): "its toolkit has a matcher of its own; give protocol coco with a COCO-format "
+    "ground truth for the figures of pycocotools",
 }
 # Module and class by the type that a data set's metadata names; imported on use, since they need Detectron2
 EVALUATORS = {

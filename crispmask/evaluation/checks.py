@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,24 @@ def load_json(source: Any, what: str, progress: Progress | None = None) -> Any:
     except ValueError as error:
         # Python reads no integers of thousands of digits
         raise ValueError(f"{name} holds a value that cannot be read: {error}.") from None
+
+
+@contextmanager
+def faults_as_sentences() -> Iterator[None]:
+    """Turn what the input made Python give up on into a sentence.
+
+    Raises:
+        ValueError: values are nested too deeply, or take more memory than there is.
+    """
+    try:
+        yield
+    except RecursionError:
+        raise ValueError("The input has a value that is nested too deeply for a COCO-format file.") from None
+    except MemoryError:
+        raise ValueError(
+            "The evaluation takes more memory than this machine has: correct sizes of images that are wrong, "
+            "or evaluate a part of the images."
+        ) from None
 
 
 def check_rows(rows: Any, what: str) -> None:
@@ -101,10 +120,20 @@ def check_ids(
     row: Mapping[str, Any], where: str, images: Collection[Any], categories: Collection[Any]
 ) -> None:
     """Refuse a row without the ids of an image and a category that the data set has."""
-    for key, known, name in (("image_id", images, "image"), ("category_id", categories, "category")):
-        if key not in row:
-            raise ValueError(f"{where} has no {key}: that of its {name} in the ground truth is needed.")
-        check_known(row[key], known, where, name)
+    check_image_id(row, where, images)
+    _check_id(row, where, categories, "category")
+
+
+def check_image_id(row: Mapping[str, Any], where: str, images: Collection[Any]) -> None:
+    """Refuse a row without the id of an image that the data set has."""
+    _check_id(row, where, images, "image")
+
+
+def _check_id(row: Mapping[str, Any], where: str, known: Collection[Any], name: str) -> None:
+    key = f"{name}_id"
+    if key not in row:
+        raise ValueError(f"{where} has no {key}: that of its {name} in the ground truth is needed.")
+    check_known(row[key], known, where, name)
 
 
 def check_size(image: Mapping[str, Any], where: str) -> tuple[int, int] | None:
@@ -164,6 +193,8 @@ def short(value: Any, length: int = 60) -> str:
     """``repr`` on one line, cut if it is long."""
     try:
         text = " ".join(repr(value).split())
+    except RecursionError:
+        return f"of type {_type(value)} that is nested too deeply"
     except ValueError:
         # Python writes no integers of thousands of digits
         return f"of type {_type(value)} that is too long to be written"

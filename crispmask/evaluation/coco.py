@@ -8,13 +8,25 @@ figures are those of pycocotools and of the official Boundary IoU tool to the la
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
 from crispmask.evaluation.boundary_iou import boundary_width
-from crispmask.evaluation.inputs import GroundTruth, Row, read_ground_truth, read_predictions
+from crispmask.evaluation.checks import is_finite, short
+from crispmask.evaluation.inputs import (
+    GroundTruth,
+    Row,
+    as_official,
+    read_ground_truth,
+    read_predictions,
+    without_classes,
+)
 from crispmask.evaluation.instance_eval import Candidates, InstanceEval
 from crispmask.evaluation.matching import LOWEST_IOU
+from crispmask.evaluation.notes import area_notes, border_notes, federated_notes, limit_notes, note
 from crispmask.evaluation.overlaps import Overlaps, compute_overlaps
 from crispmask.evaluation.progress import Progress
 from crispmask.evaluation.regions import with_boxes, with_masks
@@ -31,7 +43,10 @@ def evaluate_coco(
     *,
     dilation_ratio: float = DILATION_RATIO,
     lazy: bool = True,
-    max_dets: int = 100,
+    max_dets: int | None = None,
+    official: bool = False,
+    class_agnostic: bool = False,
+    max_outline: float | None = None,
 ) -> dict[str, InstanceEval]:
     """Evaluate a results file by COCO's rules.
 
@@ -42,7 +57,8 @@ def evaluate_coco(
         dilation_ratio: boundary width as a share of the image diagonal.
         lazy: compute Boundary IoU only where it can change a match. AP is the same to the last bit; without
             it the stored overlaps below the lowest IoU threshold hold the smaller IoU too.
-        max_dets: detections of one image and category that count, best first.
+        max_dets: detections of one image and category that count, best first; None: 100.
+        official, class_agnostic, max_outline: see :func:`crispmask.evaluation.evaluate`.
 
     Returns:
         The accumulated evaluation of each task; :func:`average_precisions` reads it.
@@ -52,10 +68,45 @@ def evaluate_coco(
     """
     progress = Progress()
     check_options(tasks, dilation_ratio, max_dets)
-    truth = read_ground_truth(gt, progress)
+    rules = {"official": official, "class_agnostic": class_agnostic, "max_outline": max_outline}
+    truth = with_rules(read_ground_truth(gt, progress), **rules)
+    for sentence in federated_notes(truth, gt):
+        note(sentence)
     rows = read_predictions(predictions, truth, progress)
     options = {"dilation_ratio": dilation_ratio, "lazy": lazy, "max_dets": max_dets, "progress": progress}
-    return evaluate_rows(truth, rows, tasks, **options)
+    return evaluate_rows(truth, rows, tasks, is_file=True, **options)
+
+
+def coco_figures(
+    gt: Any, predictions: Any, tasks: Sequence[str], **options: Any
+) -> dict[str, dict[str, float]]:
+    """:func:`average_precisions` of :func:`evaluate_coco`, by task."""
+    evaluations = evaluate_coco(gt, predictions, tasks, **options)
+    return {task: average_precisions(evaluation) for task, evaluation in evaluations.items()}
+
+
+def with_rules(
+    gt: GroundTruth,
+    *,
+    official: bool = False,
+    class_agnostic: bool = False,
+    max_outline: float | None = None,
+) -> GroundTruth:
+    """The data set with the rules that :func:`crispmask.evaluation.evaluate` names.
+
+    Raises:
+        ValueError: an option that is none, or a data set for which the official tool gives no figure.
+    """
+    for name, value in (("official", official), ("class_agnostic", class_agnostic)):
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{name} is {short(value)}: True or False is needed.")
+    if max_outline is not None:
+        if not is_finite(max_outline) or max_outline <= 0:
+            raise ValueError(f"max_outline is {short(max_outline)}: a number of pixels above 0 is needed.")
+        gt = replace(gt, max_outline=max_outline)
+    if official:
+        gt = as_official(gt)
+    return without_classes(gt) if class_agnostic else gt
 
 
 def evaluate_rows(
@@ -65,41 +116,46 @@ def evaluate_rows(
     *,
     dilation_ratio: float = DILATION_RATIO,
     lazy: bool = True,
-    max_dets: int = 100,
+    max_dets: int | None = None,
     image_ids: Collection[Any] | None = None,
     overlaps: Overlaps | None = None,
     progress: Progress | None = None,
+    is_file: bool = False,
 ) -> dict[str, InstanceEval]:
     """:func:`evaluate_coco` on what has been read, by the rules of ``gt``.
 
     ``image_ids`` chooses images, ``overlaps`` are mask overlaps that :func:`mask_overlaps` made before.
+    ``is_file``: the rows are a results file, of which official tools may give other figures: it is noted.
     """
     progress = progress or Progress()
     check_options(tasks, dilation_ratio, max_dets)
+    limit = gt.max_dets if max_dets is None else int(max_dets)
     annotations = gt.annotations
     if image_ids is not None:
         wanted = set(image_ids)
         annotations, rows = ([r for r in side if r["image_id"] in wanted] for side in (annotations, rows))
+    for sentence in (*(gt.notes if is_file else ()), *limit_notes(gt, rows, limit)):
+        note(sentence)
     evaluations: dict[str, InstanceEval] = {}
     if "bbox" in tasks:
-        boxes = (
-            with_boxes(annotations, gt, "Annotation", progress),
-            with_boxes(rows, gt, progress=progress),
-        )
-        judged = gt.judged(*boxes, max_dets)
-        found = compute_overlaps(gt, *judged, region="bbox", max_dets=max_dets, progress=progress)
-        evaluations |= Candidates(gt, *judged, max_dets).evaluate(found, ("bbox",), progress)
-    mask_tasks = [task for task in ("segm", "boundary") if task in tasks]
-    if mask_tasks:
+        truths = with_boxes(annotations, gt, "Annotation", progress)
+        found = with_boxes(rows, gt, progress=progress)
+        judged = gt.judged(truths, found, limit)
+        ious = compute_overlaps(gt, *judged, region="bbox", max_dets=limit, progress=progress)
+        evaluations |= _match(gt, judged, ["bbox"], ious, limit, progress)
+        _note_sizes(gt, judged, found, ["bbox"], is_file)
+    if mask_tasks := [task for task in ("segm", "boundary") if task in tasks]:
         _require_masks(gt)
-        judged = judged_masks(gt, annotations, rows, max_dets, progress)
-        if overlaps is None:
+        truths = with_masks(annotations, gt, "Annotation", progress)
+        found = with_masks(rows, gt, progress=progress)
+        judged = gt.judged(truths, found, limit)
+        ious = overlaps
+        if ious is None:
             ratio = dilation_ratio if "boundary" in tasks else None
-            lowest = LOWEST_IOU if lazy else 0.0
-            overlaps = compute_overlaps(
-                gt, *judged, dilation_ratio=ratio, lowest_iou=lowest, max_dets=max_dets, progress=progress
-            )
-        evaluations |= Candidates(gt, *judged, max_dets).evaluate(overlaps, mask_tasks, progress)
+            options = {"dilation_ratio": ratio, "lowest_iou": LOWEST_IOU if lazy else 0.0}
+            ious = compute_overlaps(gt, *judged, max_dets=limit, progress=progress, **options)
+        evaluations |= _match(gt, judged, mask_tasks, ious, limit, progress)
+        _note_sizes(gt, judged, found, mask_tasks, is_file)
     return {task: evaluations[task] for task in TASKS if task in evaluations}
 
 
@@ -113,6 +169,36 @@ def judged_masks(
     """Annotations and detections with checked masks that enter the matching."""
     truths = with_masks(annotations, gt, "Annotation", progress)
     return gt.judged(truths, with_masks(rows, gt, progress=progress), max_dets)
+
+
+def _match(
+    gt: GroundTruth,
+    judged: tuple[list[Row], list[Row]],
+    tasks: Sequence[str],
+    overlaps: Overlaps,
+    max_dets: int,
+    progress: Progress,
+) -> dict[str, InstanceEval]:
+    """Evaluations of tasks on the same overlaps, those of the same ranges of sizes together."""
+    evaluations: dict[str, InstanceEval] = {}
+    for half_open in (False, True):
+        own = [task for task in tasks if (gt.is_official and task in gt.half_open_tasks) is half_open]
+        if own:
+            evaluations |= Candidates(gt, *judged, max_dets, half_open).evaluate(overlaps, own, progress)
+    return evaluations
+
+
+def _note_sizes(
+    gt: GroundTruth,
+    judged: tuple[list[Row], list[Row]],
+    found: Sequence[Row],
+    tasks: Sequence[str],
+    is_file: bool,
+) -> None:
+    """Note where the official tool takes objects or detections of a file for other sizes."""
+    if is_file and not gt.is_official:
+        for sentence in (*area_notes(found, tasks), *border_notes(gt, judged, tasks)):
+            note(sentence)
 
 
 def average_precisions(evaluation: InstanceEval, separator: str = "/") -> dict[str, float]:
@@ -135,13 +221,15 @@ def _require_masks(gt: GroundTruth) -> None:
         )
 
 
-def check_options(tasks: Sequence[str], dilation_ratio: float, max_dets: int = 1) -> None:
+def check_options(tasks: Sequence[str], dilation_ratio: float, max_dets: int | None = None) -> None:
     """Refuse tasks that do not exist, a ratio and a limit that are no positive numbers, with ValueError."""
     unknown = [task for task in tasks if task not in TASKS]
     if unknown or isinstance(tasks, str):
         raise ValueError(f"Unknown task {(unknown or [tasks])[0]!r}; give a list of {', '.join(TASKS)}.")
     if isinstance(dilation_ratio, bool) or not isinstance(dilation_ratio, Real):
-        raise ValueError(f"The dilation ratio must be a number, not {dilation_ratio!r}.")
+        raise ValueError(f"The dilation ratio must be a number, not {short(dilation_ratio)}.")
     boundary_width(1, 1, dilation_ratio)
+    if max_dets is None:
+        return
     if isinstance(max_dets, bool) or not isinstance(max_dets, Integral) or max_dets < 1:
-        raise ValueError(f"max_dets is {max_dets!r}: a number of detections, 1 or more, is needed.")
+        raise ValueError(f"max_dets is {short(max_dets)}: a number of detections, 1 or more, is needed.")

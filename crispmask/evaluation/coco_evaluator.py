@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -23,9 +24,11 @@ from crispmask.evaluation.coco import (
     check_options,
     evaluate_rows,
     judged_masks,
+    with_rules,
 )
 from crispmask.evaluation.device_masks import encode_masks
 from crispmask.evaluation.inputs import GroundTruth, Row, read_ground_truth, read_predictions
+from crispmask.evaluation.notes import note
 from crispmask.evaluation.overlaps import Overlaps, compute_overlaps
 from crispmask.evaluation.progress import Progress
 
@@ -52,6 +55,7 @@ class COCOBoundaryEvaluator(COCOEvaluator):
         *,
         dilation_ratio: float = DILATION_RATIO,
         max_dets_per_image: int | None = None,
+        detections_per_image: int | None = None,
         allow_cached_coco: bool = True,
         encode_on_device: bool | None = None,
     ) -> None:
@@ -63,7 +67,8 @@ class COCOBoundaryEvaluator(COCOEvaluator):
             output_dir: where Detectron2's files and ``results_file`` are written.
             dilation_ratio: boundary width as a share of the image diagonal.
             max_dets_per_image: detections that count, in COCO of one image and category; None: the limit of
-                the protocol, COCO's 100.
+                the protocol, COCO's 100, or ``detections_per_image`` if that is more.
+            detections_per_image: those that the model gives at most, ``TEST.DETECTIONS_PER_IMAGE``.
             allow_cached_coco: use a conversion of an earlier run.
             encode_on_device: make run lengths and boundaries where the masks are, instead of on the CPU and
                 only of masks that match; None: if that is no CPU. The figures are the same.
@@ -84,7 +89,8 @@ class COCOBoundaryEvaluator(COCOEvaluator):
         self._dilation_ratio, self._encode_on_device = dilation_ratio, encode_on_device
         # A test set without annotations still gets its results file.
         truth = self._read_truth({"annotations": [], **self._coco_api.dataset})
-        self._max_dets = truth.max_dets if max_dets_per_image is None else max_dets_per_image
+        given = max(truth.max_dets, detections_per_image or 0)
+        self._max_dets = given if max_dets_per_image is None else max_dets_per_image
         self._category_ids = self._index_categories(dataset_name, truth)
         self._truth = replace(truth, class_names=self._class_names(truth))
         self._overlaps: Overlaps = {}
@@ -122,7 +128,8 @@ class COCOBoundaryEvaluator(COCOEvaluator):
 
     def _read_truth(self, dataset: Mapping[str, Any]) -> GroundTruth:
         """The data set with the rules of its protocol."""
-        return read_ground_truth(dataset)
+        # The annotations are in memory already: somebody chose to train or evaluate with them
+        return with_rules(read_ground_truth(dataset), max_outline=sys.float_info.max)
 
     def _index_categories(self, dataset_name: str, truth: GroundTruth) -> dict[int, Any]:
         """Class index of the model -> category id of the annotation file."""
@@ -194,8 +201,8 @@ class COCOBoundaryEvaluator(COCOEvaluator):
             return
         if not rows:
             self._logger.warning("The model detected nothing in %d images.", len(predictions))
-        for note in self._truth.notes:
-            self._logger.info(note)
+        for sentence in self._truth.notes:
+            note(sentence)
         self._logger.info(self._describe(self._metadata.json_file))
         evaluations = evaluate_rows(
             self._truth,

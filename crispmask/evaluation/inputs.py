@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from crispmask.evaluation.checks import (
     check_ids,
+    check_image_id,
     check_rows,
     check_size,
     check_unique_ids,
@@ -23,8 +24,13 @@ from crispmask.evaluation.checks import (
 from crispmask.evaluation.formats.annotations import NAME, Row, read_annotations
 from crispmask.evaluation.formats.findings import Findings
 from crispmask.evaluation.lvis_cocofied import COCO_SYNSETS, is_cocofied
+from crispmask.evaluation.official import FILE_ID, HOW, id_notes, official_annotations, official_rows
 from crispmask.evaluation.progress import Progress, tracked
 
+# Category id of everything where classes play no role
+ANY = 1
+# Pixels of outline of the polygons of a file: several times those of COCO's and LVIS's training sets
+MAX_OUTLINE = 2e9
 Select = tuple[list[Row], list[Row]]
 
 
@@ -42,6 +48,12 @@ class GroundTruth:
         is_federated: whether each image is annotated for some categories only, as in a file of LVIS.
         notes: what a reader of the figures has to know of the file, a sentence each: what was left out of it
             and why, and where official tools read it in another way.
+        is_official: whether figures are to be those of the official tool where it reads files in another way,
+            see :func:`as_official`.
+        category_ranks: category id of the file -> place, where classes were made one by
+            :func:`without_classes`; None: each is evaluated.
+        max_outline: pixels of outline that the polygons of a file may have together, which bounds the time
+            that drawing them takes.
     """
 
     sizes: dict[Any, tuple[int, int] | None]
@@ -50,6 +62,14 @@ class GroundTruth:
     extra_categories: frozenset[Any] = field(default=frozenset(), kw_only=True)
     is_federated: bool = field(default=False, kw_only=True)
     notes: tuple[str, ...] = field(default=(), kw_only=True)
+    is_official: bool = field(default=False, kw_only=True)
+    category_ranks: Mapping[Any, int] | None = field(default=None, kw_only=True)
+    max_outline: float = field(default=MAX_OUTLINE, kw_only=True)
+
+    @property
+    def limited_by(self) -> tuple[str, ...]:
+        """Keys of a detection that say which others share its limit."""
+        return "image_id", "category_id"
 
     @property
     def max_dets(self) -> int:
@@ -68,7 +88,8 @@ class GroundTruth:
 
     def known_categories(self) -> Collection[Any]:
         """Category ids that a prediction may have."""
-        return {**self.class_names, **dict.fromkeys(self.extra_categories)}.keys()
+        own = self.class_names if self.category_ranks is None else self.category_ranks
+        return {**own, **dict.fromkeys(self.extra_categories)}.keys()
 
     def judged(self, annotations: list[Row], detections: list[Row], max_dets: int) -> Select:
         """Annotations and detections that enter the matching, in the same order; here all of its classes.
@@ -87,6 +108,16 @@ class GroundTruth:
     def is_unjudged(self, image_id: Any, category_id: Any) -> bool:
         """Whether a detection without a match is no false positive, whatever its size."""
         return False
+
+    @property
+    def takes_empty(self) -> bool:
+        """Whether annotations of area 0 are to be found, too."""
+        return True
+
+    @property
+    def half_open_tasks(self) -> frozenset[str]:
+        """Tasks whose official tool counts an area at the upper end of a range of sizes in the next one."""
+        return frozenset()
 
     def class_groups(self) -> dict[str, list[int]]:
         """Class indices whose mean AP is reported too, by its name."""
@@ -114,9 +145,11 @@ def read_ground_truth(
     findings = Findings()
     annotations = read_annotations(data["annotations"], sizes, class_names, findings, progress)
     ids = [annotation.get("id") for annotation in annotations]
+    notes: list[str] = []
     if not all(isinstance(i, int) and i > 0 for i in ids) or len(set(ids)) < len(ids):
+        notes += id_notes(annotations)
         for annotation in annotations:
-            annotation.update(id=annotation["index"] + 1, file_id=annotation.get("id"))
+            annotation.update({"id": annotation["index"] + 1, FILE_ID: annotation.get("id")})
     # A COCO model knows all of COCO's categories, whichever of them a cocofied file has
     extra = frozenset(COCO_SYNSETS if is_cocofied(data["categories"]) else ())
     is_federated = any("neg_category_ids" in image for image in data["images"])
@@ -126,8 +159,26 @@ def read_ground_truth(
         annotations,
         extra_categories=extra,
         is_federated=is_federated,
-        notes=findings.notes(),
+        notes=(*findings.notes(), *notes),
     )
+
+
+def as_official(gt: GroundTruth) -> GroundTruth:
+    """The data set as the official tools evaluate it, see :mod:`crispmask.evaluation.official`.
+
+    Raises:
+        ValueError: annotations without ids that are numbers, for which these tools give no figure.
+    """
+    notes = tuple(note for note in gt.notes if HOW not in note)
+    annotations = official_annotations(gt.annotations, sorted(gt.sizes), gt.takes_empty)
+    return replace(gt, annotations=annotations, notes=notes, is_official=True)
+
+
+def without_classes(gt: GroundTruth) -> GroundTruth:
+    """The data set with all of its categories as one, as pycocotools has it with ``useCats`` 0."""
+    ranks = {category_id: rank for rank, category_id in enumerate(gt.class_names)}
+    annotations = _merged(gt.annotations, ranks)
+    return replace(gt, class_names={ANY: "object"}, annotations=annotations, category_ranks=ranks)
 
 
 def load_dataset(source: Any, progress: Progress | None = None) -> Mapping[str, Any]:
@@ -180,13 +231,45 @@ def read_predictions(
     rows = []
     for index, row in enumerate(tracked(data, "Predictions", progress)):
         where = f"Prediction {index}" if names is None else names[index]
-        check_ids(row, where, gt.sizes, categories)
-        score = row.get("score")
-        if not is_finite(score):
-            raise ValueError(f"{where} has score {short(score)}; a finite number is needed.")
+        score = _score(row, where, gt, categories)
         name = None if names is None else where
-        rows.append({**row, "score": float(score), "index": index, "id": index + 1, NAME: name})
-    return rows
+        rows.append({**row, "score": score, "index": index, "id": index + 1, NAME: name})
+    if gt.is_official:
+        rows = official_rows(rows)
+    if gt.category_ranks is None:
+        return rows
+    known = [row for row in rows if row.get("category_id") not in gt.extra_categories]
+    return _merged(known, gt.category_ranks)
+
+
+def _score(row: Mapping[str, Any], where: str, gt: GroundTruth, categories: Collection[Any]) -> float:
+    """Score of a prediction whose ids are right; without classes it needs no category.
+
+    Raises:
+        ValueError: an unknown image or category, or no finite score.
+    """
+    is_alone = gt.category_ranks is not None
+    if is_alone and row.get("category_id") is None:
+        check_image_id(row, where, gt.sizes)
+    else:
+        check_ids(row, where, gt.sizes, categories)
+    score = row.get("score")
+    if score is None and "predicted_iou" in row:
+        if not is_alone:
+            raise ValueError(
+                f"{where} has no score but a predicted_iou, as masks of Segment Anything have: "
+                "class_agnostic (--class-agnostic) takes it for the score and all categories for one."
+            )
+        score = row["predicted_iou"]
+    if not is_finite(score):
+        raise ValueError(f"{where} has score {short(score)}; a finite number is needed.")
+    return float(score)
+
+
+def _merged(rows: Sequence[Row], ranks: Mapping[Any, int]) -> list[Row]:
+    """Rows as one class, those of the first category first, as pycocotools joins them; without one, last."""
+    ordered = sorted(rows, key=lambda row: ranks.get(row.get("category_id"), len(ranks)))
+    return [{**row, "category_id": ANY} for row in ordered]
 
 
 def _kind(data: Any) -> str:

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crispmask.evaluation.inputs import GroundTruth, Row
-from crispmask.evaluation.matching import AREA_RANGES, IOU_THRESHOLDS, Matches, match_group
+from crispmask.evaluation.matching import IOU_THRESHOLDS, Matches, match_group, outside_ranges
+from crispmask.evaluation.official import IS_NO_MATCH
 from crispmask.evaluation.overlaps import Overlaps
-from crispmask.evaluation.precision import accumulate, rank_detections
+from crispmask.evaluation.precision import Curves, accumulate, rank_detections
 from crispmask.evaluation.progress import Progress
 
 
@@ -28,38 +29,54 @@ class InstanceEval:
     Attributes:
         class_names: K names.
         class_groups: class indices whose mean AP is reported too, by its name.
-        precision: (T, R, K, A, M).
-        recall: (T, K, A, M).
-        scores: (T, R, K, A, M) the score from which a recall is had.
+        curves: precision and recall of the classes that have objects.
         overlaps: what was matched; images and classes in which nothing can match are left out.
     """
 
     class_names: list[str]
     class_groups: dict[str, list[int]]
-    precision: NDArray[np.float64]
-    recall: NDArray[np.float64]
-    scores: NDArray[np.float64]
+    curves: Curves
     overlaps: Overlaps
+
+    @property
+    def precision(self) -> NDArray[np.float64]:
+        """(T, R, K, A, M), made when it is asked for: 97 kB a class."""
+        return self.curves.full("precision")
+
+    @property
+    def recall(self) -> NDArray[np.float64]:
+        """(T, K, A, M)."""
+        return self.curves.full_recall()
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """(T, R, K, A, M) the score from which a recall is had, made when it is asked for."""
+        return self.curves.full("scores")
 
     @property
     def stats(self) -> NDArray[np.float64]:
         """COCO's 12 figures in [0, 1]: AP, AP50, AP75, APs, APm, APl, and six of recall."""
-        at = [self.precision[t == IOU_THRESHOLDS][..., 0, -1] for t in (0.5, 0.75)]
-        by_size = [values[..., a, -1] for values in (self.precision, self.recall) for a in range(1, 4)]
-        by_limit = [self.recall[..., 0, m] for m in range(3)]
-        figures = [self.precision[..., 0, -1], *at, *by_size[:3], *by_limit, *by_size[3:]]
-        return np.array([_mean_of_valid(figure) for figure in figures])
+        everything = self.curves.precision_of(0)
+        figures = [_mean(everything), *(_mean(everything[t == IOU_THRESHOLDS]) for t in (0.5, 0.75))]
+        figures += [_mean(self.curves.precision_of(a)) for a in range(1, 4)]
+        figures += [_mean(self.curves.recall_of(0, m)) for m in range(3)]
+        return np.array([*figures, *(_mean(self.curves.recall_of(a, 2)) for a in range(1, 4))])
 
     def mean_precision(self, classes: int | list[int]) -> float:
         """AP in [0, 1] of a class, or the mean of some, by index."""
-        return _mean_of_valid(self.precision[:, :, classes, 0, -1])
+        return _mean(self.curves.precision_of(0, [classes] if isinstance(classes, int) else classes))
 
 
 class Candidates:
     """Annotations and detections of a data set, in arrays, ready to be matched by one task or several."""
 
     def __init__(
-        self, gt: GroundTruth, annotations: Sequence[Row], detections: Sequence[Row], max_dets: int
+        self,
+        gt: GroundTruth,
+        annotations: Sequence[Row],
+        detections: Sequence[Row],
+        max_dets: int,
+        half_open: bool = False,
     ) -> None:
         """
         Args:
@@ -67,8 +84,9 @@ class Candidates:
             annotations: those that count, with ``area``.
             detections: those that count, with ``area`` and ``score``.
             max_dets: detections of one image and class that count.
+            half_open: an area at the upper end of a range of sizes lies outside of it.
         """
-        self._gt = gt
+        self._gt, self._half_open = gt, half_open
         self._classes = {category_id: k for k, category_id in enumerate(gt.class_names)}
         self._images = {image_id: i for i, image_id in enumerate(sorted(gt.sizes))}
         self._limits = [1, min(10, max_dets), max_dets]
@@ -77,7 +95,9 @@ class Candidates:
         self._is_unjudged = self._find_unjudged(detections)
 
         self._is_crowd = np.array([bool(a["iscrowd"]) for a in annotations], bool)
-        self._is_ignored = _outside(annotations) | np.array([gt.is_ignored(a) for a in annotations], bool)
+        self._is_ignored = self._outside(annotations)
+        self._is_ignored |= np.array([gt.is_ignored(a) for a in annotations], bool)
+        self._is_no_match = np.array([a.get(IS_NO_MATCH, False) for a in annotations], bool)
         classes, _ = self._indices(annotations)
         to_find = [classes[~flags] for flags in self._is_ignored]
         self._num_objects = np.stack([np.bincount(k, minlength=len(self._classes)) for k in to_find], axis=1)
@@ -100,9 +120,9 @@ class Candidates:
         matches = Matches(np.zeros(shape, np.uint16), np.zeros(shape, np.uint16))
         for number, task in enumerate(tasks):
             self._match(matches, overlaps, task == "boundary", number > 0, progress)
-            figures = accumulate(self._ranking, matches, self._is_unjudged, self._num_objects, self._limits)
+            curves = accumulate(self._ranking, matches, self._is_unjudged, self._num_objects, self._limits)
             names, groups = list(self._gt.class_names.values()), self._gt.class_groups()
-            evaluations[task] = InstanceEval(names, groups, *figures, overlaps)
+            evaluations[task] = InstanceEval(names, groups, curves, overlaps)
         return evaluations
 
     def _match(
@@ -119,12 +139,13 @@ class Candidates:
                 if place is None or truths is None:
                     continue
                 ious = overlap.boundary if by_boundary else overlap.base
-                found = match_group(ious, self._is_ignored[:, truths], self._is_crowd[truths])
+                flags = self._is_crowd[truths], self._is_no_match[truths]
+                found = match_group(ious, self._is_ignored[:, truths], *flags)
                 matches.matched[:, place], matches.ignored[:, place] = found
 
     def _find_unjudged(self, detections: Sequence[Row]) -> NDArray[np.bool_]:
         """(A, D) detections, in the order of the ranking, that are no false positive without a match."""
-        is_unjudged = _outside(detections)[:, self._ranking.order]
+        is_unjudged = self._outside(detections)[:, self._ranking.order]
         for place in self._ranking.groups().values():
             row = detections[self._ranking.order[place.start]]
             is_unjudged[:, place] |= self._gt.is_unjudged(row["image_id"], row["category_id"])
@@ -135,13 +156,10 @@ class Candidates:
         classes = np.array([self._classes[row["category_id"]] for row in rows], np.int64)
         return classes, np.array([self._images[row["image_id"]] for row in rows], np.int64)
 
-
-def _outside(rows: Sequence[Row]) -> NDArray[np.bool_]:
-    """(A, rows) whether a row is of another size than an area range."""
-    areas = np.array([row["area"] for row in rows], np.float64)
-    return (areas < AREA_RANGES[:, :1]) | (areas > AREA_RANGES[:, 1:])
+    def _outside(self, rows: Sequence[Row]) -> NDArray[np.bool_]:
+        """(A, rows) whether a row is of another size than an area range."""
+        return outside_ranges(np.array([row["area"] for row in rows], np.float64), self._half_open)
 
 
-def _mean_of_valid(values: NDArray[np.float64]) -> float:
-    valid = values[values > -1]
-    return float(valid.mean()) if valid.size else -1.0
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(values.reshape(-1).mean()) if values.size else -1.0

@@ -17,7 +17,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from crispmask.evaluation.checks import check_flag, short
-from crispmask.evaluation.coco import DILATION_RATIO, check_options, evaluate_rows
+from crispmask.evaluation.coco import (
+    DILATION_RATIO,
+    average_precisions,
+    check_options,
+    evaluate_rows,
+    with_rules,
+)
 from crispmask.evaluation.inputs import (
     GroundTruth,
     Row,
@@ -30,17 +36,17 @@ from crispmask.evaluation.instance_eval import InstanceEval
 from crispmask.evaluation.lvis_cocofied import (
     COCO_SYNSETS,
     category_list,
+    check_image_lists,
     is_cocofied,
     missing_synsets,
 )
+from crispmask.evaluation.notes import note
 from crispmask.evaluation.progress import Progress
 
 # Detections of an image that count: LVIS's limit, and that of the COCO models which AP* is for
 MAX_DETS, MAX_DETS_COCOFIED = 300, 100
 # Of a category: in less than 10 images of the training set, in less than 100, in more
 FREQUENCIES = {"r": "APr", "c": "APc", "f": "APf"}
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,11 @@ class LVISGroundTruth(GroundTruth):
     missing: list[str]
 
     @property
+    def limited_by(self) -> tuple[str, ...]:
+        """Keys of a detection that say which others share its limit."""
+        return ("image_id",)
+
+    @property
     def max_dets(self) -> int:
         """Detections that count, best first, unless something else is asked for: of an image."""
         return MAX_DETS_COCOFIED if self.is_cocofied else MAX_DETS
@@ -73,7 +84,8 @@ class LVISGroundTruth(GroundTruth):
         Of each image, the ``max_dets`` best detections of all categories together; of these, the categories
         that are annotated in the image or that it surely has not. lvis-api leaves out what has no area.
         """
-        annotations = [a for a in annotations if a["area"] > 0]
+        if not self.is_official:
+            annotations = [a for a in annotations if a["area"] > 0]
         annotated = {(a["image_id"], a["category_id"]) for a in annotations}
         return annotations, [
             d
@@ -88,6 +100,19 @@ class LVISGroundTruth(GroundTruth):
     def is_unjudged(self, image_id: Any, category_id: Any) -> bool:
         """Whether surplus detections may be objects that nobody annotated."""
         return category_id in self.not_exhaustive[image_id]
+
+    @property
+    def takes_empty(self) -> bool:
+        """Whether annotations of area 0 are to be found, too; lvis-api leaves them out."""
+        return False
+
+    @property
+    def half_open_tasks(self) -> frozenset[str]:
+        """Tasks whose official tool counts an area at the upper end of a range of sizes in the next one.
+
+        The Boundary IoU tool does, lvis-api, the official one for masks and boxes, does not.
+        """
+        return frozenset({"boundary"})
 
     def class_groups(self) -> dict[str, list[int]]:
         """Class indices by frequency."""
@@ -114,6 +139,8 @@ def evaluate_lvis(
     dilation_ratio: float = DILATION_RATIO,
     lazy: bool = True,
     max_dets: int | None = None,
+    official: bool = False,
+    max_outline: float | None = None,
 ) -> dict[str, InstanceEval]:
     """Evaluate a results file by LVIS's rules.
 
@@ -124,6 +151,7 @@ def evaluate_lvis(
         dilation_ratio: boundary width as a share of the image diagonal.
         lazy: compute Boundary IoU only where it can change a match; AP is the same to the last bit.
         max_dets: detections of one image that count, best first; None: 300, or 100 on a cocofied file.
+        official, max_outline: see :func:`crispmask.evaluation.evaluate`.
 
     Returns:
         The accumulated evaluation of each task; ``average_precisions`` reads it, with APr, APc and APf.
@@ -132,18 +160,20 @@ def evaluate_lvis(
         ValueError: bad input; the message names the row.
     """
     progress = Progress()
-    check_options(tasks, dilation_ratio)
-    truth = read_lvis(gt, progress)
-    logger.info(describe(truth, gt))
-    return evaluate_rows(
-        truth,
-        read_predictions(predictions, truth, progress),
-        tasks,
-        dilation_ratio=dilation_ratio,
-        lazy=lazy,
-        max_dets=truth.max_dets if max_dets is None else max_dets,
-        progress=progress,
-    )
+    check_options(tasks, dilation_ratio, max_dets)
+    truth = with_rules(read_lvis(gt, progress), official=official, max_outline=max_outline)
+    note(describe(truth, gt), logging.INFO)
+    rows = read_predictions(predictions, truth, progress)
+    options = {"dilation_ratio": dilation_ratio, "lazy": lazy, "max_dets": max_dets, "progress": progress}
+    return evaluate_rows(truth, rows, tasks, is_file=True, **options)
+
+
+def lvis_figures(
+    gt: Any, predictions: Any, tasks: Sequence[str], **options: Any
+) -> dict[str, dict[str, float]]:
+    """:func:`average_precisions` of :func:`evaluate_lvis`, by task."""
+    evaluations = evaluate_lvis(gt, predictions, tasks, **options)
+    return {task: average_precisions(evaluation) for task, evaluation in evaluations.items()}
 
 
 def read_lvis(
@@ -152,10 +182,11 @@ def read_lvis(
     """Read an LVIS file, see ``read_ground_truth``.
 
     Raises:
-        ValueError: what ``read_ground_truth`` refuses, a list of categories that is none, or a frequency that
-            LVIS does not have.
+        ValueError: what ``read_ground_truth`` refuses, a list of categories that is none or missing, or a
+            frequency that LVIS does not have.
     """
     data = load_dataset(source, progress)
+    check_image_lists(data["images"])
     truth = read_ground_truth(data, progress)
     for annotation in truth.annotations:
         check_flag(annotation.get("ignore"), f"Annotation {annotation['index']}", "ignore")
@@ -173,6 +204,7 @@ def read_lvis(
         missing=missing_synsets(data["categories"]) if cocofied else [],
         extra_categories=truth.extra_categories,
         is_federated=truth.is_federated,
+        notes=truth.notes,
     )
 
 

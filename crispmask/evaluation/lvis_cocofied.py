@@ -113,6 +113,25 @@ def missing_synsets(categories: Sequence[Mapping[str, Any]]) -> list[str]:
     return [synset for category_id, synset in COCO_SYNSETS.items() if category_id not in there]
 
 
+def check_image_lists(images: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse images of an LVIS file that lack a list which others have: nothing says that it would be empty.
+
+    A file without any list is one of COCO's kind, in which every category was looked for in every image.
+
+    Raises:
+        ValueError: the message names the image.
+    """
+    if not any(image.get(key) is not None for image in images for key in IMAGE_LISTS):
+        return
+    for image in images:
+        for key in IMAGE_LISTS:
+            if image.get(key) is None:
+                raise ValueError(
+                    f"Image {short(image['id'])} of the ground truth has no {key}, as the images of an LVIS "
+                    "file have: add the list that the data set came with, or [] if nothing belongs into it."
+                )
+
+
 def category_list(image: Mapping[str, Any], key: str, index: int, kinds: Collection[type]) -> Sequence[Any]:
     """Category ids, of these ``kinds``, that entry ``index`` of the images lists under ``key``; maybe none.
 
@@ -195,6 +214,7 @@ def _check(lvis: Mapping[str, Any], image_folder: str | None) -> None:
                 "which is one category of COCO: merge them into one."
             )
         places[synset] = index
+    check_image_lists(lvis["images"])
     for index, image in enumerate(lvis["images"] if image_folder else ()):
         if "/" not in str(image.get("coco_url")):
             raise ValueError(f"Entry {index} of 'images' has no coco_url, which would say its folder.")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from crispmask.evaluation.coco import with_rules
 from crispmask.evaluation.coco_evaluator import COCOBoundaryEvaluator
 from crispmask.evaluation.inputs import GroundTruth
 from crispmask.evaluation.lvis import LVISGroundTruth, describe, read_lvis
@@ -23,7 +25,7 @@ class LVISBoundaryEvaluator(COCOBoundaryEvaluator):
     results_file = "lvis_instances_results.json"
 
     def _read_truth(self, dataset: Mapping[str, Any]) -> LVISGroundTruth:
-        truth = read_lvis(dataset)
+        truth = with_rules(read_lvis(dataset), max_outline=sys.float_info.max)
         # What the model knows and the file does not is not judged.
         return replace(truth, extra_categories=frozenset(self._to_contiguous(truth)))
 

@@ -32,8 +32,17 @@ class Matches(NamedTuple):
     ignored: NDArray[np.uint16]
 
 
+def outside_ranges(areas: NDArray[np.float64], half_open: bool = False) -> NDArray[np.bool_]:
+    """(A, N) whether (N,) areas lie outside of a range of sizes; ``half_open``: its upper end does."""
+    is_above = np.greater_equal if half_open else np.greater
+    return (areas < AREA_RANGES[:, :1]) | is_above(areas, AREA_RANGES[:, 1:])
+
+
 def match_group(
-    overlaps: NDArray[np.float64], is_ignored: NDArray[np.bool_], is_crowd: NDArray[np.bool_]
+    overlaps: NDArray[np.float64],
+    is_ignored: NDArray[np.bool_],
+    is_crowd: NDArray[np.bool_],
+    is_no_match: NDArray[np.bool_] | None = None,
 ) -> Matches:
     """Match as pycocotools' ``COCOeval.evaluateImg`` does.
 
@@ -44,7 +53,10 @@ def match_group(
         overlaps: (D, G).
         is_ignored: (A, G) annotations that need not be found, crowd regions and other sizes among them.
         is_crowd: (G,).
+        is_no_match: (G,) annotations that are taken by a detection which then counts as one without a match,
+            as pycocotools has it for the annotation id 0; None: no annotation is one.
     """
+    hidden = [False] * len(is_crowd) if is_no_match is None else is_no_match.tolist()
     shape = len(is_ignored), len(overlaps)
     matches = Matches(np.zeros(shape, np.uint16), np.zeros(shape, np.uint16))
     num_reached = np.searchsorted(_REACHED, overlaps, side="right")
@@ -56,7 +68,7 @@ def match_group(
     known: dict[tuple[bool, ...], tuple[list[int], list[int], list[int]]] = {}
     for area, flags in enumerate(map(tuple, is_ignored.tolist())):
         if flags not in known:
-            known[flags] = _match(pairs, flags, is_crowd.tolist())
+            known[flags] = _match(pairs, flags, is_crowd.tolist(), hidden)
         detections, matched, ignored = known[flags]
         matches.matched[area, detections] = matched
         matches.ignored[area, detections] = ignored
@@ -64,13 +76,16 @@ def match_group(
 
 
 def _match(
-    pairs: list[tuple[int, int, int]], is_ignored: tuple[bool, ...], is_crowd: list[bool]
+    pairs: list[tuple[int, int, int]],
+    is_ignored: tuple[bool, ...],
+    is_crowd: list[bool],
+    is_no_match: list[bool],
 ) -> tuple[list[int], list[int], list[int]]:
     """Detections with a pair, and the bits of their matches, from pairs (d, g, thresholds reached)."""
     taken = [0] * len(is_ignored)
     result: tuple[list[int], list[int], list[int]] = ([], [], [])
     for d, candidates in groupby(pairs, key=itemgetter(0)):
-        unmatched, ignored = _ALL, 0
+        unmatched, ignored, lost = _ALL, 0, 0
         for _, g, reached in sorted(candidates, key=lambda pair: is_ignored[pair[1]]):
             bits = reached & unmatched & ~taken[g]
             unmatched ^= bits
@@ -78,6 +93,8 @@ def _match(
                 taken[g] |= bits
             if is_ignored[g]:
                 ignored |= bits
-        for values, value in zip(result, (d, _ALL ^ unmatched, ignored), strict=True):
+            if is_no_match[g]:
+                lost |= bits
+        for values, value in zip(result, (d, _ALL ^ unmatched ^ lost, ignored), strict=True):
             values.append(value)
     return result

@@ -6,8 +6,10 @@ limits of detections per image and class.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,14 +66,74 @@ def rank_detections(
     return Ranking(order, scores[order], classes[order], images[order], ranks)
 
 
+class Curve(NamedTuple):
+    """Precision and recall of a class at U different recalls, those that its number of objects allows.
+
+    Attributes:
+        precision: (T, U).
+        scores: (T, U) the score from which a recall is had.
+        recall: (T,) at the end.
+        points: (R,) index in U of each recall point.
+    """
+
+    precision: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    points: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Curves of all classes and sizes that have objects: memory goes with the objects, not with the classes.
+
+    Attributes:
+        shape: (K, A, M).
+        curves: (class index, area range, limit) -> curve, in ascending order of classes.
+    """
+
+    shape: tuple[int, int, int]
+    curves: dict[tuple[int, int, int], Curve]
+
+    def precision_of(self, area: int, classes: Collection[int] | None = None) -> NDArray[np.float64]:
+        """(T, R, classes that have objects) precision at the highest limit; of all classes, or of some."""
+        found = self._found(area, self.shape[2] - 1, range(self.shape[0]) if classes is None else classes)
+        values = np.empty((len(IOU_THRESHOLDS), len(RECALL_POINTS), len(found)))
+        for place, curve in enumerate(found):
+            values[..., place] = curve.precision[:, curve.points]
+        return values
+
+    def recall_of(self, area: int, limit: int) -> NDArray[np.float64]:
+        """(T, classes that have objects) recall."""
+        found = self._found(area, limit, range(self.shape[0]))
+        return np.stack([curve.recall for curve in found], axis=-1) if found else np.zeros((0, 0))
+
+    def full(self, name: str) -> NDArray[np.float64]:
+        """(T, R, K, A, M) ``precision`` or ``scores``; -1 where there is no object."""
+        values = -np.ones((len(IOU_THRESHOLDS), len(RECALL_POINTS), *self.shape))
+        for place, curve in self.curves.items():
+            values[(..., *place)] = getattr(curve, name)[:, curve.points]
+        return values
+
+    def full_recall(self) -> NDArray[np.float64]:
+        """(T, K, A, M); -1 where there is no object."""
+        values = -np.ones((len(IOU_THRESHOLDS), *self.shape))
+        for place, curve in self.curves.items():
+            values[(..., *place)] = curve.recall
+        return values
+
+    def _found(self, area: int, limit: int, classes: Collection[int]) -> list[Curve]:
+        places = ((k, area, limit) for k in classes)
+        return [self.curves[place] for place in places if place in self.curves]
+
+
 def accumulate(
     ranking: Ranking,
     matches: Matches,
     is_unjudged: NDArray[np.bool_],
     num_objects: NDArray[np.int64],
     limits: Sequence[int],
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Precision at the recall points, as pycocotools' ``COCOeval.accumulate``; -1 where there is no object.
+) -> Curves:
+    """Precision at the recall points, as pycocotools' ``COCOeval.accumulate``.
 
     Args:
         ranking: D detections.
@@ -79,14 +141,9 @@ def accumulate(
         is_unjudged: (A, D) detections that are no false positive although they have no match.
         num_objects: (K, A) annotations to be found.
         limits: M limits, ascending.
-
-    Returns:
-        (T, R, K, A, M) precision; (T, K, A, M) recall; (T, R, K, A, M) the score from which a recall is had.
     """
     num_classes, num_areas = num_objects.shape
-    shape = len(IOU_THRESHOLDS), len(RECALL_POINTS), num_classes, num_areas, len(limits)
-    precision, scores = -np.ones(shape), -np.ones(shape)
-    recall = -np.ones((shape[0], *shape[2:]))
+    curves: dict[tuple[int, int, int], Curve] = {}
     borders = np.searchsorted(ranking.classes, np.arange(num_classes + 1)).tolist()
     for k, a in np.argwhere(num_objects > 0).tolist():
         own = slice(borders[k], borders[k + 1])
@@ -94,20 +151,18 @@ def accumulate(
         highest = ranks.max(initial=-1)
         for m, limit in enumerate(limits):
             if m > 0 and highest < limits[m - 1]:
-                for array in (precision, recall, scores):
-                    array[..., k, a, m] = array[..., k, a, m - 1]
+                curves[k, a, m] = curves[k, a, m - 1]
                 continue
             chosen = own.start + np.flatnonzero(ranks < limit)
             chosen = chosen[np.argsort(-ranking.scores[chosen], kind="stable")]
-            curve = _curve(
+            curves[k, a, m] = _curve(
                 matches.matched[a, chosen],
                 matches.ignored[a, chosen],
                 is_unjudged[a, chosen],
                 ranking.scores[chosen],
                 int(num_objects[k, a]),
             )
-            precision[:, :, k, a, m], recall[:, k, a, m], scores[:, :, k, a, m] = curve
-    return precision, recall, scores
+    return Curves((num_classes, num_areas, len(limits)), curves)
 
 
 def _curve(
@@ -116,26 +171,33 @@ def _curve(
     is_unjudged: NDArray[np.bool_],
     scores: NDArray[np.float64],
     num_objects: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """(T, R) precision, (T,) recall and (T, R) scores of the detections of a class, by falling score."""
+) -> Curve:
+    """Curve of the detections of a class, by falling score."""
+    needed, points = _needed(num_objects)
     if len(scores) == 0:
-        empty = np.zeros((len(IOU_THRESHOLDS), len(RECALL_POINTS)))
-        return empty, empty[:, 0], empty
+        empty = np.zeros((len(IOU_THRESHOLDS), len(needed)))
+        return Curve(empty, empty, np.zeros(len(IOU_THRESHOLDS)), points)
     bits = np.arange(len(IOU_THRESHOLDS), dtype=np.uint16)[:, None]
     is_found = (matched >> bits & 1).astype(bool)
-    is_counted = ~np.where(is_found, (ignored >> bits & 1).astype(bool), is_unjudged)
+    # A match with something ignored is ignored even where it counts as none
+    is_counted = ~((ignored >> bits & 1).astype(bool) | (~is_found & is_unjudged))
     is_hit = is_found & is_counted
     hits = np.cumsum(is_hit, axis=1)
     false_alarms = np.cumsum(is_counted & ~is_found, axis=1)
     exact = hits / (false_alarms + hits + np.spacing(1))
     best_from_here = np.maximum.accumulate(exact[:, ::-1], axis=1)[:, ::-1]
 
-    # How many must be found for each recall point: as many as there are objects for the last one.
-    needed = np.searchsorted(np.arange(num_objects + 1) / num_objects, RECALL_POINTS, side="left")
     num_hits = hits[:, -1:]
     places = np.append(np.nonzero(is_hit)[1], 0)
     nth_hit = np.cumsum(num_hits, axis=0) - num_hits + needed - 1
     is_reached = needed <= num_hits
     place = np.where(is_reached & (needed > 0), places[np.where(is_reached, nth_hit, -1)], 0)
     precision = np.where(is_reached, np.take_along_axis(best_from_here, place, axis=1), 0)
-    return precision, num_hits[:, 0] / num_objects, np.where(is_reached, scores[place], 0)
+    return Curve(precision, np.where(is_reached, scores[place], 0), num_hits[:, 0] / num_objects, points)
+
+
+@lru_cache(maxsize=1024)
+def _needed(num_objects: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(U,) how many must be found for a recall point, ascending, and (R,) which of these each one needs."""
+    recalls = np.arange(num_objects + 1) / num_objects
+    return np.unique(np.searchsorted(recalls, RECALL_POINTS, side="left"), return_inverse=True)

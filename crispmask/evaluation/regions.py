@@ -12,6 +12,8 @@ from pycocotools import mask as mask_utils
 
 from crispmask.evaluation.checks import check_box, short
 from crispmask.evaluation.inputs import NAME, GroundTruth, Row
+from crispmask.evaluation.notes import needless_note, note
+from crispmask.evaluation.official import AREA
 from crispmask.evaluation.progress import Progress, tracked
 from crispmask.evaluation.rle import RLEError, read_masks, to_rle
 
@@ -21,8 +23,8 @@ def with_masks(
 ) -> list[Row]:
     """Rows whose ``segmentation`` is a checked, compressed run-length mask and whose ``area`` is given.
 
-    The area of a prediction is that of its mask; an annotation keeps the one of the file. Annotations without
-    a mask are left out: ``read_annotations`` has counted them.
+    The area of a prediction is that of its mask, unless the official tool takes another; an annotation keeps
+    the one of the file. Annotations without a mask are left out: ``read_annotations`` has counted them.
 
     Raises:
         ValueError: a row without a readable mask, or with one of another size than its image.
@@ -45,16 +47,21 @@ def with_masks(
     # Polygons were rasterised just now: nothing in them is left to check.
     open_rows = [i for i, row in enumerate(rows) if not (keeps_area and _has_polygons(row) and "area" in row)]
     try:
-        masks = read_masks([result[i]["segmentation"] for i in open_rows], progress)
+        masks = read_masks(
+            [result[i]["segmentation"] for i in open_rows], progress, repair=not gt.is_official
+        )
     except RLEError as error:
         index = open_rows[error.index]
         place = _place(rows[index], index, what)
         raise ValueError(
             f"The mask of {place[0].lower()}{place[1:]} {error}: encode it again, at the size of its image."
         ) from None
+    if masks.needless and not gt.is_official:
+        note(needless_note(masks.needless, what))
     for index, counts, area in zip(open_rows, masks.counts, masks.areas.tolist(), strict=True):
         result[index]["segmentation"]["counts"] = counts
-        result[index]["area"] = rows[index]["area"] if keeps_area and "area" in rows[index] else area
+        given = rows[index].get("area" if keeps_area else AREA) if keeps_area or gt.is_official else None
+        result[index]["area"] = area if given is None else given
     return result
 
 
@@ -63,8 +70,8 @@ def with_boxes(
 ) -> list[Row]:
     """Rows with a ``bbox`` (x, y, width, height in pixels; if missing, around the mask) and an ``area``.
 
-    The area of a prediction is that of its box; an annotation keeps the one of the file, else has that of its
-    mask, else that of its box.
+    The area of a prediction is that of its box, unless the official tool takes that of its mask; an
+    annotation keeps the one of the file, else has that of its mask, else that of its box.
 
     Raises:
         ValueError: a row with neither box nor readable mask.
@@ -76,13 +83,15 @@ def with_boxes(
         has_box, has_mask = (_is_given(row.get(key)) for key in ("bbox", "segmentation"))
         if not has_box and not has_mask:
             raise ValueError(f"{where} has neither a bbox nor a segmentation: one of the two is needed.")
-        if not has_box or (keeps_area and "area" not in row and has_mask):
+        if not has_box or (has_mask and _needs_mask_area(row, keeps_area)):
             masked = with_masks([row], gt, what)[0]
             row["bbox"] = row["bbox"] if has_box else mask_utils.toBbox(masked["segmentation"]).tolist()
-            row["area"] = masked["area"]
+            row["area"] = row[AREA] = masked["area"]
         row["bbox"] = check_box(row["bbox"], where)
         area = row["bbox"][2] * row["bbox"][3]
-        row["area"] = row.get("area", area) if keeps_area else area
+        if not keeps_area:
+            row["area"] = row.get(AREA, area) if gt.is_official else area
+        row.setdefault("area", area)
         result.append(row)
     return result
 
@@ -90,6 +99,11 @@ def with_boxes(
 def _place(row: Row, index: int, what: str) -> str:
     """Which row this is: its place in the file, if it is from one."""
     return row.get(NAME) or f"{what} {row.get('index', index)} (image {short(row['image_id'])})"
+
+
+def _needs_mask_area(row: Row, keeps_area: bool) -> bool:
+    """Whether the area is that of the mask, although there is a box."""
+    return "area" not in row if keeps_area else row.get(AREA, 0) is None
 
 
 def _is_given(value: Any) -> bool:

@@ -132,23 +132,31 @@ def parse_runs(strings: Sequence[str | bytes]) -> Runs:
 
 
 class CheckedMasks(NamedTuple):
-    """Compressed strings that pycocotools reads rightly, and (N,) int64 foreground pixels."""
+    """Compressed strings that pycocotools reads rightly, and (N,) int64 foreground pixels.
+
+    ``needless`` is how many masks had runs of no pixel, which pycocotools' IoU takes for the end of a mask.
+    """
 
     counts: list[str | bytes]
     areas: NDArray[np.int64]
+    needless: int
 
 
-def read_masks(rles: Sequence[Mapping[str, Any]], progress: Progress | None = None) -> CheckedMasks:
+def read_masks(
+    rles: Sequence[Mapping[str, Any]], progress: Progress | None = None, *, repair: bool = True
+) -> CheckedMasks:
     """Check the strings of compressed run-length masks.
 
     Args:
         rles: N dicts with ``counts`` str or bytes and ``size``, [H, W] of the image, see :func:`to_rle`.
         progress: where to say how far it is.
+        repair: take out runs of no pixel.
 
     Raises:
         RLEError: a string that cannot be read, or whose runs do not fill the image.
     """
     counts, areas = [rle["counts"] for rle in rles], [np.zeros(0, np.int64)]
+    needless = 0
     for start in tracked(range(0, len(rles), _CHUNK), f"Run lengths, {_CHUNK} masks at a time", progress):
         expected = [rle["size"] for rle in rles[start : start + _CHUNK]]
         try:
@@ -158,11 +166,13 @@ def read_masks(rles: Sequence[Mapping[str, Any]], progress: Progress | None = No
             _refuse(runs.pixels() != pixels, borders, _NOT_FILLED)
         except RLEError as error:
             raise RLEError(error.index + start, str(error)) from None
-        for i in np.unique(runs.owners[runs.is_needless]).tolist():
+        odd = np.unique(runs.owners[runs.is_needless]).tolist()
+        needless += len(odd)
+        for i in odd if repair else ():
             lengths = runs.counts[runs.first[i] : runs.first[i + 1]]
             counts[start + i] = _compress(_without_needless(lengths.tolist()), *expected[i])["counts"]
         areas.append(runs.areas())
-    return CheckedMasks(counts, np.concatenate(areas))
+    return CheckedMasks(counts, np.concatenate(areas), needless)
 
 
 def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
@@ -178,14 +188,15 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
         counts = segmentation["counts"]
         if isinstance(counts, (str, bytes)):
             return {"size": [height, width], "counts": counts}
-        lengths = _array(counts, "iu")
-        if lengths is None or lengths.ndim != 1:
+        lengths = _array(counts, "iuf")
+        # JavaScript and pandas write whole numbers as floats
+        if lengths is None or lengths.ndim != 1 or not (lengths == np.floor(lengths)).all():
             raise ValueError(
-                f"has counts {short(counts)} in its mask: a string or a list of run lengths is needed"
+                f"has counts {short(counts)} in its mask: a string or a list of whole run lengths is needed"
             )
         if ((lengths < 0) | (lengths > height * width)).any() or lengths.sum() != height * width:
             raise ValueError(f"{_NOT_FILLED}, which has {height * width} pixels: encode its mask again")
-        return _compress(_without_needless(lengths.tolist()), height, width)
+        return _compress(lengths.astype(np.int64).tolist(), height, width)
     if isinstance(segmentation, list) and segmentation:
         for polygon in segmentation:
             _check_polygon(polygon)

@@ -256,7 +256,7 @@ def test_thin_objects_have_their_mask_ap():
         ({"segmentation": {"size": 80, "counts": "0"}}, "Prediction 1 .*size"),
         *(
             ({"segmentation": {"size": [80, 100], "counts": counts}}, "Prediction 1 .* has counts .*needed")
-            for counts in (8000, None, {"0": 8000}, [[8000]], [8000.0], ["8000"], [None], [])
+            for counts in (8000, None, {"0": 8000}, [[8000]], [7999.5, 0.5], [math.nan], ["8000"], [None], [])
         ),
     ],
 )

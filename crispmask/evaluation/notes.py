@@ -1,0 +1,144 @@
+"""What a reader of the figures has to know, said as it is found: in the log, or collected to be printed."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from crispmask.evaluation.matching import AREA_RANGES, outside_ranges
+from crispmask.evaluation.official import AREA, HOW, Row, official_areas
+
+if TYPE_CHECKING:
+    from crispmask.evaluation.inputs import GroundTruth
+
+logger = logging.getLogger(__name__)
+
+
+def note(sentence: str, level: int = logging.WARNING) -> None:
+    """Log a sentence, as a warning by default, which Python shows where nobody set up a log."""
+    logger.log(level, sentence)
+
+
+@contextmanager
+def collected_notes() -> Iterator[list[str]]:
+    """Keep what is noted in the body out of the log: the list that is given, each sentence once."""
+    sentences: list[str] = []
+    collector = _Collector(sentences)
+    before = logger.propagate, logger.level
+    logger.propagate, logger.level = False, logging.INFO
+    logger.addHandler(collector)
+    try:
+        yield sentences
+    finally:
+        logger.removeHandler(collector)
+        logger.propagate, logger.level = before
+
+
+def limit_notes(gt: GroundTruth, rows: Sequence[Row], max_dets: int) -> list[str]:
+    """That detections were cut, and that the limit is not the one that figures are compared at.
+
+    Args:
+        gt: the data set.
+        rows: detections.
+        max_dets: how many count of those that share a limit.
+    """
+    is_of_image = gt.limited_by == ("image_id",) or gt.category_ranks is not None
+    unit = "image" if is_of_image else "image and category"
+    counts = Counter(map(itemgetter(*gt.limited_by), rows))
+    notes = []
+    if cut := sum(max(0, count - max_dets) for count in counts.values()):
+        notes.append(
+            f"{cut} of {len(rows)} detections were cut, as only the best {max_dets} of each {unit} count: "
+            "--max-dets (in training TEST.DETECTIONS_PER_IMAGE) raises the limit."
+        )
+    if max_dets != gt.max_dets:
+        notes.append(
+            f"The best {max_dets} detections of each {unit} count, by the protocol's own rules the best "
+            f"{gt.max_dets}: these figures are not comparable with published ones."
+        )
+    return notes
+
+
+def federated_notes(gt: GroundTruth, source: Any) -> list[str]:
+    """That COCO's rules, which count every category in every image, are not those of an LVIS file.
+
+    Args:
+        gt: the data set.
+        source: its path, or what it was read from.
+    """
+    if not gt.is_federated:
+        return []
+    name = f"'{os.fspath(source)}'" if isinstance(source, (str, os.PathLike)) else "The ground truth"
+    return [
+        f"{name} is an LVIS file, whose images are annotated for some categories only; by COCO's rules, as "
+        "here, detections of the others are wrong. crispmask evaluate --protocol lvis gives "
+        f"{'AP*' if gt.extra_categories else 'LVIS AP'}."
+    ]
+
+
+def area_notes(found: Sequence[Row], tasks: Sequence[str]) -> list[str]:
+    """That pycocotools takes detections for other sizes, by the area of their box or of their mask.
+
+    Args:
+        found: all detections of a results file, in its order, with ``area``.
+        tasks: ``bbox``, or any of ``segm`` and ``boundary``.
+    """
+    areas = np.array([row["area"] for row in found], np.float64)
+    others = official_areas(found)
+    if tasks == ["bbox"]:
+        others = np.array([row.get(AREA, np.nan) for row in found], np.float64)
+    is_other = (outside_ranges(areas) != outside_ranges(np.where(np.isnan(others), areas, others))).any(
+        axis=0
+    )
+    if not is_other.any():
+        return []
+    ours, theirs = ("box", "mask") if tasks == ["bbox"] else ("mask", "bbox")
+    return [
+        f"{is_other.sum()} of {len(found)} detections are small, medium or large by their {ours}, which "
+        f"counts here, and of another size by their {theirs}, which pycocotools goes by: its APs, APm and "
+        f"APl differ; {HOW}."
+    ]
+
+
+def border_notes(gt: GroundTruth, judged: tuple[list[Row], list[Row]], tasks: Sequence[str]) -> list[str]:
+    """That the official tool counts areas between two sizes in another way.
+
+    Args:
+        gt: the data set.
+        judged: annotations and detections that count, with ``area``.
+        tasks: what is evaluated.
+    """
+    if not gt.half_open_tasks.intersection(tasks):
+        return []
+    areas = np.array([row["area"] for side in judged for row in side], np.float64)
+    if not (number := int(np.isin(areas, AREA_RANGES[1:3, 1]).sum())):
+        return []
+    return [
+        f"{number} of the objects and detections have exactly 1024 or 9216 pixels: they count in both sizes "
+        f"here, as in lvis-api, and in the larger one in the Boundary IoU tool; {HOW}."
+    ]
+
+
+def needless_note(number: int, what: str) -> str:
+    """That masks have runs of no pixel; ``what``: whose."""
+    return (
+        f"{number} {what.lower()} masks have runs of 0 pixels in their middle, which pycocotools' IoU takes "
+        f"for the end of the mask; here they are read to the end; {HOW}."
+    )
+
+
+class _Collector(logging.Handler):
+    def __init__(self, sentences: list[str]) -> None:
+        super().__init__()
+        self._sentences = sentences
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if (sentence := record.getMessage()) not in self._sentences:
+            self._sentences.append(sentence)
