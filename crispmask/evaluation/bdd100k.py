@@ -8,7 +8,6 @@ with its plain IoU for crowds, is not repeated.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,16 +17,21 @@ from pycocotools import mask as mask_utils
 from crispmask.evaluation.bdd100k_classes import class_ids_of
 from crispmask.evaluation.bdd100k_results import read_results
 from crispmask.evaluation.bdd100k_truth import to_coco
-from crispmask.evaluation.coco import DILATION_RATIO, average_precisions, check_options, evaluate_rows
+from crispmask.evaluation.coco import (
+    DILATION_RATIO,
+    average_precisions,
+    check_options,
+    evaluate_rows,
+    with_rules,
+)
 from crispmask.evaluation.encode import RLE, encode_pieces
 from crispmask.evaluation.formats.findings import Findings
 from crispmask.evaluation.inputs import GroundTruth, Row, load_dataset, read_ground_truth
+from crispmask.evaluation.notes import note
 from crispmask.evaluation.overlaps import group_rows
 from crispmask.evaluation.progress import Progress
 from crispmask.evaluation.regions import with_masks
 from crispmask.evaluation.rle import parse_runs
-
-logger = logging.getLogger(__name__)
 
 
 def evaluate_bdd100k(
@@ -37,6 +41,8 @@ def evaluate_bdd100k(
     dilation_ratio: float = DILATION_RATIO,
     *,
     scores: Any = None,
+    max_dets: int | None = None,
+    **rules: Any,
 ) -> dict[str, dict[str, float]]:
     """Evaluate predictions on BDD100K's labels.
 
@@ -48,6 +54,8 @@ def evaluate_bdd100k(
         tasks: any of ``bbox``, ``segm`` and ``boundary``.
         dilation_ratio: boundary width as a share of the image diagonal.
         scores: of a folder of bitmasks, which hold none: path of the JSON of frames, or what it holds.
+        max_dets: detections of an image and category that count; None: 100.
+        rules: see :func:`with_rules`.
 
     Returns:
         For each task, COCO's ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` and ``AP/<class>`` in
@@ -57,13 +65,13 @@ def evaluate_bdd100k(
     Raises:
         ValueError: bad input; the message names the file, frame or row.
     """
-    check_options(tasks, dilation_ratio)
+    check_options(tasks, dilation_ratio, max_dets)
     progress, findings = Progress(), Findings()
     data = load_dataset(to_coco(gt, progress, findings), progress)
     class_ids_of(data["categories"])
-    truth = read_ground_truth(data, progress)
+    truth = with_rules(read_ground_truth(data, progress), **rules)
     rows = read_results(predictions, data, truth, scores=scores, progress=progress, findings=findings)
-    options = {"dilation_ratio": dilation_ratio, "progress": progress}
+    options = {"dilation_ratio": dilation_ratio, "max_dets": max_dets, "progress": progress}
     raw = evaluate_rows(truth, rows, tasks, **options)
     figures = {task: average_precisions(raw[task]) for task in tasks}
     if mask_tasks := [task for task in tasks if task != "bbox"]:
@@ -71,8 +79,8 @@ def evaluate_bdd100k(
         for task in mask_tasks:
             of_painted = average_precisions(painted[task])
             figures[task] |= {f"nonoverlap/{name}": value for name, value in of_painted.items()}
-    for sentence in findings.notes():
-        logger.warning(sentence)
+    for sentence in (*truth.notes, *findings.notes()):
+        note(sentence)
     return figures
 
 

@@ -6,7 +6,6 @@ and APl, treats groups as crowd regions and is what papers report that give figu
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from crispmask.evaluation.cityscapes_truth import (
 from crispmask.evaluation.crops import Crop, crops_of_runs
 from crispmask.evaluation.formats.findings import Findings
 from crispmask.evaluation.inputs import GroundTruth, Row, read_predictions
+from crispmask.evaluation.notes import note
 from crispmask.evaluation.overlaps import Overlaps
 from crispmask.evaluation.progress import Progress
 from crispmask.evaluation.regions import with_masks
@@ -36,8 +36,6 @@ from crispmask.evaluation.rle import parse_runs
 # Boundary width as a share of the image diagonal in the official boundary evaluation
 DILATION_RATIO = 0.005
 REGIONS = {"segm": MASK, "boundary": BOUNDARY}
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,8 @@ def evaluate_cityscapes(
     predictions: str | os.PathLike[str] | Sequence[Mapping[str, Any]],
     tasks: Sequence[str] = ("segm", "boundary"),
     dilation_ratio: float = DILATION_RATIO,
+    *,
+    max_dets: int | None = None,
 ) -> dict[str, dict[str, float]]:
     """Evaluate predictions on a gtFine folder.
 
@@ -72,6 +72,8 @@ def evaluate_cityscapes(
             :func:`read_prediction_folder`. Labels that Cityscapes does not evaluate are left out.
         tasks: ``segm``, ``boundary`` or both.
         dilation_ratio: boundary width as a share of the image diagonal.
+        max_dets: detections of an image and class that count by COCO's rules; None: 100. The official
+            protocol has no limit.
 
     Returns:
         For each task, in 0..100, NaN where there is no object to find: ``AP``, ``AP50`` and ``AP/<class>``
@@ -83,7 +85,7 @@ def evaluate_cityscapes(
     """
     if unknown := [task for task in tasks if task not in REGIONS]:
         raise ValueError(f"Cityscapes has no protocol for {unknown[0]!r}; supported: {', '.join(REGIONS)}.")
-    coco.check_options(tasks, dilation_ratio)
+    coco.check_options(tasks, dilation_ratio, max_dets)
     if not isinstance(gt, (str, os.PathLike)):
         raise ValueError(f"The ground truth of Cityscapes is a folder, not {type(gt).__name__}.")
     progress, findings = Progress(), Findings()
@@ -98,9 +100,10 @@ def evaluate_cityscapes(
             parse_runs([row["segmentation"]["counts"] for row in rows]), truth.size[0], width
         )
         images[name] = match(name, truth, rows, crops, width)
-    figures = evaluate_images(images, tasks, dilation_ratio=dilation_ratio, progress=progress)
+    options = {"dilation_ratio": dilation_ratio, "max_dets": max_dets, "progress": progress}
+    figures = evaluate_images(images, tasks, **options)
     for sentence in findings.notes():
-        logger.warning(sentence)
+        note(sentence)
     return {
         task: {**figures[task], **{f"coco/{name}": value for name, value in figures[f"{task}_coco"].items()}}
         for task in tasks
@@ -121,6 +124,7 @@ def evaluate_images(
     tasks: Sequence[str],
     *,
     dilation_ratio: float,
+    max_dets: int | None = None,
     overlaps: Overlaps | None = None,
     progress: Progress | None = None,
     separator: str = "/",
@@ -131,6 +135,7 @@ def evaluate_images(
         images: image name -> result; with boundaries if ``boundary`` is a task.
         tasks: any of ``bbox``, ``segm`` and ``boundary``.
         dilation_ratio: boundary width as a share of the image diagonal.
+        max_dets: detections of an image and class that count by COCO's rules; None: 100.
         overlaps: mask overlaps for COCO's protocol, if they were made elsewhere.
         progress: where to say how far it is.
         separator: between ``AP`` and the name of a class.
@@ -146,7 +151,8 @@ def evaluate_images(
         if task in tasks
     }
     rows = [row for image in images.values() for row in image.rows]
-    options = {"dilation_ratio": dilation_ratio, "overlaps": overlaps, "progress": progress}
+    options = {"dilation_ratio": dilation_ratio, "max_dets": max_dets, "overlaps": overlaps}
+    options["progress"] = progress
     evaluations = coco.evaluate_rows(coco_truth(images), rows, tasks, **options)
     for task, evaluation in evaluations.items():
         figures[f"{task}_coco"] = coco.average_precisions(evaluation, separator)

@@ -27,7 +27,7 @@ from crispmask.evaluation.cityscapes_truth import (
 )
 from crispmask.evaluation.crops import Crop, crops_of_masks
 from crispmask.evaluation.encode import encode_crop
-from crispmask.evaluation.inputs import Row
+from crispmask.evaluation.inputs import COCO_MAX_DETS, Row
 from crispmask.evaluation.overlaps import Overlaps, compute_overlaps
 from crispmask.evaluation.progress import Progress
 
@@ -56,6 +56,7 @@ class CityscapesBoundaryEvaluator(DatasetEvaluator):
         output_dir: str | None = None,
         *,
         dilation_ratio: float = DILATION_RATIO,
+        detections_per_image: int | None = None,
     ) -> None:
         """
         Args:
@@ -66,12 +67,15 @@ class CityscapesBoundaryEvaluator(DatasetEvaluator):
             output_dir: where ``cityscapes_instances_results.json`` is written, which
                 ``evaluate(protocol="cityscapes")`` reads.
             dilation_ratio: boundary width as a share of the image diagonal.
+            detections_per_image: those that the model gives at most. By COCO's rules as many of an image and
+                class count, but 100 at least; the official protocol has no limit.
 
         Raises:
             ValueError: there is no ground truth, or a class is none of Cityscapes'.
         """
         coco.check_options(tasks, dilation_ratio)
         self._tasks, self._dilation_ratio = tuple(tasks), dilation_ratio
+        self._max_dets = max(COCO_MAX_DETS, detections_per_image or 0)
         self._distributed, self._output_dir = distributed, output_dir
         metadata = MetadataCatalog.get(dataset_name)
         self._files = find_instance_files(PathManager.get_local_path(metadata.gt_dir))
@@ -119,7 +123,8 @@ class CityscapesBoundaryEvaluator(DatasetEvaluator):
         images = {name: found.get(name) or self._evaluate_image(name, None) for name in self._files}
         if self._output_dir:
             self._write(chain.from_iterable(image.rows for image in images.values()))
-        options = {"dilation_ratio": self._dilation_ratio, "overlaps": overlaps, "progress": progress}
+        options = {"dilation_ratio": self._dilation_ratio, "max_dets": self._max_dets}
+        options |= {"overlaps": overlaps, "progress": progress}
         results = evaluate_images(images, self._tasks, separator="-", **options)
         for task, figures in results.items():
             _log_figures(task, figures)
@@ -173,7 +178,8 @@ class CityscapesBoundaryEvaluator(DatasetEvaluator):
         truth = coco_truth(self._images)
         rows = [row for image in self._images.values() for row in image.rows]
         ratio = self._dilation_ratio if "boundary" in self._tasks else None
-        return compute_overlaps(truth, truth.annotations, rows, dilation_ratio=ratio, progress=progress)
+        options = {"dilation_ratio": ratio, "max_dets": self._max_dets, "progress": progress}
+        return compute_overlaps(truth, truth.annotations, rows, **options)
 
     def _write(self, rows: Iterable[Row]) -> None:
         """Write the results file."""

@@ -27,6 +27,8 @@ from crispmask.evaluation.lvis_cocofied import COCO_SYNSETS, is_cocofied
 from crispmask.evaluation.official import FILE_ID, HOW, id_notes, official_annotations, official_rows
 from crispmask.evaluation.progress import Progress, tracked
 
+# Detections of an image and category that count in COCO
+COCO_MAX_DETS = 100
 # Category id of everything where classes play no role
 ANY = 1
 # Pixels of outline of the polygons of a file: several times those of COCO's and LVIS's training sets
@@ -74,7 +76,7 @@ class GroundTruth:
     @property
     def max_dets(self) -> int:
         """Detections that count, best first, unless something else is asked for: of an image and category."""
-        return 100
+        return COCO_MAX_DETS
 
     def size(self, image_id: Any) -> tuple[int, int]:
         """(H, W) of an image; ValueError if the file does not say."""

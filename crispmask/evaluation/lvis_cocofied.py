@@ -114,18 +114,18 @@ def missing_synsets(categories: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def check_image_lists(images: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse images of an LVIS file that lack a list which others have: nothing says that it would be empty.
+    """Refuse images of an LVIS file that lack a list: nothing says that it is empty, as ``null`` does.
 
     A file without any list is one of COCO's kind, in which every category was looked for in every image.
 
     Raises:
         ValueError: the message names the image.
     """
-    if not any(image.get(key) is not None for image in images for key in IMAGE_LISTS):
+    if not any(key in image for image in images for key in IMAGE_LISTS):
         return
     for image in images:
         for key in IMAGE_LISTS:
-            if image.get(key) is None:
+            if key not in image:
                 raise ValueError(
                     f"Image {short(image['id'])} of the ground truth has no {key}, as the images of an LVIS "
                     "file have: add the list that the data set came with, or [] if nothing belongs into it."

@@ -190,7 +190,7 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
             return {"size": [height, width], "counts": counts}
         lengths = _array(counts, "iuf")
         # JavaScript and pandas write whole numbers as floats
-        if lengths is None or lengths.ndim != 1 or not (lengths == np.floor(lengths)).all():
+        if lengths is None or lengths.ndim != 1 or not lengths.size or (lengths % 1 != 0).any():
             raise ValueError(
                 f"has counts {short(counts)} in its mask: a string or a list of whole run lengths is needed"
             )
