@@ -195,7 +195,10 @@ def _print(report: dict[str, Any], *, per_class: bool) -> None:
     print(f"predictions   {report['predictions']}")
     if "scores" in report:
         print(f"scores        {report['scores']}")
-    print(f"protocol      {report['protocol']}, boundary {100 * report['dilation_ratio']:g}% of the diagonal")
+    words = [report["protocol"], f"boundary {100 * report['dilation_ratio']:g}% of the diagonal"]
+    words += [word.replace("_", "-") for word in ("official", "class_agnostic") if report.get(word)]
+    words += [f"best {report['max_dets']} detections"] if "max_dets" in report else []
+    print(f"protocol      {', '.join(words)}")
     if counts := report.get("gt_boxes"):
         print(f"gt boxes      {counts['paired_objects']} of {counts['objects']} objects have a prediction")
     rules: dict[str, dict[str, float]] = {}

@@ -215,14 +215,9 @@ class TestLVIS:
     @pytest.mark.parametrize("key", ["neg_category_ids", "not_exhaustive_category_ids"])
     def test_missing_list_is_named(self, files, key):
         gt, results = files
-        for value in (None, ...):
-            gt["images"][1][key] = value
-            if value is ...:
-                del gt["images"][1][key]
-            with pytest.raises(
-                ValueError, match=f"Image 2 of the ground truth has no {key}, as the images of"
-            ):
-                evaluate(gt, results, "lvis")
+        del gt["images"][1][key]
+        with pytest.raises(ValueError, match=f"Image 2 of the ground truth has no {key}, as the images of"):
+            evaluate(gt, results, "lvis")
         for image in gt["images"]:
             image.pop("neg_category_ids", None), image.pop("not_exhaustive_category_ids", None)
         assert evaluate(gt, results, "lvis")["AP"] == FULL
