@@ -31,14 +31,16 @@ def collected_notes() -> Iterator[list[str]]:
     """Keep what is noted in the body out of the log: the list that is given, each sentence once."""
     sentences: list[str] = []
     collector = _Collector(sentences)
-    before = logger.propagate, logger.level
-    logger.propagate, logger.level = False, logging.INFO
+    propagates, level = logger.propagate, logger.level
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
     logger.addHandler(collector)
     try:
         yield sentences
     finally:
         logger.removeHandler(collector)
-        logger.propagate, logger.level = before
+        logger.setLevel(level)
+        logger.propagate = propagates
 
 
 def limit_notes(gt: GroundTruth, rows: Sequence[Row], max_dets: int) -> list[str]:
