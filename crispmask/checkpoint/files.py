@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from crispmask.checkpoint.extras import leave_out_extras
-from crispmask.checkpoint.integrity import check_values, check_zip, refuse_tar
+from crispmask.checkpoint.integrity import UnreadableWeightsError, check_values, check_zip, refuse_tar
 from crispmask.checkpoint.pickles import (
     TORCH_MAGIC,
     Finisher,
@@ -93,7 +93,7 @@ def read_weight_file(
             ) from error
         except Exception as error:  # torch, pickle and safetensors raise nearly every kind on wrong bytes
             reason = shorten(str(error), 160, placeholder=" ...") or type(error).__name__
-            raise UserError(
+            raise UnreadableWeightsError(
                 f"Weight file '{path}' cannot be read: it is cut short, or no checkpoint ({reason}): "
                 f"get the file again."
             ) from error
@@ -232,10 +232,10 @@ def _refuse_lookalikes(path: Path, file: BinaryIO) -> None:
     start = file.read(32).lower()
     file.seek(0)
     if not start:
-        raise UserError(f"Weight file '{path}' is empty: get the file again.")
+        raise UnreadableWeightsError(f"Weight file '{path}' is empty: get the file again.")
     for magic, what in _NO_CHECKPOINT.items():
         if start.lstrip().startswith(magic):
-            raise UserError(f"Weight file '{path}' is no checkpoint but {what}.")
+            raise UnreadableWeightsError(f"Weight file '{path}' is no checkpoint but {what}.")
 
 
 def _explain_unsafe(path: Path, name: str) -> str:

@@ -21,6 +21,10 @@ _BLOCK = 1 << 20
 _LONGEST_NAME = 500
 
 
+class UnreadableWeightsError(UserError):
+    """A weight file is damaged or no checkpoint: another copy of it may be whole."""
+
+
 def check_zip(path: Path, file: BinaryIO) -> None:
     """Compare a zip of ``torch.save`` with its own checksums, which ``torch.load`` does not look at.
 
@@ -73,7 +77,7 @@ def _check_record(path: Path, archive: zipfile.ZipFile, record: zipfile.ZipInfo)
             while content.read(_BLOCK):
                 pass
     except zipfile.BadZipFile as error:
-        raise UserError(
+        raise UnreadableWeightsError(
             f"Weight file '{path}' is damaged: its part '{_printable(record.filename)}' is not what was "
             f"written: get the file again."
         ) from error

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlparse
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -14,7 +14,7 @@ from tabulate import tabulate
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from crispmask.checkpoint.download import check_hash, fetch
+from crispmask.checkpoint.download import check_hash, fetch, naming_download
 from crispmask.checkpoint.files import open_weight_file, read_weight_file
 from crispmask.checkpoint.integrity import check_floats
 from crispmask.checkpoint.report import WeightReport, is_optional
@@ -68,18 +68,22 @@ class WeightCheckpointer(DetectionCheckpointer):
                 run, its weights must fit even where ``strict`` is False.
         """
         address = check_hash(path)
-        if address and not isinstance(self.model, DistributedDataParallel):
+        local = str(fetch(address)) if address else ""
+        if local and not isinstance(self.model, DistributedDataParallel):
             # Processes of a run tell each other first which of them have the file
-            open_weight_file(fetch(address)).close()
+            open_weight_file(local).close()
+        if ("matching_heuristics", "True") in parse_qsl(urlparse(address).query):
+            local = f"{local}?matching_heuristics=True"
         strict, self.strict = self.strict, self.strict or checkpointables is None
         self._given = path
         try:
-            return super().load(address, checkpointables)
+            return super().load(local, checkpointables)
         finally:
             self.strict = strict
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        content = read_weight_file(filename)
+        with naming_download(self._given):
+            content = read_weight_file(filename)
         if ("matching_heuristics", "True") in parse_qsl(self._parsed_url_during_load.query):
             content["matching_heuristics"] = True
         return content

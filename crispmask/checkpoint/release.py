@@ -15,7 +15,7 @@ from torch import Tensor
 import crispmask
 from crispmask import model_zoo
 from crispmask.checkpoint.convert import SOURCES, released_source, translate_names, under_new_names
-from crispmask.checkpoint.download import check_hash, fetch, file_hash
+from crispmask.checkpoint.download import check_hash, fetch, file_hash, naming_download
 from crispmask.checkpoint.files import (
     SAFETENSORS,
     VALUE_RANGE,
@@ -110,7 +110,8 @@ def convert_checkpoint(
     path = str(path)
     local = fetch(check_hash(path))
     notes: list[str] = []
-    content = read_weight_file(local, trust_pickle=trust_pickle, tell=notes.append)
+    with naming_download(path):
+        content = read_weight_file(local, trust_pickle=trust_pickle, tell=notes.append)
     notes += _beside_the_weights(content)
     tensors = _as_tensors(path, content["model"], source)
     metadata = {

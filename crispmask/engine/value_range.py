@@ -134,7 +134,7 @@ def range_of(weights: str | Path) -> Range | None:
     Raises:
         UserError: it does not say.
     """
-    content = read_weight_file(weights)
+    content = read_weight_file(weights, tell=lambda _: None)  # who loads it says it
     try:
         value = content[VALUE_RANGE]
         value = json.loads(value) if isinstance(value, str) else value
