@@ -13,9 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crispmask.evaluation.intervals import boundary_intervals, intersection, mask_intervals
 from crispmask.evaluation.rle import Runs
 from crispmask.ops import mask_boundary
 from crispmask.ops.boundary import erosion_residue
+
+# Pixels of a crop; boundaries of larger masks are made of their run lengths, which gives the same
+MAX_CROP = 2**25
 
 
 def boundary_width(height: int, width: int, dilation_ratio: float) -> int:
@@ -83,6 +87,11 @@ def min_ious(
     is_thin = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) <= 2 * width
     result = mask_ious.copy()
     open_pairs = np.flatnonzero(~is_thin[pairs].all(axis=1))
+    is_large = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) > MAX_CROP
+    is_without_crops = is_large[pairs[open_pairs]].any(axis=1)
+    of_runs = open_pairs[is_without_crops]
+    result[of_runs] = _min_ious_of_runs(runs, size, pairs[of_runs], result[of_runs], width, is_boundary)
+    open_pairs = open_pairs[~is_without_crops]
     boundaries = {}
     for index in np.unique(pairs[open_pairs]).tolist():
         crop = runs.crop(index, boxes[index], size[0])
@@ -98,4 +107,27 @@ def min_ious(
         )
         intersection = int(np.count_nonzero(shared))
         result[k] = min(result[k], intersection / (first_area + second_area - intersection))
+    return result
+
+
+def _min_ious_of_runs(
+    runs: Runs,
+    size: tuple[int, int],
+    pairs: NDArray[np.int64],
+    mask_ious: NDArray[np.float64],
+    width: int,
+    is_boundary: NDArray[np.bool_] | None,
+) -> NDArray[np.float64]:
+    """:func:`min_ious` of masks that are too large for crops."""
+    boundaries = {}
+    for index in np.unique(pairs).tolist():
+        if is_boundary is not None and is_boundary[index]:
+            boundaries[index] = mask_intervals(runs, index, size[0])
+        else:
+            boundaries[index] = boundary_intervals(runs, index, size[0], width)
+    result = mask_ious.copy()
+    for k, (first, second) in enumerate(pairs.tolist()):
+        shared = intersection(boundaries[first], boundaries[second]).count()
+        union = boundaries[first].count() + boundaries[second].count() - shared
+        result[k] = min(result[k], shared / union)
     return result

@@ -1,6 +1,8 @@
 """Masks, boundaries and their overlaps against a plain full-image computation."""
 
 import math
+from importlib import import_module
+from unittest import mock
 
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -13,6 +15,9 @@ from hypothesis.extra import numpy as hnp
 from crispmask.evaluation import boundary_iou
 from crispmask.evaluation.boundary_iou import boundary_width, min_ious
 from crispmask.evaluation.rle import RLEError, parse_runs, read_masks, to_rle
+
+module = import_module("crispmask.evaluation.boundary_iou")
+LARGEST = module.MAX_CROP
 
 
 def naive_boundary(mask, width):
@@ -69,8 +74,14 @@ def test_strings_of_an_image_are_read_in_one_pass(masks):
 
 
 @settings(max_examples=150, deadline=None)
-@given(mask_stacks(), st.integers(1, 12))
-def test_overlap_on_crops_is_that_of_the_full_image(masks, width):
+@given(mask_stacks(), st.integers(1, 12), st.sampled_from([0, 200, LARGEST]))
+def test_overlap_on_crops_is_that_of_the_full_image(masks, width, largest):
+    """And so is that of masks too large for a crop, or of one such and one that is not."""
+    with mock.patch.object(module, "MAX_CROP", largest):
+        check_overlaps(masks, width)
+
+
+def check_overlaps(masks, width):
     rles = [encode(m) for m in masks]
     pairs = np.array([(i, j) for i in range(4) for j in range(4) if (masks[i] & masks[j]).any()]).reshape(
         -1, 2
