@@ -4,8 +4,15 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
+import time
 from collections.abc import Sequence
 from typing import Any
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # A Ctrl-C before run() answers it, as while torch is imported, ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
@@ -20,6 +27,7 @@ from crispmask.engine import (
     Trainer,
     argument_parser,
     check_run,
+    describe_kept,
     exit_on_user_error,
     launch,
     load_config,
@@ -27,6 +35,7 @@ from crispmask.engine import (
     settle_value_range,
     setup_run,
 )
+from crispmask.interrupt import exit_on_interrupt
 
 
 def setup(args: argparse.Namespace) -> tuple[CfgNode, list[str]]:
@@ -65,8 +74,14 @@ def main(cfg: CfgNode, args: argparse.Namespace, notes: Sequence[str]) -> dict[s
 
 def run(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
     """The whole command."""
-    args = argument_parser().parse_args(argv)
-    with exit_on_user_error(), remote_bases(args.allow_remote_base):
+    words = sys.argv[1:] if argv is None else argv
+    args = argument_parser().parse_args(words)
+    cfg, started = None, time.time()
+    with (
+        exit_on_user_error(),
+        exit_on_interrupt("train_net.py", lambda: describe_kept(cfg, args, words, started)),
+        remote_bases(args.allow_remote_base),
+    ):
         cfg, notes = setup(args)
         return launch(
             main,

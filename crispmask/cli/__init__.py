@@ -1,8 +1,9 @@
 """The command ``crispmask``: a table of verbs, each a small module that is imported when it is used.
 
 A verb's module has a docstring, which is its help text, and two functions: ``add_arguments(parser) -> None``
-and ``run(args) -> None``. Bad input raises :class:`crispmask.errors.UserError`. Heavy imports stand inside of
-functions, so that help and mistyped flags are answered at once.
+and ``run(args) -> None``. Bad input raises :class:`crispmask.errors.UserError`. A verb that writes
+before its end sets ``args.kept`` to a function that says what is there if Ctrl-C stops it. Heavy imports
+stand inside of functions, so that help and mistyped flags are answered at once.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import io
 import os
 import re
+import shlex
 import signal
 import sys
 import warnings
@@ -22,6 +24,7 @@ from typing import Any, NoReturn
 from crispmask import __version__
 from crispmask.config_files import remote_bases
 from crispmask.errors import UserError, print_error
+from crispmask.interrupt import exit_on_interrupt
 
 ANALYSES = {
     "boundary": ("crispmask.cli.analyze_boundary", "where outlines are wrong: HTML page and CSV"),
@@ -47,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, or 2 after one sentence on stderr. A verb that did only a part of its work ends by
-        ``SystemExit(1)``, ``--help`` by ``SystemExit(0)``.
+        ``SystemExit(1)``, one that Ctrl-C stopped by ``SystemExit(130)``, ``--help`` by ``SystemExit(0)``.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -55,18 +58,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         args = _parse(words)
-        with warnings.catch_warnings():
+        with (
+            exit_on_interrupt("crispmask", lambda: _describe_kept(args, words)),
+            remote_bases(getattr(args, "allow_remote_base", False)),
+            warnings.catch_warnings(),
+        ):
             if not sys.warnoptions:
                 # Those of torch and Detectron2 are about code that is not the user's
                 warnings.simplefilter("ignore")
-            with remote_bases(getattr(args, "allow_remote_base", False)):
-                args.run(args)
+            args.run(args)
         sys.stdout.flush()
     except UserError as error:
         print_error("crispmask", error)
         return 2
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
     except BrokenPipeError:
         # Python flushes stdout once more when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -76,6 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error("crispmask", f"{place} cannot be read or written: {error.strerror}.")
         return 2
     return 0
+
+
+def _describe_kept(args: argparse.Namespace, words: Sequence[str]) -> str:
+    """What is kept of an interrupted verb, which writes at its end unless it has set ``args.kept``."""
+    kept = args.kept() if hasattr(args, "kept") else "Nothing was written"
+    return f"{kept}. Again with: {shlex.join(['crispmask', *words])}"
 
 
 class _Parser(argparse.ArgumentParser):

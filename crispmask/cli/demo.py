@@ -92,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
     ids = _image_ids(list(targets))
     rows: list[dict[str, Any]] = []
     drawn = 0
+    args.kept = lambda: f"{drawn} of {len(targets)} images are drawn into {args.output}"
     for batch in _batches(Progress().track(list(targets), "Drawing"), args.batch_size):
         for (path, picture), found in zip(batch, predictor([p for _, p in batch]), strict=True):
             found = found[found.scores >= args.score_threshold]

@@ -4,6 +4,7 @@ from crispmask.engine.arguments import argument_parser, load_config, resolve_con
 from crispmask.engine.checkpointer import AtomicCheckpointer
 from crispmask.engine.checks import check_run
 from crispmask.engine.launch import launch
+from crispmask.engine.resume import describe_kept
 from crispmask.engine.setup import setup_run
 from crispmask.engine.steps import TrainSteps
 from crispmask.engine.trainer import Trainer
@@ -18,6 +19,7 @@ __all__ = [
     "UserError",
     "argument_parser",
     "check_run",
+    "describe_kept",
     "exit_on_user_error",
     "launch",
     "load_config",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from textwrap import shorten
 from typing import Any
 
@@ -15,6 +16,10 @@ from torch.multiprocessing import ProcessExitedException, start_processes
 
 from crispmask.engine.torchrun import Ranks, read_ranks
 from crispmask.errors import ProcessError, exit_on_user_error
+from crispmask.interrupt import interrupts_ignored
+
+# Patience with a process that is told to end
+SECONDS_TO_END = 10
 
 
 def launch(
@@ -50,13 +55,28 @@ def launch(
         return main(*args)
     url = f"tcp://127.0.0.1:{free_port()}" if dist_url == "auto" else dist_url
     job = (main, args, num_processes, num_machines, machine_rank, url, device)
+    with interrupts_ignored():  # a Ctrl-C is this process's to answer
+        context = start_processes(_spawned, args=job, nprocs=num_processes, join=False)
     try:
-        start_processes(_spawned, args=job, nprocs=num_processes)
+        while not context.join():
+            pass
     except ProcessExitedException as error:
         if error.exit_code != 2:
             raise
         raise SystemExit(2) from None  # a UserError, printed where it happened
+    except KeyboardInterrupt:
+        _end(context.processes)
+        raise
     return None
+
+
+def _end(processes: Sequence[BaseProcess]) -> None:
+    """End processes, which may wait for each other."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(SECONDS_TO_END)
+        process.kill()
 
 
 def free_port() -> int:

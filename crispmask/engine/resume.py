@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import argparse
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,6 +72,37 @@ def describe_changes(cfg: CfgNode) -> list[str]:
         for key, value in now.items()
         if key in before and before[key] != value and key not in _OF_NO_INTEREST
     ]
+
+
+def describe_kept(cfg: CfgNode | None, args: argparse.Namespace, words: Sequence[str], started: float) -> str:
+    """What is kept of a run that was interrupted, and the command that goes on.
+
+    Args:
+        cfg: of the run; None: it had not begun.
+        args: parsed command line.
+        words: the command line.
+        started: when the run began, in seconds since the epoch.
+    """
+    if args.machine_rank:
+        return "The checkpoints are those of machine 0."
+    kept, how = "Nothing was written", "Again"
+    if cfg is not None and not args.eval_only:
+        tag = Path(cfg.OUTPUT_DIR) / "last_checkpoint"
+        kept = "No checkpoint was written yet"
+        if tag.is_file() and (args.resume or tag.stat().st_mtime >= started - 1):
+            kept, how = _describe_checkpoint(tag), "Go on"
+            words = words if args.resume else ["--resume", *words]
+    command = [sys.argv[0], *words]
+    if "RANK" in os.environ:
+        return f"{kept}. {how} with torchrun, its flags as before, and: {shlex.join(command)}"
+    return f"{kept}. {how} with: {shlex.join(['python', *command])}"
+
+
+def _describe_checkpoint(tag: Path) -> str:
+    path = tag.with_name(tag.read_text().strip())
+    if number := re.fullmatch(r"model_(\d+)\.pth", path.name):
+        return f"'{path}' has {int(number[1]) + 1} iterations"
+    return f"'{path}' is there"
 
 
 def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

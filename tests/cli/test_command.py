@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_mistyped_words_are_one_sentence(
     assert err.startswith("crispmask: ") and named in err and "--help" in err
 
 
-def test_interrupt_and_closed_pipe_end_quietly() -> None:
+def test_interrupt_is_one_line_and_closed_pipe_none() -> None:
     code = (
         "import sys; from crispmask.cli import evaluate, main\ndef run(args):\n    {}\nevaluate.run = run\n"
     )
@@ -71,7 +72,9 @@ def test_interrupt_and_closed_pipe_end_quietly() -> None:
     raised = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     interrupted = code.format(f"{raised}; signal.raise_signal(signal.SIGINT)")
     done = subprocess.run([sys.executable, "-c", interrupted], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    again = f"Again with: {shlex.join(['crispmask', *EVALUATE])}"
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == f"crispmask: stopped. Nothing was written. {again}\n"
 
     printing = code.format("print('x' * 1000000)")
     process = subprocess.Popen(

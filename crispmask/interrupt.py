@@ -1,0 +1,75 @@
+"""Ctrl-C: one line about what is kept and the command that goes on, exit code 130, no traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from crispmask.errors import print_error
+
+EXIT_CODE = 128 + signal.SIGINT
+
+
+@contextmanager
+def exit_on_interrupt(program: str, kept: Callable[[], str]) -> Iterator[None]:
+    """Turn a Ctrl-C in the body into a line on stderr and exit code 130.
+
+    Args:
+        program: whose line it is.
+        kept: says what is kept and how to go on; the first process of a torchrun alone is asked.
+    """
+    if _in_main_thread() and signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with forks_ignoring_interrupts():
+            yield
+    except KeyboardInterrupt:
+        if _in_main_thread():  # a second Ctrl-C ends what may hang, without a word
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if os.environ.get("RANK", "0") == "0":
+            print_error(program, f"stopped. {kept()}")
+        raise SystemExit(EXIT_CODE) from None
+
+
+@contextmanager
+def interrupts_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C in the body; programs that are started in it ignore it all their life."""
+    if not _in_main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def forks_ignoring_interrupts() -> Iterator[None]:
+    """Let processes that are forked in the body, as those that load data, leave Ctrl-C to this one.
+
+    A terminal sends it to all of them, and theirs would be tracebacks.
+    """
+    global _forks_ignore
+    _forks_ignore += 1
+    try:
+        yield
+    finally:
+        _forks_ignore -= 1
+
+
+def _after_fork() -> None:
+    if _forks_ignore:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+_forks_ignore = 0
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
