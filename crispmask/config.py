@@ -44,6 +44,9 @@ def add_crispmask_config(cfg: CfgNode) -> None:
     # What becomes of a training image that cannot be read: "stop" ends the run with its name, "skip" takes
     # another one in its place, and tells the names and how often. An evaluation always stops
     cfg.CRISPMASK.UNREADABLE_IMAGES = "stop"
+    # Look at the header of every image before a run: is it there, is it an image, has it the size that the
+    # annotations say. About a minute for COCO; False trusts the files
+    cfg.CRISPMASK.CHECK_IMAGES = True
     # Weights & Biases project that scalars are sent to; empty: off
     cfg.CRISPMASK.WANDB_PROJECT = ""
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
-from detectron2.data.datasets import load_coco_json
 from detectron2.data.datasets.cityscapes import load_cityscapes_instances
 from detectron2.utils.file_io import PathManager
 
 from crispmask.data import bdd100k, cityscapes, lvis
+from crispmask.data.coco import CocoImages, load_coco, read_coco, set_classes, take_over
 from crispmask.data.metadata import MovableMetadata
 from crispmask.data.shapes import CATEGORIES, SPLITS, ensure_shapes, json_path, shapes_folder
 from crispmask.errors import UserError
@@ -68,7 +68,7 @@ def register_bdd100k() -> None:
     for split in bdd100k.SPLITS:
         name = f"bdd100k_ins_seg_{split}"
         metadata = bdd100k.BDD100KMetadata(name=name, split=split, evaluator_type="bdd100k")
-        _register(metadata.set(**_numbered(bdd100k.CLASSES)), partial(_load_json, metadata))
+        _register(metadata.set(**_numbered(bdd100k.CLASSES)), partial(load_coco, name))
 
 
 def load_shapes(split: str) -> list[dict]:
@@ -77,8 +77,28 @@ def load_shapes(split: str) -> list[dict]:
     Raises:
         FileExistsError: see ``ensure_shapes``.
     """
-    folder = ensure_shapes(splits=(split,))
-    return load_coco_json(str(json_path(folder, split)), str(folder / split), f"shapes_{split}")
+    ensure_shapes(splits=(split,))
+    return load_coco(f"shapes_{split}")
+
+
+def read_dataset(name: str) -> CocoImages | None:
+    """What the files of a registered data set say, with notes that its loader would log.
+
+    Returns:
+        None for a data set that is neither COCO's nor LVIS's format, or has a loader of its user's.
+
+    Raises:
+        ValueError: a file that cannot be used; the message names it.
+    """
+    loader = getattr(DatasetCatalog[name], "func", None)
+    if loader is lvis.load_lvis:
+        return lvis.read_lvis_images(name)
+    if loader not in (load_coco, load_shapes):
+        return None
+    metadata = MetadataCatalog.get(name)
+    images = read_coco(metadata.json_file, metadata.image_root)
+    set_classes(metadata, images)
+    return images
 
 
 def require_dataset(name: str) -> None:
@@ -103,6 +123,7 @@ def require_dataset(name: str) -> None:
         path = metadata.get(key)
         if path is not None and not PathManager.exists(path):
             raise FileNotFoundError(_missing_path(name, path, metadata))
+    take_over(name)
     if isinstance(metadata, cityscapes.CityscapesMetadata):
         cityscapes.pair_files(metadata.image_dir, metadata.gt_dir)
     _require_cityscapes_labels(name)
@@ -126,10 +147,6 @@ def _load_cityscapes(metadata: Metadata) -> list[dict]:
         return cityscapes.load_cityscapes(metadata.image_dir, metadata.gt_dir)
     except ValueError as error:
         raise UserError(str(error)) from error
-
-
-def _load_json(metadata: Metadata) -> list[dict]:
-    return load_coco_json(metadata.json_file, metadata.image_root, metadata.name)
 
 
 def _missing_path(name: str, path: str, metadata: Metadata) -> str:

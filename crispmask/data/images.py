@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Of these, those by which rows become columns
+_QUARTER_TURNS = (5, 6, 7, 8)
 
 
 class ImageError(ValueError):
@@ -79,6 +82,23 @@ def value_extremes(path: str | Path) -> Range | None:
         return extremes(path, image) if is_deep(image) else None
 
 
+def upright_size(path: str | os.PathLike[str]) -> tuple[int, int, bool]:
+    """Height and width in pixels as :func:`read_image` gives them, and whether EXIF turns it by 90 degrees.
+
+    Only the header is read.
+
+    Raises:
+        ImageError: there is no such file, or it is no image.
+    """
+    with opened_image(path) as image:
+        is_turned = _orientation(image) in _QUARTER_TURNS
+        width, height = image.size
+        # Pillow gives TIFF files the size that they will have
+        if is_turned and image.format != "TIFF":
+            width, height = height, width
+    return height, width, is_turned
+
+
 @contextmanager
 def opened_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """An image file, whose header was read, for a body that reads its pixels.
@@ -110,11 +130,16 @@ def _reason(error: Exception) -> str:
 
 def _upright(picture: Image.Image, image: Image.Image) -> Image.Image:
     """Turn a picture as the EXIF tag of its file says; Pillow itself turns TIFF files as it loads them."""
-    try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # Pillow raises all sorts on broken tags, and viewers go by no tag then
-        turn = None
+    turn = _TURNS.get(_orientation(image))
     return picture if turn is None else picture.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> Any:
+    """The value of the EXIF tag, 1 to 8 in a right one; None: there is none."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow raises all sorts on broken tags, and viewers go by no tag then
+        return None
 
 
 def _on_white(image: Image.Image) -> Image.Image:

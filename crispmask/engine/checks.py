@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from crispmask.checkpoint.download import check_hash, fetch, naming_download
 from crispmask.checkpoint.files import read_weight_file
 from crispmask.checkpoint.load import load_weights
 from crispmask.data import UnknownDatasetError, require_dataset
+from crispmask.data.contents import check_contents
 from crispmask.data.mapper import UNREADABLE
 from crispmask.engine.freeze import check_frozen_weights, freeze_modules
 from crispmask.engine.machine_checks import check_output_dir, check_processes
@@ -128,16 +130,34 @@ def check_dataset(cfg: CfgNode, name: str, *, eval_only: bool) -> list[str]:
             f"Data set '{name}': '{error.filename}' cannot be read or written ({error.strerror}): correct "
             "$DETECTRON2_DATASETS, the folder of the data sets."
         ) from error
+    notes = _check_contents(cfg, name, eval_only=eval_only)
     check_classes(cfg, name)
     kind = evaluator_type(name)
     if name not in cfg.DATASETS.TEST or kind in EVALUATORS:
-        return []
+        return notes
     reason = f"Data set '{name}' of DATASETS.TEST has evaluator type '{kind}'"
     if eval_only:
         raise UserError(
             f"{reason}, which CrispMask cannot evaluate: give one of type {', '.join(EVALUATORS)}."
         )
-    return [f"{reason}: the model is trained, but not evaluated."]
+    return [*notes, f"{reason}: the model is trained, but not evaluated."]
+
+
+def _check_contents(cfg: CfgNode, name: str, *, eval_only: bool) -> list[str]:
+    """Annotations and images of a data set, looked at by one process of a machine."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return []
+    training = not eval_only and name in cfg.DATASETS.TRAIN
+    try:
+        return check_contents(
+            name,
+            training=training,
+            masks=cfg.MODEL.MASK_ON,
+            headers=cfg.CRISPMASK.CHECK_IMAGES,
+            skip_unreadable=training and cfg.CRISPMASK.UNREADABLE_IMAGES == "skip",
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def check_classes(cfg: CfgNode, name: str) -> None:

@@ -16,7 +16,6 @@ from detectron2.config import CfgNode
 from detectron2.data import (
     build_detection_test_loader,
     build_detection_train_loader,
-    get_detection_dataset_dicts,
 )
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.evaluation import DatasetEvaluator
@@ -28,6 +27,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from crispmask.checkpoint.files import VALUE_RANGE
 from crispmask.checkpoint.load import UnfitWeightsError
+from crispmask.data.coco import take_over
+from crispmask.data.contents import load_training_images
 from crispmask.data.mapper import ImageMapper
 from crispmask.engine.checkpointer import AtomicCheckpointer
 from crispmask.engine.freeze import check_frozen_weights, freeze_modules
@@ -140,14 +141,13 @@ class Trainer(DefaultTrainer):
         """Detectron2's loader of ``DATASETS.TRAIN``.
 
         Raises:
-            UserError: the masks of a data set are not of the kind that ``INPUT.MASK_FORMAT`` names.
+            UserError: a file of a data set cannot be used, nothing in it can be learnt from, or its masks are
+                not of the kind that ``INPUT.MASK_FORMAT`` names.
         """
-        dicts = get_detection_dataset_dicts(
-            cfg.DATASETS.TRAIN,
-            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-            min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
-            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
-        )
+        try:
+            dicts = load_training_images(cfg)
+        except ValueError as error:
+            raise UserError(str(error)) from error
         if cfg.MODEL.MASK_ON:
             check_mask_format(dicts, cfg.INPUT.MASK_FORMAT)
         mapper = ImageMapper(cfg, is_train=True, num_images=len({image["file_name"] for image in dicts}))
@@ -155,8 +155,17 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-        """Detectron2's loader of a data set to evaluate on."""
-        return build_detection_test_loader(cfg, dataset_name, mapper=ImageMapper(cfg, is_train=False))
+        """Detectron2's loader of a data set of ``DATASETS.TEST``.
+
+        Raises:
+            UserError: a file of the data set cannot be used.
+        """
+        take_over(dataset_name)
+        try:
+            mapper = ImageMapper(cfg, is_train=False)
+            return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

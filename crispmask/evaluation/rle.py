@@ -22,9 +22,9 @@ from crispmask.evaluation.progress import Progress, tracked
 _CHUNK = 2048
 # Longest number that pycocotools writes: a signed difference of two 32-bit run lengths.
 _MAX_CHARACTERS = 7
-_MAX_COORDINATE = 1e6
+MAX_COORDINATE = 1e6
 # Outline in pixels of the largest square that these corners make, diagonal edges by their longer side
-_MAX_OUTLINE = 8 * _MAX_COORDINATE
+MAX_OUTLINE = 8 * MAX_COORDINATE
 _NOT_FILLED = "has runs that do not fill the image"
 
 
@@ -199,7 +199,7 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
         return _compress(lengths.astype(np.int64).tolist(), height, width)
     if isinstance(segmentation, list) and segmentation:
         for polygon in segmentation:
-            _check_polygon(polygon)
+            check_polygon(polygon)
         return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
     if segmentation is None:
         raise ValueError("has no segmentation: a mask is needed, which only the IoU type bbox does without")
@@ -209,7 +209,12 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     )
 
 
-def _check_polygon(polygon: Any) -> None:
+def check_polygon(polygon: Any) -> None:
+    """Refuse what pycocotools cannot draw, or draws at the cost of gigabytes.
+
+    Raises:
+        ValueError: no list of three corners or more within reach of an image; the message lacks its subject.
+    """
     corners = _array(polygon, "iuf")
     if corners is None or corners.ndim != 1:
         raise ValueError("has polygons that cannot be read: each must be a list of numbers")
@@ -218,16 +223,16 @@ def _check_polygon(polygon: Any) -> None:
             f"has a polygon of {corners.size} numbers: x and y of three corners or more are needed"
         )
     # Beyond, pycocotools draws outlines that take gigabytes; not a number fails the comparison.
-    if not (np.abs(corners) <= _MAX_COORDINATE).all():
+    if not (np.abs(corners) <= MAX_COORDINATE).all():
         raise ValueError(
             "has a polygon with a corner that is no number or far outside of any image: x and y in pixels "
             "are needed"
         )
     points = corners.astype(np.float64).reshape(-1, 2)
     edges = np.diff(points, axis=0, append=points[:1])
-    if np.abs(edges).max(axis=1).sum() > _MAX_OUTLINE:
+    if np.abs(edges).max(axis=1).sum() > MAX_OUTLINE:
         raise ValueError(
-            f"has a polygon whose outline is longer than {_MAX_OUTLINE:.0f} pixels: x and y in pixels of "
+            f"has a polygon whose outline is longer than {MAX_OUTLINE:.0f} pixels: x and y in pixels of "
             "corners in their order along the outline are needed"
         )
 

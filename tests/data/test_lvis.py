@@ -110,11 +110,10 @@ def test_registration_can_be_repeated_and_leaves_loaders_of_ones_own_alone():
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda gt: gt["annotations"][1].update(image_id=77), "Annotation 1 of .*image_id 77"),
-        (lambda gt: gt["annotations"][1].update(category_id=12), "Annotation 1 of .*category_id 12"),
-        (lambda gt: gt["annotations"][1].update(segmentation=[[1, 2]]), "Annotation 1 of .*polygons"),
-        (lambda gt: gt["annotations"][1].pop("bbox"), "Annotation 1 of .*bbox None"),
-        (lambda gt: gt["images"][1].pop("coco_url"), "Entry 1 of 'images' lacks"),
+        (lambda gt: gt["annotations"][1].update(image_id=77), r"Annotation 1 \(id 2\) .*image_id 77"),
+        (lambda gt: gt["annotations"][1].update(category_id=12), r"Annotation 1 \(id 2\) .*category_id 12"),
+        (lambda gt: gt["annotations"][1].update(segmentation="1, 2"), r"Annotation 1 \(id 2\) .*polygons"),
+        (lambda gt: gt["images"][1].pop("coco_url"), "Entry 1 of 'images' has no file_name"),
         (lambda gt: gt.pop("images"), "no 'images'"),
     ],
 )
@@ -125,6 +124,21 @@ def test_bad_file_is_named(folder, spoil, message):
     (root / "lvis" / f"{COCOFIED}.json").write_text(json.dumps(cocofied))
     with pytest.raises(ValueError, match=message):
         load_lvis(COCOFIED)
+
+
+def test_what_the_evaluation_reads_is_loaded(folder):
+    """An object without a box has that of its mask, one without a mask is there for boxes alone."""
+    root, gt = folder
+    cocofied = cocofy(gt, "val2017")
+    first, second = cocofied["annotations"][:2]
+    box = first.pop("bbox")
+    second["segmentation"] = [[1, 2]]
+    (root / "lvis" / f"{COCOFIED}.json").write_text(json.dumps(cocofied))
+    objects = {}
+    for d in load_lvis(COCOFIED):
+        objects[d["image_id"]] = d["annotations"]
+    assert objects[first["image_id"]][0]["bbox"] == pytest.approx(box, abs=1.0)
+    assert sum("segmentation" not in o for own in objects.values() for o in own) == 1
 
 
 def test_test_set_has_no_annotations(folder):

@@ -111,7 +111,7 @@ def usable_mask(value: Any, where: str, findings: Findings) -> Any:
         return None
     if not isinstance(value, list):
         return value
-    if all(map(_is_number, value)):
+    if not isinstance(value[0], list) and all(map(_is_number, value)):
         findings.add(FLAT, _place(where))
         value = [value]
     if not all(isinstance(part, (list, tuple)) for part in value):

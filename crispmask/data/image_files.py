@@ -1,0 +1,160 @@
+"""The image files of an annotation file: where they are, and whether they are what it says of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import unquote
+
+from crispmask.data.images import ImageError, upright_size
+from crispmask.evaluation.formats.findings import Findings
+from crispmask.evaluation.progress import Progress
+
+ESCAPED = "file names with backslashes or escapes as %20, taken as they are meant"
+LAST_PART = "file names whose folders are not there, found by their last part"
+_THREADS = 8
+
+
+def locate_images(
+    folder: str | os.PathLike[str], names: Collection[str], findings: Findings
+) -> dict[str, str]:
+    """Path of each image of an annotation file.
+
+    A name that is not there as it stands is tried with its backslashes as slashes and its escapes undone, as
+    labelling tools write it, and at last without its folders, unless another image has that file.
+
+    Args:
+        folder: where the images are.
+        names: as the file has them.
+        findings: where to count those that were found otherwise.
+
+    Returns:
+        Paths by name; of a file that is nowhere, the one where it should be.
+    """
+    paths = {name: os.path.join(folder, name) for name in names}
+    if "://" in str(folder):  # of Detectron2's path handlers, which reads such files
+        return paths
+    missing = [name for name, path in paths.items() if not os.path.isfile(path)]
+    taken = set(paths.values()) - {paths[name] for name in missing}
+    for name in missing:
+        meant = unquote(name.replace("\\", "/"))
+        tries = {ESCAPED: os.path.join(folder, meant), LAST_PART: _last_part(folder, meant)}
+        for what, path in tries.items():
+            if path not in taken and os.path.isfile(path):
+                findings.add(what, f"'{name}'")
+                paths[name] = path
+                taken.add(path)
+                break
+    return paths
+
+
+def _last_part(folder: str | os.PathLike[str], name: str) -> str:
+    return os.path.join(folder, PurePosixPath(name).name)
+
+
+@dataclass
+class ImageFaults:
+    """What is wrong with the images of an annotation file.
+
+    Attributes:
+        total: images that were looked at.
+        missing: paths that are not there.
+        unreadable: a sentence for each that is no image.
+        other_sizes: a sentence for each whose size is not the one that the file says.
+    """
+
+    total: int
+    missing: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    other_sizes: list[str] = field(default_factory=list)
+
+    def sentences(self, source: str, *, unreadable: bool = True) -> list[str]:
+        """One sentence for each kind, with an example and the way out.
+
+        Args:
+            source: name of the annotation file.
+            unreadable: include files that are no images or not there.
+        """
+        found = []
+        if self.missing and unreadable:
+            found.append(
+                f"{len(self.missing)} of the {self.total} images of '{source}' are not there, "
+                f"'{self.missing[0]}' for one: put them in place, or correct their file names."
+            )
+        if self.unreadable and unreadable:
+            found.append(
+                f"{len(self.unreadable)} of the {self.total} images of '{source}' cannot be read. The first: "
+                f"{self.unreadable[0]}"
+            )
+        if self.other_sizes:
+            found.append(
+                f"{len(self.other_sizes)} of the {self.total} images of '{source}' have another size than it "
+                f"says. The first: {self.other_sizes[0]}"
+            )
+        return found
+
+
+def check_image_files(
+    images: Sequence[Mapping[str, Any]], what: str, progress: Progress | None = None
+) -> ImageFaults:
+    """Read the header of every image file.
+
+    Args:
+        images: Detectron2's dicts: ``file_name`` and, unless unknown, ``height`` and ``width`` in pixels.
+        what: name of the data set, for the progress.
+        progress: where to say how far it is.
+    """
+    faults = ImageFaults(len(images))
+    local = [image for image in images if "://" not in image["file_name"]]
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        sizes = pool.map(_size_or_error, (image["file_name"] for image in local), chunksize=64)
+        tracked = (progress or Progress()).track(local, f"Image headers of {what}")
+        for image, found in zip(tracked, sizes, strict=True):
+            _judge(image, found, faults)
+    return faults
+
+
+def _size_or_error(path: str) -> tuple[int, int, bool] | ImageError | None:
+    if not os.path.isfile(path):
+        return None
+    try:
+        return upright_size(path)
+    except ImageError as error:
+        return error
+
+
+def _judge(
+    image: Mapping[str, Any], found: tuple[int, int, bool] | ImageError | None, faults: ImageFaults
+) -> None:
+    path, said = image["file_name"], (image.get("height"), image.get("width"))
+    if found is None:
+        faults.missing.append(path)
+    elif isinstance(found, ImageError):
+        faults.unreadable.append(str(found))
+    elif None not in said and said != found[:2]:
+        height, width, is_turned = found
+        turned = is_turned and said == (width, height)
+        advice = (
+            "its EXIF tag turns it, which the annotations do not follow: save the picture upright, or turn "
+            "the annotations"
+            if turned
+            else "correct the entry of the image, or put the picture in place that was annotated"
+        )
+        faults.other_sizes.append(
+            f"'{path}' is {width} x {height} pixels (width x height), not {said[1]} x {said[0]}: {advice}."
+        )
+
+
+def file_name(name: Any, index: int) -> str:
+    """The file name of an image entry.
+
+    Raises:
+        ValueError: it is none; ``index`` is the place of the entry.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"Entry {index} of 'images' has no file_name: that of its image is needed.")
+    return name
