@@ -1,8 +1,8 @@
 """Run a model on images and write pictures with what it finds.
 
 --input takes images and folders of images; every image gives a PNG of its name in the folder --output. Images
-are turned as their EXIF tag says; grey ones, ones with alpha and ones with 16 bits will do. One that cannot
-be read is named, the others are done, and the exit code is 1.
+are read as in training: turned as their EXIF tag says; grey ones, ones with alpha and ones with 16 bits will
+do. One that cannot be read, worked on or written is named, the others are done, and the exit code is 1.
 
 --show quadtree and --show attention write sheets beside the pictures, with the best objects of an image: the
 nodes of each level, and what four nodes (red) attend to in the last layer, as in the paper's Figure 6.
@@ -19,15 +19,17 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from crispmask.cli.arguments import weight_path
 from crispmask.cli.models import add_model_arguments, known_classes, load_model_config
 from crispmask.cli.output import check_output_file, check_output_folder, write_json
-from crispmask.errors import UserError
+from crispmask.errors import UserError, print_error
+from crispmask.text import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
     from crispmask.engine.predictor import Predictor
     from crispmask.visualization.overlay import DrawnObject
+
+    # Images with their paths, which the model runs on at once
+    Batch = list[tuple[Path, NDArray[np.uint8]]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
 
     Raises:
         UserError: nothing to draw, or a model that cannot be loaded.
-        SystemExit: with 1, some images could not be read.
+        SystemExit: with 1, some images could not be done.
     """
     targets = _plan(args)
 
@@ -93,17 +98,18 @@ def run(args: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = []
     drawn = 0
     args.kept = lambda: f"{drawn} of {len(targets)} images are drawn into {args.output}"
-    for batch in _batches(Progress().track(list(targets), "Drawing"), args.batch_size):
-        for (path, picture), found in zip(batch, predictor([p for _, p in batch]), strict=True):
+    paths = Progress().track(list(targets), "Drawing")
+    for path, picture, found in _detections(predictor, _batches(predictor, paths, args.batch_size)):
+        with _naming(path):
             found = found[found.scores >= args.score_threshold]
             _write_picture(targets[path], picture, _drawn_objects(found, classes), args.scale)
             _write_views(predictor, args, targets[path], picture, classes)
             if json_file:
                 rows += _result_rows(found, classes, ids[path], path)
             drawn += 1
+    print(f"{drawn} of {len(targets)} images drawn into {printable(args.output)}", flush=True)
     if json_file:
         write_json(json_file, rows, indent=None)
-    print(f"{drawn} of {len(targets)} images drawn into {args.output}")
     if drawn < len(targets):
         raise SystemExit(1)
 
@@ -129,21 +135,62 @@ def _plan(args: argparse.Namespace) -> dict[Path, Path]:
     return dict(zip(paths, targets, strict=True))
 
 
-def _batches(paths: Iterable[Path], size: int) -> Iterator[list[tuple[Path, NDArray[np.uint8]]]]:
-    """Images with their paths; one that cannot be read is named on stderr and left out."""
-    from crispmask.data.images import ImageError, read_image
-
+def _batches(predictor: Predictor, paths: Iterable[Path], size: int) -> Iterator[Batch]:
+    """Images with their paths; one that cannot be read is named and left out."""
     batch = []
     for path in paths:
-        try:
-            batch.append((path, read_image(path)))
-        except ImageError as error:
-            print(f"crispmask: {error}", file=sys.stderr, flush=True)
+        with _naming(path):
+            batch.append((path, predictor.read(path)))
         if len(batch) == size:
             yield batch
             batch = []
     if batch:
         yield batch
+
+
+def _detections(
+    predictor: Predictor, batches: Iterable[Batch]
+) -> Iterator[tuple[Path, NDArray[np.uint8], Instances]]:
+    """What is found in each image; of a batch that fails each is tried alone, and named if it fails."""
+    for batch in batches:
+        try:
+            results = predictor([picture for _, picture in batch])
+        except UserError:
+            raise
+        except Exception as error:
+            if len(batch) > 1:
+                yield from _detections(predictor, [[image] for image in batch])
+            else:
+                _name_failure(batch[0][0], error)
+            continue
+        for (path, picture), found in zip(batch, results, strict=True):
+            yield path, picture, found
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name an image that cannot be read, drawn or written on stderr, and go on."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        _name_failure(path, error)
+
+
+def _name_failure(path: Path, error: Exception) -> None:
+    from crispmask.data.images import ImageError
+
+    if isinstance(error, ImageError):
+        message = str(error)
+    elif isinstance(error, OSError):
+        message = f"The picture of '{path}' cannot be written: {error.strerror or error}."
+    elif isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "memory" in str(error):
+        message = f"Image '{path}' needs more memory than there is: make it smaller, or take --batch-size 1."
+    else:
+        reason = shorten(str(error), 200, placeholder=" ...") or type(error).__name__
+        message = f"Image '{path}' cannot be worked on: {reason.rstrip('.')}."
+    print_error("crispmask", message)
 
 
 def _image_ids(paths: Sequence[Path]) -> dict[Path, int]:
@@ -168,11 +215,18 @@ def _drawn_objects(found: Instances, classes: Sequence[tuple[int, str]]) -> list
 def _write_picture(
     path: Path, picture: NDArray[np.uint8], objects: Sequence[DrawnObject], scale: int
 ) -> None:
-    from PIL import Image
-
     from crispmask.visualization.overlay import draw_objects
 
-    Image.fromarray(draw_objects(picture, objects, scale)).save(path)
+    _save(draw_objects(picture, objects, scale), path)
+
+
+def _save(pixels: NDArray[np.uint8], path: Path) -> None:
+    """Write a PNG file, whole or not at all."""
+    from PIL import Image
+
+    from crispmask.checkpoint.files import write_atomically
+
+    write_atomically(path, lambda file: Image.fromarray(pixels).save(file, "PNG"))
 
 
 def _write_views(
@@ -185,14 +239,12 @@ def _write_views(
     """Write the sheets of ``--show`` beside a picture, as ``<name>-quadtree.png``."""
     if not args.show:
         return
-    from PIL import Image
-
     from crispmask.cli.transfiner_views import view_sheets
 
     names = [name for _, name in classes]
     sheets = view_sheets(predictor, picture, args.show, args.score_threshold, names)
     for kind, sheet in sheets.items():
-        Image.fromarray(sheet).save(_sheet_path(path, kind))
+        _save(sheet, _sheet_path(path, kind))
     if not sheets:
         print(
             f"{path.name}: no object reaches --score-threshold {args.score_threshold}, so no sheet of --show"

@@ -71,8 +71,15 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any, *, indent: int | None = 1) -> None:
-    """Write data with NaN as null, for JSON has no NaN; ``indent`` None: on one line."""
-    path.write_text(json.dumps(_without_nan(data), indent=indent, allow_nan=False) + "\n")
+    """Write data with NaN as null, for JSON has no NaN; ``indent`` None: on one line.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        path.write_text(json.dumps(_without_nan(data), indent=indent, allow_nan=False) + "\n")
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be written: {error.strerror}.") from error
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -18,14 +18,19 @@ def find_images(inputs: Sequence[str | Path]) -> list[Path]:
             ``SUFFIXES`` are taken, but not those of their folders.
 
     Raises:
-        UserError: a folder holds no image.
+        UserError: a folder holds no image, or cannot be read.
     """
     found: dict[Path, None] = {}
     for path in map(Path, inputs):
         if not path.is_dir():
             found[path] = None
             continue
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+        try:
+            named = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES]
+        except OSError as error:
+            raise UserError(f"The folder '{path}' cannot be read: {error.strerror}.") from error
+        # A link that leads nowhere is an image that is missed
+        files = sorted(file for file in named if file.is_file() or not file.exists())
         if not files:
             raise UserError(
                 f"The folder '{path}' holds no image ({', '.join(SUFFIXES)}): give one that does, or files."

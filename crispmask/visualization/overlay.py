@@ -9,10 +9,13 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+
+from crispmask.visualization.labels import place_labels
 
 Color = tuple[int, int, int]
 
@@ -54,9 +57,11 @@ def draw_objects(
 ) -> NDArray[np.uint8]:
     """Draw objects on a copy of a picture, large ones first, so that none is hidden.
 
+    Labels lie inside of the picture and not on each other; where there is no room, the last go without.
+
     Args:
         picture: (H, W, 3) uint8 RGB.
-        objects: may be empty.
+        objects: the most important ones first; may be empty.
         scale: S, at least 1.
 
     Returns:
@@ -75,9 +80,7 @@ def draw_objects(
     for item in ordered:
         if item.mask is None:
             draw.rectangle([round(scale * c) for c in item.box], outline=item.color, width=round(LINE_WIDTH))
-    for item in ordered:
-        if item.label:
-            _write_label(draw, item, scale, size)
+    _write_labels(draw, objects, scale, size)
     return np.asarray(result)
 
 
@@ -142,13 +145,18 @@ def _extent(item: DrawnObject) -> float:
     return (x1 - x0) * (y1 - y0)
 
 
-def _write_label(draw: ImageDraw.ImageDraw, item: DrawnObject, scale: int, size: tuple[int, int]) -> None:
-    """Black on the colour of the object, above the box or, at the upper border, inside of it."""
+def _write_labels(
+    draw: ImageDraw.ImageDraw, objects: Sequence[DrawnObject], scale: int, size: tuple[int, int]
+) -> None:
+    """Black on the colour of the object."""
     font = ImageFont.load_default(max(11, min(size) // 45))
-    left, top, right, bottom = draw.textbbox((0, 0), item.label, font=font)
-    width, height = right - left + 4, bottom - top + 4
-    x = min(max(0, round(scale * item.box[0])), max(0, size[0] - width))
-    y = round(scale * item.box[1]) - height
-    y = y if y >= 0 else min(max(0, round(scale * item.box[1])), max(0, size[1] - height))
-    draw.rectangle((x, y, x + width, y + height), fill=item.color)
-    draw.text((x + 2 - left, y + 2 - top), item.label, fill=(0, 0, 0), font=font)
+    labelled = [item for item in objects if item.label]
+    texts = [draw.textbbox((0, 0), item.label, font=font) for item in labelled]
+    sizes = [(ceil(right - left) + 4, ceil(bottom - top) + 4) for left, top, right, bottom in texts]
+    boxes = [tuple(scale * side for side in item.box) for item in labelled]
+    places = place_labels(boxes, sizes, size)
+    for item, (left, top, *_), (width, height), place in zip(labelled, texts, sizes, places, strict=True):
+        if place is not None:
+            x, y = place
+            draw.rectangle((x, y, x + width - 1, y + height - 1), fill=item.color)
+            draw.text((x + 2 - left, y + 2 - top), item.label, fill=(0, 0, 0), font=font)

@@ -118,3 +118,102 @@ def test_what_cannot_work_is_one_sentence(
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and named in err
     assert not (tmp_path / "out").exists() and len(list(folders["images"].iterdir())) == 1
+
+
+def small_images(folder: Path) -> Path:
+    """Pictures of odd shapes and kinds beside one that is good."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    sizes = {"good": (80, 60), "thin": (3000, 4), "tall": (1, 400), "dot": (1, 1), "strip": (900, 1)}
+    for name, (width, height) in sizes.items():
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_pictures_of_any_shape_are_done(
+    tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], batch_size: int
+) -> None:
+    images, flags = small_images(tmp_path / "images"), ["--batch-size", batch_size, "--score-threshold", 0]
+    assert main(demo(tiny_weights, images, tmp_path / "out", *flags)) == 0
+    assert capsys.readouterr().out.startswith("5 of 5 images drawn")
+    for path in images.iterdir():
+        assert Image.open(tmp_path / "out" / path.name).size == Image.open(path).size
+
+
+def test_what_fails_in_a_batch_is_named_and_the_others_are_done(
+    tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crispmask.engine.predictor import Predictor
+
+    whole = Predictor.__call__
+
+    def greedy(self: Predictor, pictures: list[np.ndarray]) -> list:
+        for picture in pictures:
+            if picture.shape[:2] == (1, 1):
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate much")
+            if picture.shape[:2] == (400, 1):
+                raise ValueError("height and width must be > 0\nand more")
+        return whole(self, pictures)
+
+    monkeypatch.setattr(Predictor, "__call__", greedy)
+    images = small_images(tmp_path / "images")
+    (images / "nowhere.png").symlink_to(tmp_path / "nothing.png")
+    results = tmp_path / "results.json"
+    flags = ["--batch-size", 4, "--score-threshold", 0, "--json", results]
+    with pytest.raises(SystemExit, match=r"^1$"):
+        main(demo(tiny_weights, images, tmp_path / "out", *flags))
+    out, err = capsys.readouterr()
+    assert "3 of 6 images drawn" in out
+    lines = {Path(line.split("'")[1]).name: line for line in err.splitlines()}
+    assert "needs more memory" in lines.pop("dot.png")
+    assert lines.pop("tall.png").endswith(" cannot be worked on: height and width must be > 0 and more.")
+    assert "There is no image file" in lines.pop("nowhere.png") and not lines
+    assert {row["file_name"] for row in json.loads(results.read_text())} == {
+        "good.png",
+        "thin.png",
+        "strip.png",
+    }
+
+
+def test_a_full_disk_for_one_picture_is_named(
+    tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, out = small_images(tmp_path / "images"), tmp_path / "out"
+    (out / "tall.png").mkdir(parents=True)
+    whole = Image.Image.save
+
+    def full(self: Image.Image, file: object, *args: object, **kwargs: object) -> None:
+        whole(self, file, *args, **kwargs)
+        if self.size == (3000, 4):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(SystemExit, match=r"^1$"):
+        main(demo(tiny_weights, images, out))
+    printed = capsys.readouterr()
+    assert "3 of 5 images drawn" in printed.out
+    lines = sorted(printed.err.splitlines())
+    assert len(lines) == 2 and "tall.png' cannot be written: Is a directory" in lines[0]
+    assert lines[1].endswith("thin.png' cannot be written: No space left on device.")
+    assert {path.name for path in out.iterdir()} == {"good.png", "dot.png", "strip.png", "tall.png"}
+
+
+def test_a_sixteen_bit_copy_gives_the_same_detections(
+    tiny_weights: Path, shapes_root: Path, tmp_path: Path
+) -> None:
+    grey = np.asarray(Image.open(shapes_root / "shapes" / "val" / "000002.png").convert("L"))
+    Image.fromarray(grey).save(tmp_path / "1.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "2.png")
+    Image.fromarray(grey.astype(np.uint16)).save(tmp_path / "3.tif")
+    results = tmp_path / "results.json"
+    inputs = [tmp_path / name for name in ("1.png", "2.png", "3.tif")]
+    flags = ["--json", results, "--score-threshold", 0, "INPUT.VALUE_RANGE", "(0, 255)"]
+    assert main(demo(tiny_weights, inputs[:1] + inputs[2:], tmp_path / "out", *flags)) == 0
+    by_key = json.loads(results.read_text())
+    assert main(demo(tiny_weights, inputs[:2], tmp_path / "out", *flags[:-2])) == 0
+    by_type = json.loads(results.read_text())
+    for rows in (by_key, by_type):
+        first = [{**row, "image_id": 0, "file_name": ""} for row in rows if row["image_id"] == 1]
+        other = [{**row, "image_id": 0, "file_name": ""} for row in rows if row["image_id"] != 1]
+        assert len(first) > 10 and first == other

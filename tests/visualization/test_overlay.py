@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from crispmask.visualization.labels import place_labels
 from crispmask.visualization.overlay import DrawnObject, coverage, distinct_color, draw_objects
 
 GREY = np.full((60, 80, 3), 100, np.uint8)
@@ -72,6 +73,43 @@ def test_labels_stay_inside_of_the_picture() -> None:
     result = draw_objects(GREY, [drawn(corner, label="gear 97%")])
     in_colour = np.argwhere((result == (255, 0, 0)).all(axis=2))
     assert len(in_colour) > 100 and (result[10:] == 100)[20:].all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 40), (40, 3), (12, 12), (30, 200)])
+@pytest.mark.parametrize("scale", [1, 3])
+def test_small_pictures_are_drawn_with_what_labels_fit(size: tuple[int, int], scale: int) -> None:
+    picture = np.full((*size, 3), 100, np.uint8)
+    whole = DrawnObject(np.ones(size, bool), (0, 0, size[1], size[0]), "letter 87%", (255, 0, 0))
+    result = draw_objects(picture, [whole] * 5, scale)
+    assert result.shape == (size[0] * scale, size[1] * scale, 3)
+
+
+def test_labels_of_a_crowd_do_not_cover_each_other() -> None:
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, [600, 400], (200, 2))
+    boxes = [
+        (x, y, x + w, y + h) for (x, y), (w, h) in zip(corners, rng.uniform(1, 90, (200, 2)), strict=True)
+    ]
+    sizes = [(int(w), 14) for w in rng.integers(30, 80, 200)]
+    places = place_labels(boxes, sizes, (640, 480))
+    covered = np.zeros((480, 640), int)
+    for place, (width, height) in zip(places, sizes, strict=True):
+        if place is not None:
+            x, y = place
+            assert 0 <= x <= 640 - width and 0 <= y <= 480 - height
+            covered[y : y + height, x : x + width] += 1
+    assert covered.max() == 1
+    # The first are those that have room
+    assert None not in places[:60] and sum(place is not None for place in places) > 120
+
+
+def test_a_label_alone_lies_above_its_object_or_inside_of_it() -> None:
+    assert place_labels([(10.2, 30, 50, 60)], [(20, 12)], (80, 80)) == [(10, 18)]
+    assert place_labels([(70, 5, 80, 60)], [(20, 12)], (80, 80)) == [(60, 5)]
+    assert place_labels([(-5, -5, 3, 1)], [(20, 12)], (80, 80)) == [(0, 1)]
+    twice = place_labels([(10, 30, 50, 60)] * 2, [(20, 12)] * 2, (80, 80))
+    assert twice == [(10, 18), (30, 18)]
+    assert place_labels([(0, 0, 5, 5)], [(81, 12)], (80, 80)) == [None]
 
 
 def test_nothing_found_leaves_the_picture_and_a_box_without_mask_is_drawn() -> None:
