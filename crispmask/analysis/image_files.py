@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crispmask.data.deep_images import Range
 from crispmask.data.images import ImageError, read_image
 from crispmask.errors import UserError
 
@@ -22,6 +23,7 @@ class ImageFiles:
         images: Sequence[Mapping[str, Any]],
         folder: str | None,
         sizes: Mapping[Any, tuple[int, int] | None],
+        value_range: Range | None = None,
     ) -> None:
         """
         Args:
@@ -29,13 +31,14 @@ class ImageFiles:
                 ``coco_url``).
             folder: where they lie; None: there are none, and none is counted as unread.
             sizes: (H, W) by image id.
+            value_range: see :func:`crispmask.data.images.read_image`.
 
         Raises:
             UserError: none of the files is in the folder, or one that exists is outside of it: a page that
                 is handed on shows nothing that nobody chose.
         """
         self.unread = 0
-        self._sizes = sizes
+        self._sizes, self._value_range = sizes, value_range
         self._paths: dict[Any, Path] = {}
         if folder is None:
             return
@@ -52,7 +55,7 @@ class ImageFiles:
         if image_id not in self._paths:
             return None
         try:
-            image = read_image(self._paths[image_id])
+            image = read_image(self._paths[image_id], self._value_range)
         except ImageError:
             image = None
         if image is None or image.shape[:2] != self._sizes[image_id]:

@@ -32,6 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ground_truth", metavar="GT", help="COCO-format JSON")
     parser.add_argument("predictions", metavar="PREDICTIONS", nargs="+", help="one or two results JSON")
     parser.add_argument("--images", metavar="FOLDER", help="where the images of the ground truth are")
+    parser.add_argument(
+        "--value-range",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="values that are black and white in images of 16 bits and of floats that state none, "
+        "see INPUT.VALUE_RANGE (default: those of the type)",
+    )
     parser.add_argument("--output", metavar="FOLDER", required=True, help="for report.html and objects.csv")
     parser.add_argument("--worst", type=int, default=12, metavar="N", help="objects shown (default: 12)")
     parser.add_argument(
@@ -55,6 +63,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--worst must be 0 or more, and --score-threshold a finite number.")
     if args.images and not Path(args.images).is_dir():
         raise UserError(f"'{args.images}' is no folder of images: correct --images, or leave it out.")
+    if args.value_range and not -math.inf < args.value_range[0] < args.value_range[1] < math.inf:
+        raise UserError("--value-range takes two numbers, the smaller one first.")
     folder = check_output_folder(args.output)
     from crispmask.analysis.boundary_report import build_report
     from crispmask.analysis.image_files import ImageFiles
@@ -66,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         data = load_dataset(args.ground_truth, progress)
         gt = read_ground_truth(data, progress)
-        images = ImageFiles(data["images"], args.images, gt.sizes)
+        images = ImageFiles(data["images"], args.images, gt.sizes, args.value_range)
         files = [_assess(gt, *named, args, progress) for named in _labels(args.predictions).items()]
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error

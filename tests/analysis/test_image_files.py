@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from crispmask.analysis.image_files import ImageFiles
 from crispmask.errors import UserError
+from tests.data.image_files import write_tiff
 
 
 @pytest.fixture
@@ -64,3 +66,11 @@ def test_a_file_of_the_folder_stands_for_a_name_from_elsewhere(folder: Path) -> 
 def test_a_link_in_the_folder_is_followed(folder: Path) -> None:
     (folder / "link.png").symlink_to(folder.parent / "secret.png")
     assert reader(folder, "link.png").read(2)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_pages_show_deep_images_in_the_range_that_is_given(tmp_path: Path) -> None:
+    write_tiff(tmp_path / "a.tif", np.full((4, 5), 0.5, np.float32))
+    images, sizes = [{"id": 1, "file_name": "a.tif"}], {1: (4, 5)}
+    plain = ImageFiles(images, str(tmp_path), sizes)
+    assert plain.read(1) is None and plain.unread == 1
+    assert (ImageFiles(images, str(tmp_path), sizes, (0, 1)).read(1) == 128).all()
