@@ -17,15 +17,16 @@ from typing import Any
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
+from crispmask.data.coco import CocoImages
 from crispmask.data.metadata import MovableMetadata, datasets_folder
 from crispmask.evaluation.cityscapes_truth import (
     CLASSES,
     SUFFIX,
     find_instance_files,
     image_name,
-    image_size,
     read_image_truth,
 )
+from crispmask.evaluation.formats.findings import Findings
 from crispmask.evaluation.threads import map_in_threads
 
 SPLITS = ("train", "val", "test")
@@ -51,24 +52,31 @@ class CityscapesMetadata(MovableMetadata):
 def load_cityscapes(
     image_dir: str | os.PathLike[str], gt_dir: str | os.PathLike[str]
 ) -> list[dict[str, Any]]:
-    """Detectron2's dicts of a split, by image name; groups are crowd regions (``iscrowd``).
+    """Detectron2's dicts of a split, see :func:`read_cityscapes`; what is not used is logged."""
+    images = read_cityscapes(image_dir, gt_dir)
+    for note in images.notes:
+        logger.warning("'%s': %s.", gt_dir, note)
+    return images.dicts
+
+
+def read_cityscapes(image_dir: str | os.PathLike[str], gt_dir: str | os.PathLike[str]) -> CocoImages:
+    """Read the annotations of a split, by image name; groups are crowd regions (``iscrowd``).
 
     Args:
-        image_dir: folder of the cities' folders of images.
+        image_dir: folder of the cities' folders of images, which are not opened.
         gt_dir: that of their annotations.
 
     Raises:
         FileNotFoundError: there are no images, or one has no annotations.
-        ValueError: an annotation file or the header of an image cannot be read, or they differ in size.
+        ValueError: an annotation file cannot be read.
     """
-    files = pair_files(image_dir, gt_dir)
-    unused = find_instance_files(gt_dir).keys() - {image_name(image.name) for image, _ in files}
-    if unused:
-        logger.warning(
-            "%d annotation files in '%s' are not used, as there is no image in '%s', %s%s for one.",
-            *(len(unused), gt_dir, image_dir, min(unused), SUFFIX),
-        )
-    return map_in_threads(_load_image, files, f"Reading {gt_dir}", processes=comm.get_local_size())
+    pairs, findings = pair_files(image_dir, gt_dir), Findings()
+    images = {image_name(image.name) for image, _ in pairs}
+    for name, path in find_instance_files(gt_dir).items():
+        if name not in images:
+            findings.add("annotation files without an image, not used", f"'{path}'")
+    dicts = map_in_threads(_load_image, pairs, f"Reading {gt_dir}", processes=comm.get_local_size())
+    return CocoImages(dicts, list(CLASSES.values()), CONTIGUOUS_IDS, findings.notes())
 
 
 def pair_files(image_dir: str | os.PathLike[str], gt_dir: str | os.PathLike[str]) -> list[tuple[Path, Path]]:
@@ -95,11 +103,6 @@ def _load_image(pair: tuple[Path, Path]) -> dict[str, Any]:
     image, truth_file = pair
     truth = read_image_truth(truth_file)
     height, width = truth.size
-    if (size := image_size(image)) != truth.size:
-        raise ValueError(
-            f"Image '{image}' has size {list(size)}, its annotations '{truth_file}' have {list(truth.size)} "
-            "(rows, columns): put the files in place that belong together."
-        )
     annotations = [
         {
             "iscrowd": a["iscrowd"],

@@ -85,7 +85,7 @@ def read_dataset(name: str) -> CocoImages | None:
     """What the files of a registered data set say, with notes that its loader would log.
 
     Returns:
-        None for a data set that is neither COCO's nor LVIS's format, or has a loader of its user's.
+        None for a data set with a loader of its user's, or one of Detectron2's for other formats.
 
     Raises:
         ValueError: a file that cannot be used; the message names it.
@@ -93,9 +93,11 @@ def read_dataset(name: str) -> CocoImages | None:
     loader = getattr(DatasetCatalog[name], "func", None)
     if loader is lvis.load_lvis:
         return lvis.read_lvis_images(name)
+    metadata = MetadataCatalog.get(name)
+    if loader is _load_cityscapes:
+        return cityscapes.read_cityscapes(metadata.image_dir, metadata.gt_dir)
     if loader not in (load_coco, load_shapes):
         return None
-    metadata = MetadataCatalog.get(name)
     images = read_coco(metadata.json_file, metadata.image_root)
     set_classes(metadata, images)
     return images

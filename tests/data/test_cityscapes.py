@@ -14,6 +14,7 @@ from PIL import Image
 
 from benchmarks.bench_cityscapes import write_cityscapes
 from crispmask.data import require_dataset
+from crispmask.data.contents import check_contents
 from crispmask.errors import UserError
 from crispmask.evaluation import evaluate
 
@@ -128,8 +129,8 @@ def foreign_ids(image, truth):
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (photo_of_another_size, r"{image}' has size \[31, 32\], its annotations '.*{truth}' have \[32, 32\]"),
-        (cut_photo, "'.*{image}' cannot be read"),
+        (photo_of_another_size, "{image}' is 32 x 31 pixels .*, not 32 x 32: "),
+        (cut_photo, "1 of the 2 images of .*{image}' cannot be read"),
         (label_of_colours, "{truth}' is no instanceIds image: it must have one channel of integers"),
         (foreign_ids, "{truth}' is no instanceIds image: it holds ids without a Cityscapes label"),
     ],
@@ -140,8 +141,8 @@ def test_files_that_do_not_belong_together_are_named(monkeypatch, tmp_path, brea
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     image, truth = (next(tmp_path.rglob(f"bonn*{kind}.png")) for kind in ("leftImg8bit", "instanceIds"))
     break_it(image, truth)
-    with pytest.raises(UserError, match=message.format(image=image.name, truth=truth.name)):
-        DatasetCatalog.get("cityscapes_instances_train")
+    with pytest.raises(ValueError, match=message.format(image=image.name, truth=truth.name)):
+        check_contents("cityscapes_instances_train", training=False, masks=True)
 
 
 def test_annotations_without_an_image_are_counted(monkeypatch, tmp_path, caplog):
@@ -151,8 +152,12 @@ def test_annotations_without_an_image_are_counted(monkeypatch, tmp_path, caplog)
     image = next(tmp_path.rglob("bonn*_leftImg8bit.png"))
     image.unlink()
     assert len(DatasetCatalog.get("cityscapes_instances_train")) == 2
-    (note,) = (record.getMessage() for record in caplog.records)
-    assert note.startswith("1 annotation files in") and image.name.removesuffix("_leftImg8bit.png") in note
+    (logged,) = (record.getMessage() for record in caplog.records)
+    (note,) = check_contents("cityscapes_instances_train", training=True, masks=True)
+    path = next(tmp_path.rglob("bonn*_instanceIds.png"))
+    assert (
+        f"annotation files without an image, not used: 1, '{path}'" in logged and logged[-20:] == note[-20:]
+    )
 
 
 VAL = ("DATASETS.TEST", "('cityscapes_instances_val',)", "TEST.BOUNDARY.DILATION_RATIO", "0.005")
