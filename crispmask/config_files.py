@@ -54,6 +54,13 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     return _Files().read(str(path), ())
 
 
+def read_own_values(path: str | Path) -> dict[str, Any]:
+    """Values that a file itself has, without those of its bases; see :func:`read_config_file`."""
+    values = _parse(str(path), _content(str(path), ()), _loader_of(os.path.realpath(path)))
+    values.pop(BASE_KEY, None)
+    return values
+
+
 class _Files:
     """The files of one config; counts them, for bases may multiply."""
 
@@ -70,7 +77,7 @@ class _Files:
         if place in chain:
             names = " -> ".join((*chain[chain.index(place) :], place))
             raise UserError(f"The _BASE_ lines of these config files lead back to the first: {names}.")
-        values = _parse(path, content, yaml.UnsafeLoader if _is_of_detectron2(place) else _Loader)
+        values = _parse(path, content, _loader_of(place))
         merged: dict[str, Any] = {}
         for base in _bases(path, values.pop(BASE_KEY, [])):
             _merge(self.read(_beside(path, base), (*chain, place)), merged, path)
@@ -87,17 +94,21 @@ _Loader.add_constructor(
 )
 
 
-def _is_of_detectron2(place: str) -> bool:
-    """Whether a file is one of the installed Detectron2, as much to be trusted as its code.
+_Kind = type[_Loader] | type[yaml.UnsafeLoader]
+
+
+def _loader_of(place: str) -> _Kind:
+    """How a file is read: a config of the installed Detectron2 is to be trusted as its code is.
 
     Its RetinaNet computes anchors in the config.
     """
     from detectron2 import model_zoo
 
-    return Path(place).is_relative_to(os.path.realpath(Path(model_zoo.__file__).with_name("configs")))
+    installed = os.path.realpath(Path(model_zoo.__file__).with_name("configs"))
+    return yaml.UnsafeLoader if Path(place).is_relative_to(installed) else _Loader
 
 
-def _parse(path: str, content: bytes, kind: type[_Loader] | type[yaml.UnsafeLoader]) -> dict[str, Any]:
+def _parse(path: str, content: bytes, kind: _Kind) -> dict[str, Any]:
     """The values of a file, which must be sections."""
     loader = None
     try:

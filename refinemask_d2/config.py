@@ -2,6 +2,21 @@
 
 from detectron2.config import CfgNode
 
+from crispmask.idle_keys import IdleKeys
+
+IDLE_KEYS = (
+    IdleKeys(
+        ("MODEL.REFINEMASK.*",),
+        lambda cfg: cfg.MODEL.ROI_MASK_HEAD.NAME != "RefineMaskHead" or not cfg.MODEL.MASK_ON,
+        "MODEL.ROI_MASK_HEAD is not RefineMask's, or MODEL.MASK_ON is False",
+    ),
+    IdleKeys(
+        tuple(f"MODEL.ROI_MASK_HEAD.{key}" for key in ("NUM_CONV", "CONV_DIM", "NORM")),
+        lambda cfg: cfg.MODEL.ROI_MASK_HEAD.NAME == "RefineMaskHead",
+        "RefineMask has its convolutions in MODEL.REFINEMASK",
+    ),
+)
+
 
 def add_refinemask_config(cfg: CfgNode) -> None:
     """Add ``MODEL.REFINEMASK`` to a Detectron2 config, in place.

@@ -6,7 +6,27 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from crispmask.idle_keys import IdleKeys
+
 from .query_config import add_query_config
+
+IDLE_KEYS = (
+    IdleKeys(
+        ("MODEL.TRANSFINER.*",),
+        lambda cfg: cfg.MODEL.ROI_MASK_HEAD.NAME != "TransfinerMaskHead" or not cfg.MODEL.MASK_ON,
+        "MODEL.ROI_MASK_HEAD is not Mask Transfiner's, or MODEL.MASK_ON is False",
+    ),
+    IdleKeys(
+        ("MODEL.QUERY.*",),
+        lambda cfg: cfg.MODEL.META_ARCHITECTURE != "QueryTransfiner",
+        "MODEL.META_ARCHITECTURE is not QueryTransfiner",
+    ),
+    IdleKeys(
+        ("MODEL.RPN.*", "MODEL.ANCHOR_GENERATOR.*", "MODEL.PROPOSAL_GENERATOR.*", "MODEL.ROI_BOX_HEAD.*"),
+        lambda cfg: cfg.MODEL.META_ARCHITECTURE == "QueryTransfiner",
+        "a query-based model has neither proposals nor a box head",
+    ),
+)
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crispmask.cli.arguments import add_dilation_ratio
-from crispmask.cli.output import check_output_folder, print_rules, print_table, write_csv
+from crispmask.cli.output import check_output_folder, print_notes, print_rules, print_table, write_csv
 from crispmask.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ def run(args: argparse.Namespace) -> None:
     report.write_text(page, encoding="utf-8", errors="backslashreplace")
     rows = (row for file in files for row in csv_rows(file.label, gt, file.objects))
     write_csv(folder / "objects.csv", CSV_COLUMNS, rows)
+    if args.images and not args.worst:
+        print_notes(["--images has no effect: --worst 0 shows no object."])
     print_rules(gt, args.ground_truth)
     _print(files)
     print(f"{report} and objects.csv beside it")

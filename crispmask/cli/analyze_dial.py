@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from crispmask.cli.arguments import weight_path
-from crispmask.cli.models import add_model_arguments, load_model_config
+from crispmask.cli.models import add_model_arguments, load_model_config, print_idle_keys
 from crispmask.cli.output import check_output_file, print_table, write_csv, write_json
 from crispmask.errors import UserError
 
@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> None:
     for key, more in map(_parse, args.set):
         values[key] = values.get(key, ()) + more
     cfg = _checked_config(args)
+    print_idle_keys(args, cfg, "evaluate")
     inputs = [args.config_file, weight_path(cfg.MODEL.WEIGHTS)]
     json_file = check_output_file(args.json, inputs)
     csv_file = check_output_file(args.csv, [*inputs, args.json])

@@ -26,7 +26,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from crispmask.cli.arguments import weight_path
-from crispmask.cli.models import add_model_arguments, known_classes, load_model_config
+from crispmask.cli.models import add_model_arguments, known_classes, load_model_config, print_idle_keys
 from crispmask.cli.output import check_output_file, check_output_folder, write_json
 from crispmask.errors import UserError, print_error
 from crispmask.text import printable
@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> None:
     others = [args.config_file, weight_path(cfg.MODEL.WEIGHTS), *targets, *targets.values()]
     json_file = check_output_file(args.json, others)
     predictor, classes = Predictor(cfg), known_classes(cfg)
+    print_idle_keys(args, cfg, "predict")
     if args.show:
         from crispmask.cli.transfiner_views import check_views
 

@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> None:
         report = _report(args)
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error
-    print_notes(report["notes"])
+    print_notes([*idle_flags(args), *report["notes"]])
     _print(report, per_class=args.per_class)
     if json_file:
         write_json(json_file, report)
@@ -123,6 +123,14 @@ def run(args: argparse.Namespace) -> None:
         results = report["results"].items()
         rows = [(kind, name, value) for kind, figures in results for name, value in figures.items()]
         write_csv(csv_file, ("iou_type", "metric", "value"), rows)
+
+
+def idle_flags(args: argparse.Namespace) -> list[str]:
+    """A sentence for each flag that has no effect on what is asked for."""
+    notes = []
+    if args.dilation_ratio is not None and "boundary" not in args.iou_type:
+        notes.append("--dilation-ratio has no effect: --iou-type has no boundary.")
+    return notes
 
 
 def _report(args: argparse.Namespace) -> dict[str, Any]:

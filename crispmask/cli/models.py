@@ -51,6 +51,17 @@ def load_model_config(args: argparse.Namespace) -> CfgNode:
     return load_config(_path_of(args.config_file), [*weights, *args.opts])
 
 
+def print_idle_keys(args: argparse.Namespace, cfg: CfgNode, purpose: str) -> None:
+    """Name the keys of a command line and its config file that have no effect on ``purpose``."""
+    from crispmask.cli.output import print_notes
+    from crispmask.idle_keys import describe_idle_keys
+
+    notes = describe_idle_keys(cfg, _path_of(args.config_file), args.opts, purpose)
+    if args.weights and "MODEL.WEIGHTS" in args.opts[::2]:
+        notes.append("--weights has no effect: MODEL.WEIGHTS is given, too.")
+    print_notes(notes)
+
+
 def _path_of(config_file: str) -> str:
     """A config of Detectron2's model zoo by its name there; every other name as it is."""
     from detectron2.model_zoo import get_config_file

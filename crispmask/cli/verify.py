@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from crispmask.cli.arguments import weight_path
-from crispmask.cli.output import check_output_file, print_table, write_json
+from crispmask.cli.output import check_output_file, print_notes, print_table, write_json
 from crispmask.config_files import add_remote_base_flag
 from crispmask.errors import UserError
 
@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> None:
     from crispmask.engine.checks import check_weight_file
     from crispmask.engine.predictor import load_trained_model
     from crispmask.engine.value_range import stored_value_range
+    from crispmask.idle_keys import describe_idle_keys
     from crispmask.model_zoo.compare import compare
 
     check_pairs(args.opts)
@@ -68,6 +69,10 @@ def run(args: argparse.Namespace) -> None:
     datasets, reasons = _datasets(cfg, rows)
     if not datasets:
         raise UserError(f"There is nothing to evaluate on. {' '.join(dict.fromkeys(reasons.values()))}")
+    notes = describe_idle_keys(cfg, path, args.opts, "evaluate")
+    if "MODEL.WEIGHTS" in args.opts[::2]:
+        notes.append("MODEL.WEIGHTS has no effect: WEIGHTS is given.")
+    print_notes(notes)
     setup_logger()  # how far the evaluation is
     model = load_trained_model(cfg)
     measured = {dataset: _evaluate(config("DATASETS.TEST", f"('{dataset}',)"), model) for dataset in datasets}

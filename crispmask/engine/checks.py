@@ -29,6 +29,7 @@ from crispmask.engine.value_range import check_value_range
 from crispmask.errors import UserError
 from crispmask.evaluation.boundary_iou import boundary_width
 from crispmask.evaluation.build import EVALUATORS, evaluator_type
+from crispmask.idle_keys import describe_idle_keys
 
 # Meta-architectures whose number of classes is MODEL.ROI_HEADS.NUM_CLASSES
 ROI_META_ARCHITECTURES = ("GeneralizedRCNN", "PanopticFPN", "QueryTransfiner")
@@ -53,6 +54,8 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
     check_deformable_convolutions(cfg, training=not args.eval_only)
     for name in used_datasets(cfg, args.eval_only):
         notes += check_dataset(cfg, name, eval_only=args.eval_only)
+    purpose = "evaluate" if args.eval_only else "train"
+    notes += describe_idle_keys(cfg, args.config_file, args.opts, purpose)
     return notes + check_weights(cfg, resume=args.resume, eval_only=args.eval_only)
 
 

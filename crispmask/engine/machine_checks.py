@@ -32,7 +32,7 @@ def check_processes(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
     asked = f"torchrun --nproc-per-node {here}" if torchrun else f"--num-gpus {here}"
     if here < 0:
         raise UserError(f"{asked} is no number of processes: give 1 or more.")
-    notes = check_devices(cfg.MODEL.DEVICE, here, asked)
+    notes = check_devices(cfg.MODEL.DEVICE, here, asked) + describe_idle_flags(args, torchrun is not None)
     if not 0 <= args.machine_rank < args.num_machines:
         raise UserError(
             f"--machine-rank {args.machine_rank} does not exist with --num-machines {args.num_machines}: "
@@ -46,6 +46,19 @@ def check_processes(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
             f"processes: give a multiple of {world_size}."
         )
     return notes
+
+
+def describe_idle_flags(args: argparse.Namespace, torchrun: bool) -> list[str]:
+    """A sentence for flags about processes that have no effect."""
+    usual = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
+    if not torchrun and max(args.num_gpus, 1) * args.num_machines > 1:
+        return []
+    if not torchrun:  # one process: the other flags are what makes it one
+        usual = {"dist_url": "auto"}
+    given = [f"--{name.replace('_', '-')}" for name, value in usual.items() if getattr(args, name) != value]
+    reason = "torchrun says how many processes there are and where" if torchrun else "there is one process"
+    verb = "has" if len(given) == 1 else "have"
+    return [f"{', '.join(given)} {verb} no effect: {reason}."] if given else []
 
 
 def check_dist_url(url: str, num_machines: int) -> None:
