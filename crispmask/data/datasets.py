@@ -90,6 +90,7 @@ def read_dataset(name: str) -> CocoImages | None:
     Raises:
         ValueError: a file that cannot be used; the message names it.
     """
+    take_over(name)
     loader = getattr(DatasetCatalog[name], "func", None)
     if loader is lvis.load_lvis:
         return lvis.read_lvis_images(name)

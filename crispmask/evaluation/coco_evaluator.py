@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from itertools import chain
 from typing import Any
 
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_json
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
+from pycocotools.coco import COCO
 from tabulate import tabulate
 
 from crispmask.evaluation.boundary_iou import boundary_width
+from crispmask.evaluation.checks import load_json
 from crispmask.evaluation.coco import (
     DILATION_RATIO,
     average_precisions,
@@ -31,6 +39,7 @@ from crispmask.evaluation.inputs import GroundTruth, Row, read_ground_truth, rea
 from crispmask.evaluation.notes import note
 from crispmask.evaluation.overlaps import Overlaps, compute_overlaps
 from crispmask.evaluation.progress import Progress
+from crispmask.evaluation.regions import with_boxes
 
 
 class COCOBoundaryEvaluator(COCOEvaluator):
@@ -76,19 +85,23 @@ class COCOBoundaryEvaluator(COCOEvaluator):
         Raises:
             ValueError: the ground truth is incomplete, or its categories do not fit the metadata.
         """
-        super().__init__(
-            dataset_name,
-            tasks=None if tasks is None else tuple(tasks),
-            distributed=distributed,
-            output_dir=output_dir,
-            max_dets_per_image=max_dets_per_image,
-            use_fast_impl=False,
-            allow_cached_coco=allow_cached_coco,
-        )
+        # Past COCOEvaluator's constructor, which has the file read by pycocotools: that stops on files that
+        # are read here, or reads them otherwise
+        super(COCOEvaluator, self).__init__()
+        self._logger = logging.getLogger(__name__)
+        self._cpu_device = torch.device("cpu")
+        self._tasks = None if tasks is None else tuple(tasks)
+        self._distributed, self._output_dir = distributed, output_dir
+        self._metadata = MetadataCatalog.get(dataset_name)
+        if self._metadata.get("json_file") is None:
+            self._metadata.json_file = _converted(dataset_name, output_dir, allow_cached_coco)
+        dataset = load_json(PathManager.get_local_path(self._metadata.json_file), "ground truth")
+        self._do_evaluation = isinstance(dataset, Mapping) and "annotations" in dataset
         check_options(tasks or (), dilation_ratio)
         self._dilation_ratio, self._encode_on_device = dilation_ratio, encode_on_device
         # A test set without annotations still gets its results file.
-        truth = self._read_truth({"annotations": [], **self._coco_api.dataset})
+        truth = self._read_truth({"annotations": [], **dataset} if isinstance(dataset, Mapping) else dataset)
+        truth = _with_sizes(truth, dataset_name)
         given = max(truth.max_dets, detections_per_image or 0)
         self._max_dets = given if max_dets_per_image is None else max_dets_per_image
         self._category_ids = self._index_categories(dataset_name, truth)
@@ -125,6 +138,18 @@ class COCOBoundaryEvaluator(COCOEvaluator):
         for part in parts:
             self._overlaps = {**part, **self._overlaps}
         return super().evaluate(img_ids)
+
+    def _eval_box_proposals(self, predictions: Sequence[dict[str, Any]]) -> None:
+        """Detectron2's recall of proposals, which looks the objects up in pycocotools' index."""
+        self._coco_api = COCO()
+        self._coco_api.dataset = {
+            "images": [{"id": image_id} for image_id in self._truth.sizes],
+            "categories": [{"id": i, "name": name} for i, name in self._truth.class_names.items()],
+            "annotations": with_boxes(self._truth.annotations, self._truth, "Annotation"),
+        }
+        with redirect_stdout(io.StringIO()):
+            self._coco_api.createIndex()
+        super()._eval_box_proposals(predictions)
 
     def _read_truth(self, dataset: Mapping[str, Any]) -> GroundTruth:
         """The data set with the rules of its protocol."""
@@ -245,6 +270,29 @@ class COCOBoundaryEvaluator(COCOEvaluator):
                 "classes: set MODEL.ROI_HEADS.NUM_CLASSES to that."
             )
         return [{**row, "category_id": self._category_ids[row["category_id"]]} for row in rows]
+
+
+def _converted(dataset_name: str, folder: str | None, allow_cached: bool) -> str:
+    """Path of the COCO-format file that Detectron2 makes of a data set that has none."""
+    if folder is None:
+        raise ValueError(
+            f"Data set '{dataset_name}' has no json_file in its metadata: give output_dir, a folder for the "
+            "file that is made of it."
+        )
+    path = os.path.join(folder, f"{dataset_name}_coco_format.json")
+    convert_to_coco_json(dataset_name, path, allow_cached=allow_cached)
+    return path
+
+
+def _with_sizes(truth: GroundTruth, dataset_name: str) -> GroundTruth:
+    """Ground truth with the size of every image: of those that the file does not say, the loader's."""
+    if None not in truth.sizes.values():
+        return truth
+    found = {
+        image["image_id"]: (image["height"], image["width"]) for image in DatasetCatalog.get(dataset_name)
+    }
+    sizes = {image_id: size or found.get(image_id) for image_id, size in truth.sizes.items()}
+    return replace(truth, sizes=sizes)
 
 
 def _once(predictions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,6 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+from detectron2.modeling import build_model
+from detectron2.utils.env import seed_all_rng
+
+from crispmask.config import get_config
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -24,6 +30,15 @@ def train_net(*words: object, config: str = "tests/engine/tiny.yaml", code: int 
     )
     assert done.returncode == code, done.stdout
     return done.stdout
+
+
+def random_weights(folder: Path, num_classes: int) -> Path:
+    """A checkpoint of the tiny model as it is made, which finds something everywhere."""
+    cfg = get_config(ROOT / "tests/engine/tiny.yaml", ["MODEL.ROI_HEADS.NUM_CLASSES", num_classes])
+    path = folder / "random.pth"
+    seed_all_rng(1)
+    torch.save({"model": build_model(cfg).state_dict()}, path)
+    return path
 
 
 def figures_of(log: str) -> dict[str, dict[str, str]]:

@@ -1,0 +1,174 @@
+"""Faults of annotation files that people have: used with a count, or named before the first iteration."""
+
+import math
+import shutil
+
+import own_data
+import pytest
+from detectron2.data import MetadataCatalog
+from own_data import HEIGHT, WIDTH, as_detectron2_reads, registered
+from PIL import Image
+
+from crispmask.config import get_config
+from crispmask.data.contents import check_contents, load_training_images
+from crispmask.engine import UserError
+from crispmask.engine.checks import check_dataset
+
+
+@pytest.fixture
+def folder(tmp_path):
+    own_data.write_images(tmp_path / "images")
+    return tmp_path
+
+
+def row(**values):
+    """Spoils the second annotation, whose id is 2."""
+    return lambda data: data["annotations"][1].update(values)
+
+
+def every(**values):
+    return lambda data: [a.update(values) for a in data["annotations"]]
+
+
+def without(key):
+    return lambda data: [a.pop(key) for a in data["annotations"]]
+
+
+def image(**values):
+    """Spoils the entry of the image in a folder."""
+    return lambda data: data["images"][2].update(values)
+
+
+def config(name, *opts):
+    data = f"('{name}',)"
+    return get_config(None, ["MODEL.MASK_ON", "True", "DATASETS.TRAIN", data, "DATASETS.TEST", data, *opts])
+
+
+def objects(name, *opts):
+    return [a for d in load_training_images(config(name, *opts)) for a in d["annotations"]]
+
+
+def test_file_without_faults_is_read_as_by_detectron2(folder):
+    with registered(folder) as name:
+        assert check_contents(name, training=True, masks=True) == []
+        assert load_training_images(config(name)) == as_detectron2_reads(folder)
+        assert MetadataCatalog.get(name).thing_classes == ["pot", "lid"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        without("bbox"),
+        without("area"),
+        without("iscrowd"),
+        without("id"),
+        every(id=7),
+        every(bbox=None),
+        every(bbox=[]),
+        every(bbox=[0, 0, 0, 0]),
+        every(bbox=["10", "10", "40", "30"]),
+        every(area="1200"),
+        lambda data: [im.pop("height") for im in data["images"]],
+        lambda data: [a.update(segmentation=a["segmentation"][0]) for a in data["annotations"]],
+        lambda data: [a["segmentation"].append([1, 2, 3, 4]) for a in data["annotations"]],
+        lambda data: [a["segmentation"].insert(0, []) for a in data["annotations"]],
+        lambda data: data["annotations"].append(dict(data["annotations"][0])),
+        image(file_name="more\\im 3.jpg"),
+        image(file_name="more/im%203.jpg"),
+        image(file_name="C:\\data\\more\\im%203.jpg"),
+    ],
+)
+def test_what_can_be_understood_is_trained_on_as_if_it_were_right(folder, spoil):
+    shutil.copy(folder / "images/more/im 3.jpg", folder / "images/im 3.jpg")
+    with registered(folder) as name:
+        expected = [{**a, "iscrowd": 0} for a in objects(name)]
+    with registered(folder, spoil) as name:
+        check_contents(name, training=True, masks=True)
+        assert [a["category_id"] for a in objects(name)] == [a["category_id"] for a in expected]
+        for found, right in zip(objects(name), expected, strict=True):
+            assert found["segmentation"] == right["segmentation"]
+            assert found["bbox"] == pytest.approx(right["bbox"])
+
+
+@pytest.mark.parametrize("mask", [None, [], [[]], [[1, 2, 3, 4]], {}])
+def test_object_without_mask_is_left_out_of_masks_and_kept_for_boxes(folder, mask):
+    with registered(folder, row(segmentation=mask)) as name:
+        notes = check_contents(name, training=True, masks=True)
+        assert any("objects without a mask" in note and "annotation 1 (id 2)" in note for note in notes)
+        assert len(objects(name)) == 5
+        assert len(objects(name, "MODEL.MASK_ON", "False")) == 6
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (row(category_id=6), r"Annotation 1 \(id 2\) has category_id 6: the ground truth has no such"),
+        (row(image_id=6), r"Annotation 1 \(id 2\) has image_id 6: the ground truth has no such image"),
+        (row(iscrowd="no"), r"Annotation 1 \(id 2\) has iscrowd 'no': 0 or 1 is needed"),
+        (row(segmentation=[[1, 1, math.inf, 5, 5, 5]]), r"Annotation 1 \(id 2\) .*corner that is no number"),
+        (row(segmentation=[["1", "1", "9", "5", "5", "5"]]), r"Annotation 1 \(id 2\) .*polygons that cannot"),
+        (row(segmentation="mask"), r"Annotation 1 \(id 2\) has segmentation 'mask'"),
+        (row(segmentation={"size": [8, 8], "counts": "0P2"}), r"Annotation 1 \(id 2\) has size \[8, 8\]"),
+        (row(segmentation={"size": [HEIGHT, WIDTH], "counts": "04"}), r"annotation 1 \(id 2\) .*do not fill"),
+        (row(segmentation=None, bbox=[1, 2, "x", 4]), r"Annotation 1 \(id 2\) has bbox"),
+        (every(iscrowd=1), "nothing to train on: all its 6 annotations are crowd regions"),
+        (lambda data: data.update(annotations=[]), "nothing to train on: it has no annotations"),
+        (every(segmentation=[]), "None of the 6 objects .* has a mask: give .*MODEL.MASK_ON False"),
+        (lambda data: data.pop("categories"), "has no 'categories'"),
+        (lambda data: data.pop("images"), "has no 'images'"),
+        (lambda data: data["images"].append(data["images"][0]), "Entries 0 and 3 of 'images' .*same id 17"),
+        (image(height="80"), "Entry 2 of 'images' has height '80'"),
+        (image(file_name=None), "Entry 2 of 'images' has no file_name"),
+        (image(file_name="gone.jpg"), r"1 of the 3 images .* not there, '.*gone\.jpg' for one: put them in"),
+        (
+            image(width=WIDTH + 1),
+            "have another size .* is 100 x 80 pixels .*, not 101 x 80: correct the entry",
+        ),
+    ],
+)
+def test_all_else_is_a_sentence_before_training(folder, spoil, sentence):
+    with registered(folder, spoil) as name, pytest.raises(UserError, match=sentence) as caught:
+        check_dataset(config(name, "MODEL.ROI_HEADS.NUM_CLASSES", "2"), name, eval_only=False)
+    assert "\n" not in str(caught.value) and (
+        "annotations.json" in str(caught.value) or name in str(caught.value)
+    )
+
+
+def test_picture_turned_by_exif_is_told_from_one_of_another_size(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(folder / "images/1.jpg").save(folder / "images/1.jpg", exif=exif)
+    with registered(folder) as name:
+        with pytest.raises(ValueError, match=r"is 80 x 100 pixels .*, not 100 x 80: its EXIF tag turns it"):
+            check_contents(name, training=True, masks=True)
+        assert check_contents(name, training=True, masks=True, headers=False) == []
+
+
+def test_images_that_are_none_are_counted_where_they_are_skipped(folder):
+    (folder / "images/1.jpg").write_bytes(b"no image")
+    (folder / "images/2.png").unlink()
+    with registered(folder) as name:
+        with pytest.raises(ValueError, match=r"1 of the 3 images .* are not there"):
+            check_contents(name, training=True, masks=True)
+        (note,) = check_contents(name, training=True, masks=True, skip_unreadable=True)
+        assert "2 of 3 images cannot be read and are skipped" in note
+
+
+def test_name_that_two_images_would_share_is_not_guessed(folder):
+    spoil = image(file_name="elsewhere/1.jpg")
+    with registered(folder, spoil) as name, pytest.raises(ValueError, match=r"elsewhere/1\.jpg' for one"):
+        check_contents(name, training=True, masks=True)
+
+
+def test_ignored_objects_are_left_out_of_training(folder):
+    with registered(folder, row(ignore=1)) as name:
+        assert len(objects(name)) == 5
+        (note,) = check_contents(name, training=True, masks=True)
+        assert "marked with ignore, left out of training: 1" in note
+
+
+def test_keypoints_are_points_as_detectron2_has_them(folder):
+    points = [10, 20, 2, 0, 0, 0]
+    with registered(folder, every(keypoints=points, num_keypoints=1)) as name:
+        assert {tuple(a["keypoints"]) for a in objects(name)} == {(10.5, 20.5, 2, 0.5, 0.5, 0)}
+        assert load_training_images(config(name)) == as_detectron2_reads(folder)
