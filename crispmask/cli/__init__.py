@@ -31,6 +31,9 @@ ANALYSES = {
     "incoherence": ("crispmask.cli.analyze_incoherence", "errors in incoherent regions, and AP without them"),
     "dial": ("crispmask.cli.analyze_dial", "quality, time and memory over the settings of Mask Transfiner"),
 }
+DATA = {
+    "check": ("crispmask.cli.data_check", "what an annotation file holds, and what is wrong with it"),
+}
 # Verb: the module, or a table of more verbs, and one line about it
 VERBS: dict[str, tuple[str | dict[str, tuple[str, str]], str]] = {
     "evaluate": ("crispmask.cli.evaluate", "AP and Boundary AP of a results file of any model"),
@@ -39,6 +42,7 @@ VERBS: dict[str, tuple[str | dict[str, tuple[str, str]], str]] = {
     "verify": ("crispmask.cli.verify", "evaluate a checkpoint beside the figures of its authors"),
     "doctor": ("crispmask.cli.doctor", "what is installed, which kernels run, which data sets are there"),
     "analyze": (ANALYSES, "look into results or into a model"),
+    "data": (DATA, "look into a data set of one's own"),
 }
 
 

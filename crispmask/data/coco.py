@@ -8,7 +8,7 @@ without faults the dicts are those of Detectron2's loader.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -26,11 +26,10 @@ from crispmask.data.images import upright_size
 from crispmask.evaluation.checks import load_json, short, without_garbage_collection
 from crispmask.evaluation.formats.annotations import NAME, Row
 from crispmask.evaluation.formats.findings import Findings
-from crispmask.evaluation.formats.polygons import check_polygons
 from crispmask.evaluation.inputs import GroundTruth, load_dataset, read_ground_truth
 from crispmask.evaluation.lvis_cocofied import IMAGE_LISTS
 from crispmask.evaluation.progress import Progress
-from crispmask.evaluation.regions import with_masks
+from crispmask.evaluation.regions import checked_masks
 
 IGNORED = "annotations marked with ignore, left out of training"
 NO_SIDES = "boxes without sides, replaced by those of the masks"
@@ -194,26 +193,6 @@ def with_sizes(truth: GroundTruth, paths: Mapping[Any, str]) -> GroundTruth:
     return replace(truth, sizes=sizes)
 
 
-def checked_masks(truth: GroundTruth, progress: Progress | None = None) -> list[Row]:
-    """Annotations whose polygons can be drawn and whose run lengths fill their image.
-
-    Returns:
-        Copies in the same order; run lengths are compressed, polygons as they were.
-
-    Raises:
-        ValueError: naming the annotation.
-    """
-    rows = list(truth.annotations)
-    polygons = [row for row in rows if isinstance(row.get("segmentation"), list)]
-    parts = [(part, row[NAME]) for row in polygons for part in row["segmentation"]]
-    check_polygons([part for part, _ in parts], [name for _, name in parts])
-    others = [i for i, row in enumerate(rows) if not isinstance(row.get("segmentation"), (list, type(None)))]
-    masked = with_masks([rows[i] for i in others], truth, "Annotation", progress)
-    for index, row in zip(others, masked, strict=True):
-        rows[index] = row
-    return rows
-
-
 def to_object(
     row: Row, size: tuple[int, int], to_contiguous: Mapping[Any, int], findings: Findings
 ) -> dict[str, Any]:
@@ -245,8 +224,3 @@ def _box(row: Row, size: tuple[int, int], findings: Findings) -> list[float]:
     # Of what lies in the image, as that of run lengths
     first, last = (end.clip(0, size[::-1]) for end in (corners.min(axis=0), corners.max(axis=0)))
     return [*first.tolist(), *(last - first).tolist()]
-
-
-def has_masks(dicts: Collection[Mapping[str, Any]]) -> bool:
-    """Whether any object of these images has a mask."""
-    return any("segmentation" in a for image in dicts for a in image.get("annotations", ()))

@@ -46,10 +46,10 @@ def check_contents(
         faults = check_image_files(images.dicts, name, Progress())
         if errors := faults.sentences(f"data set '{name}'", unreadable=not skip_unreadable):
             raise ValueError(errors[0])
-        if skip_unreadable and (left_out := len(faults.missing) + len(faults.unreadable)):
+        if skipped := (*faults.missing, *faults.unreadable):
             notes.append(
-                f"Data set '{name}': {left_out} of {faults.total} images cannot be read and are skipped, "
-                f"{(*faults.missing, *faults.unreadable)[0]} for one."
+                f"Data set '{name}': {len(skipped)} of {faults.total} images cannot be read and are skipped, "
+                f"'{skipped[0]}' for one."
             )
     return notes
 

@@ -63,37 +63,42 @@ class ImageFaults:
     Attributes:
         total: images that were looked at.
         missing: paths that are not there.
-        unreadable: a sentence for each that is no image.
-        other_sizes: a sentence for each whose size is not the one that the file says.
+        unreadable: path of each that is no image, and a sentence about it.
+        other_sizes: path of each whose size is not the one that the file says, and a sentence about it.
     """
 
     total: int
     missing: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-    other_sizes: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    other_sizes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def paths(self) -> set[str]:
+        """All images that cannot be used."""
+        return {*self.missing, *self.unreadable, *self.other_sizes}
 
     def sentences(self, source: str, *, unreadable: bool = True) -> list[str]:
         """One sentence for each kind, with an example and the way out.
 
         Args:
-            source: name of the annotation file.
+            source: what says so, as "data set 'mine'".
             unreadable: include files that are no images or not there.
         """
         found = []
         if self.missing and unreadable:
             found.append(
-                f"{len(self.missing)} of the {self.total} images of '{source}' are not there, "
+                f"{len(self.missing)} of the {self.total} images of {source} are not there, "
                 f"'{self.missing[0]}' for one: put them in place, or correct their file names."
             )
         if self.unreadable and unreadable:
             found.append(
-                f"{len(self.unreadable)} of the {self.total} images of '{source}' cannot be read. The first: "
-                f"{self.unreadable[0]}"
+                f"{len(self.unreadable)} of the {self.total} images of {source} cannot be read. The first: "
+                f"{next(iter(self.unreadable.values()))}"
             )
         if self.other_sizes:
             found.append(
-                f"{len(self.other_sizes)} of the {self.total} images of '{source}' have another size than it "
-                f"says. The first: {self.other_sizes[0]}"
+                f"{len(self.other_sizes)} of the {self.total} images of {source} have another size than it "
+                f"says. The first: {next(iter(self.other_sizes.values()))}"
             )
         return found
 
@@ -134,7 +139,7 @@ def _judge(
     if found is None:
         faults.missing.append(path)
     elif isinstance(found, ImageError):
-        faults.unreadable.append(str(found))
+        faults.unreadable[path] = str(found)
     elif None not in said and said != found[:2]:
         height, width, is_turned = found
         turned = is_turned and said == (width, height)
@@ -144,7 +149,7 @@ def _judge(
             if turned
             else "correct the entry of the image, or put the picture in place that was annotated"
         )
-        faults.other_sizes.append(
+        faults.other_sizes[path] = (
             f"'{path}' is {width} x {height} pixels (width x height), not {said[1]} x {said[0]}: {advice}."
         )
 

@@ -11,6 +11,7 @@ from typing import Any
 from pycocotools import mask as mask_utils
 
 from crispmask.evaluation.checks import check_box, short
+from crispmask.evaluation.formats.polygons import check_polygons
 from crispmask.evaluation.inputs import NAME, GroundTruth, Row
 from crispmask.evaluation.notes import needless_note, note
 from crispmask.evaluation.official import AREA
@@ -63,6 +64,26 @@ def with_masks(
         given = rows[index].get("area" if keeps_area else AREA) if keeps_area or gt.is_official else None
         result[index]["area"] = area if given is None else given
     return result
+
+
+def checked_masks(truth: GroundTruth, progress: Progress | None = None) -> list[Row]:
+    """Annotations whose polygons can be drawn and whose run lengths fill their image.
+
+    Returns:
+        Copies in the same order; run lengths are compressed, polygons as they were.
+
+    Raises:
+        ValueError: naming the annotation.
+    """
+    rows = list(truth.annotations)
+    polygons = [row for row in rows if isinstance(row.get("segmentation"), list)]
+    parts = [(part, row[NAME]) for row in polygons for part in row["segmentation"]]
+    check_polygons([part for part, _ in parts], [name for _, name in parts])
+    others = [i for i, row in enumerate(rows) if not isinstance(row.get("segmentation"), (list, type(None)))]
+    masked = with_masks([rows[i] for i in others], truth, "Annotation", progress)
+    for index, row in zip(others, masked, strict=True):
+        rows[index] = row
+    return rows
 
 
 def with_boxes(

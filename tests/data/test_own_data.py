@@ -39,6 +39,54 @@ def image(**values):
     return lambda data: data["images"][2].update(values)
 
 
+# Faults that are read as what they mean
+UNDERSTOOD = [
+    without("bbox"),
+    without("area"),
+    without("iscrowd"),
+    without("id"),
+    every(id=7),
+    every(bbox=None),
+    every(bbox=[]),
+    every(bbox=[0, 0, 0, 0]),
+    every(bbox=["10", "10", "40", "30"]),
+    every(area="1200"),
+    lambda data: [im.pop("height") for im in data["images"]],
+    lambda data: [a.update(segmentation=a["segmentation"][0]) for a in data["annotations"]],
+    lambda data: [a["segmentation"].append([1, 2, 3, 4]) for a in data["annotations"]],
+    lambda data: [a["segmentation"].insert(0, []) for a in data["annotations"]],
+    lambda data: data["annotations"].append(dict(data["annotations"][0])),
+    image(file_name="more\\im 3.jpg"),
+    image(file_name="more/im%203.jpg"),
+    image(file_name="C:\\data\\more\\im%203.jpg"),
+]
+# Faults that only the author of a file can mend, and what is said of them
+WRONG = [
+    (row(category_id=6), r"Annotation 1 \(id 2\) has category_id 6: the ground truth has no such"),
+    (row(image_id=6), r"Annotation 1 \(id 2\) has image_id 6: the ground truth has no such image"),
+    (row(iscrowd="no"), r"Annotation 1 \(id 2\) has iscrowd 'no': 0 or 1 is needed"),
+    (row(segmentation=[[1, 1, math.inf, 5, 5, 5]]), r"Annotation 1 \(id 2\) .*corner that is no number"),
+    (row(segmentation=[["1", "1", "9", "5", "5", "5"]]), r"Annotation 1 \(id 2\) .*polygons that cannot"),
+    (row(segmentation="mask"), r"Annotation 1 \(id 2\) has segmentation 'mask'"),
+    (row(segmentation={"size": [8, 8], "counts": "0P2"}), r"Annotation 1 \(id 2\) has size \[8, 8\]"),
+    (row(segmentation={"size": [HEIGHT, WIDTH], "counts": "04"}), r"annotation 1 \(id 2\) .*do not fill"),
+    (row(segmentation=None, bbox=[1, 2, "x", 4]), r"Annotation 1 \(id 2\) has bbox"),
+    (every(iscrowd=1), "nothing to train on: all its 6 annotations are crowd regions"),
+    (lambda data: data.update(annotations=[]), "nothing to train on: it has no annotations"),
+    (every(segmentation=[]), "None of the 6 objects .* has a mask: give .*MODEL.MASK_ON False"),
+    (lambda data: data.pop("categories"), "has no 'categories'"),
+    (lambda data: data.pop("images"), "has no 'images'"),
+    (lambda data: data["images"].append(data["images"][0]), "Entries 0 and 3 of 'images' .*same id 17"),
+    (image(height="80"), "Entry 2 of 'images' has height '80'"),
+    (image(file_name=None), "Entry 2 of 'images' has no file_name"),
+    (image(file_name="gone.jpg"), r"1 of the 3 images .* not there, '.*gone\.jpg' for one: put them in"),
+    (
+        image(width=WIDTH + 1),
+        "have another size .* is 100 x 80 pixels .*, not 101 x 80: correct the entry",
+    ),
+]
+
+
 def config(name, *opts):
     data = f"('{name}',)"
     return get_config(None, ["MODEL.MASK_ON", "True", "DATASETS.TRAIN", data, "DATASETS.TEST", data, *opts])
@@ -55,29 +103,7 @@ def test_file_without_faults_is_read_as_by_detectron2(folder):
         assert MetadataCatalog.get(name).thing_classes == ["pot", "lid"]
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        without("bbox"),
-        without("area"),
-        without("iscrowd"),
-        without("id"),
-        every(id=7),
-        every(bbox=None),
-        every(bbox=[]),
-        every(bbox=[0, 0, 0, 0]),
-        every(bbox=["10", "10", "40", "30"]),
-        every(area="1200"),
-        lambda data: [im.pop("height") for im in data["images"]],
-        lambda data: [a.update(segmentation=a["segmentation"][0]) for a in data["annotations"]],
-        lambda data: [a["segmentation"].append([1, 2, 3, 4]) for a in data["annotations"]],
-        lambda data: [a["segmentation"].insert(0, []) for a in data["annotations"]],
-        lambda data: data["annotations"].append(dict(data["annotations"][0])),
-        image(file_name="more\\im 3.jpg"),
-        image(file_name="more/im%203.jpg"),
-        image(file_name="C:\\data\\more\\im%203.jpg"),
-    ],
-)
+@pytest.mark.parametrize("spoil", UNDERSTOOD)
 def test_what_can_be_understood_is_trained_on_as_if_it_were_right(folder, spoil):
     shutil.copy(folder / "images/more/im 3.jpg", folder / "images/im 3.jpg")
     with registered(folder) as name:
@@ -99,33 +125,7 @@ def test_object_without_mask_is_left_out_of_masks_and_kept_for_boxes(folder, mas
         assert len(objects(name, "MODEL.MASK_ON", "False")) == 6
 
 
-@pytest.mark.parametrize(
-    ("spoil", "sentence"),
-    [
-        (row(category_id=6), r"Annotation 1 \(id 2\) has category_id 6: the ground truth has no such"),
-        (row(image_id=6), r"Annotation 1 \(id 2\) has image_id 6: the ground truth has no such image"),
-        (row(iscrowd="no"), r"Annotation 1 \(id 2\) has iscrowd 'no': 0 or 1 is needed"),
-        (row(segmentation=[[1, 1, math.inf, 5, 5, 5]]), r"Annotation 1 \(id 2\) .*corner that is no number"),
-        (row(segmentation=[["1", "1", "9", "5", "5", "5"]]), r"Annotation 1 \(id 2\) .*polygons that cannot"),
-        (row(segmentation="mask"), r"Annotation 1 \(id 2\) has segmentation 'mask'"),
-        (row(segmentation={"size": [8, 8], "counts": "0P2"}), r"Annotation 1 \(id 2\) has size \[8, 8\]"),
-        (row(segmentation={"size": [HEIGHT, WIDTH], "counts": "04"}), r"annotation 1 \(id 2\) .*do not fill"),
-        (row(segmentation=None, bbox=[1, 2, "x", 4]), r"Annotation 1 \(id 2\) has bbox"),
-        (every(iscrowd=1), "nothing to train on: all its 6 annotations are crowd regions"),
-        (lambda data: data.update(annotations=[]), "nothing to train on: it has no annotations"),
-        (every(segmentation=[]), "None of the 6 objects .* has a mask: give .*MODEL.MASK_ON False"),
-        (lambda data: data.pop("categories"), "has no 'categories'"),
-        (lambda data: data.pop("images"), "has no 'images'"),
-        (lambda data: data["images"].append(data["images"][0]), "Entries 0 and 3 of 'images' .*same id 17"),
-        (image(height="80"), "Entry 2 of 'images' has height '80'"),
-        (image(file_name=None), "Entry 2 of 'images' has no file_name"),
-        (image(file_name="gone.jpg"), r"1 of the 3 images .* not there, '.*gone\.jpg' for one: put them in"),
-        (
-            image(width=WIDTH + 1),
-            "have another size .* is 100 x 80 pixels .*, not 101 x 80: correct the entry",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("spoil", "sentence"), WRONG)
 def test_all_else_is_a_sentence_before_training(folder, spoil, sentence):
     with registered(folder, spoil) as name, pytest.raises(UserError, match=sentence) as caught:
         check_dataset(config(name, "MODEL.ROI_HEADS.NUM_CLASSES", "2"), name, eval_only=False)

@@ -1,0 +1,231 @@
+"""All that is wrong with a COCO-format file at once, and the file without it.
+
+The checks are those of the reader that evaluation and training share, which stops at the first fault; here
+each faulty annotation is named and left out, and the reading goes on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from crispmask.data.image_files import ImageFaults, check_image_files, file_name, locate_images
+from crispmask.data.images import upright_size
+from crispmask.evaluation.checks import check_rows, check_size, check_unique_ids, load_json
+from crispmask.evaluation.formats.annotations import NAME, Row, read_annotation, without_copies
+from crispmask.evaluation.formats.findings import Findings
+from crispmask.evaluation.inputs import GroundTruth
+from crispmask.evaluation.matching import AREA_RANGES
+from crispmask.evaluation.official import id_notes
+from crispmask.evaluation.progress import Progress
+from crispmask.evaluation.regions import checked_masks, with_boxes
+
+SIZES = ("small", "medium", "large")
+
+
+@dataclass
+class AnnotationCheck:
+    """What a file holds, and what is wrong with it.
+
+    Attributes:
+        content: what the file holds, with the annotations and images that can be used, mended.
+        notes: what the reader leaves out or mends by itself, a line each.
+        errors: a sentence for each thing that stops an evaluation or a training.
+        images: what is wrong with the image files; None: they were not looked at.
+        areas: area in pixels of each annotation of ``content``.
+    """
+
+    content: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    images: ImageFaults | None = None
+    areas: list[float] = field(default_factory=list)
+
+    @property
+    def class_rows(self) -> list[tuple[Any, str, int, int, int]]:
+        """Category id, name, objects, images that have one, and crowd regions of each category."""
+        rows = self.content["annotations"]
+        objects = Counter(a["category_id"] for a in rows if not a["iscrowd"])
+        crowds = Counter(a["category_id"] for a in rows if a["iscrowd"])
+        pairs = {(a["category_id"], a["image_id"]) for a in rows if not a["iscrowd"]}
+        images = Counter(category_id for category_id, _ in pairs)
+        return [
+            (c["id"], str(c.get("name", c["id"])), objects[c["id"]], images[c["id"]], crowds[c["id"]])
+            for c in self.content["categories"]
+        ]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Objects by COCO's sizes; one on a border counts in the smaller."""
+        ends = AREA_RANGES[1:3, 1]
+        counts = Counter(
+            SIZES[sum(area > end for end in ends)]
+            for area, row in zip(self.areas, self.content["annotations"], strict=True)
+            if not row["iscrowd"]
+        )
+        return {size: counts[size] for size in SIZES}
+
+
+def check_annotation_file(
+    path: str | os.PathLike[str], folder: str | None = None, progress: Progress | None = None
+) -> AnnotationCheck:
+    """Read a COCO-format file to its end, whatever is wrong with its annotations.
+
+    Args:
+        path: the file.
+        folder: where its images are; None: they are not looked at.
+        progress: where to say how far it is.
+
+    Raises:
+        ValueError: it is no such file, or its images or categories cannot be told apart.
+    """
+    progress = progress or Progress()
+    data = load_json(path, "annotation", progress)
+    if not isinstance(data, Mapping):
+        raise ValueError(f"'{path}' holds no dict with images, annotations and categories.")
+    result, findings = AnnotationCheck({"annotations": [], **data}), Findings()
+    content = result.content
+    check_rows(content["annotations"], f"'annotations' of '{path}'")
+    if not content.get("categories"):
+        content["categories"] = _made_categories(result)
+    for key in ("images", "categories"):
+        check_rows(content.get(key), f"'{key}' of '{path}'")
+        check_unique_ids(content[key], f"'{key}' of '{path}'")
+    all_images = [image["id"] for image in content["images"]]
+    content["images"] = _usable_images(result)
+    if folder is not None:
+        content["images"] = _seen_images(result, folder, findings, progress)
+    rows = _usable_annotations(result, all_images, findings, progress)
+    truth = GroundTruth(
+        {im["id"]: check_size(im, "") for im in content["images"]},
+        {category["id"]: str(category.get("name")) for category in content["categories"]},
+        without_copies(rows, findings),
+    )
+    result.notes += id_notes(truth.annotations)
+    rows = _with_boxes_and_areas(_with_right_masks(truth, result, progress), truth)
+    result.areas = [float(row["area"]) for row in rows]
+    content["annotations"] = _numbered(rows)
+    result.notes += findings.notes()
+    return result
+
+
+def _made_categories(result: AnnotationCheck) -> list[dict[str, Any]]:
+    """Categories of the ids that the annotations have."""
+    given = (row.get("category_id") for row in result.content["annotations"])
+    ids = sorted({i for i in given if isinstance(i, (int, str)) and not isinstance(i, bool)}, key=str)
+    result.errors.append(
+        f"There is no list of categories; the annotations have {len(ids)} different ids: add their names."
+    )
+    return [{"id": i, "name": f"category {i}"} for i in ids]
+
+
+def _usable_images(result: AnnotationCheck) -> list[dict[str, Any]]:
+    """Entries of images with a name and, if any, a right size."""
+    usable = []
+    for index, image in enumerate(result.content["images"]):
+        try:
+            name = file_name(image.get("file_name") or _end_of_url(image), index)
+            size = check_size(image, f"Entry {index} of 'images'")
+        except ValueError as error:
+            result.errors.append(str(error))
+            continue
+        usable.append({**image, "file_name": name, **({} if size is None else _sides(size))})
+    return usable
+
+
+def _end_of_url(image: Mapping[str, Any]) -> str:
+    """Folder and name of an image of LVIS, whose files have addresses alone."""
+    return "/".join(str(image.get("coco_url") or "").split("/")[-2:])
+
+
+def _seen_images(
+    result: AnnotationCheck, folder: str, findings: Findings, progress: Progress
+) -> list[dict[str, Any]]:
+    """Entries whose files can be used, with the names under which these are found, and their sizes."""
+    images = result.content["images"]
+    paths = locate_images(folder, [image["file_name"] for image in images], findings)
+    entries = [{**image, "file_name": paths[image["file_name"]]} for image in images]
+    result.images = check_image_files(entries, folder, progress)
+    seen = []
+    for entry in entries:
+        path = entry["file_name"]
+        if path in result.images.paths:
+            continue
+        known = entry.get("height") is not None and entry.get("width") is not None
+        size = {} if known else _sides(upright_size(path)[:2])
+        seen.append({**entry, **size, "file_name": os.path.relpath(path, folder)})
+    return seen
+
+
+def _sides(size: tuple[int, int]) -> dict[str, int]:
+    return {"height": size[0], "width": size[1]}
+
+
+def _usable_annotations(
+    result: AnnotationCheck, all_images: Sequence[Any], findings: Findings, progress: Progress
+) -> list[Row]:
+    """Annotations that can be read, of images that can be used."""
+    images, categories = (
+        dict.fromkeys(row["id"] for row in result.content[k]) for k in ("images", "categories")
+    )
+    lost = dict.fromkeys(i for i in all_images if i not in images)
+    rows = []
+    for index, row in enumerate(progress.track(result.content["annotations"], "Annotations")):
+        try:
+            read = read_annotation(row, index, {**images, **lost} if lost else images, categories, findings)
+        except ValueError as error:
+            result.errors.append(str(error))
+            continue
+        if read is not None and read["image_id"] in images:
+            rows.append(read)
+        elif read is not None:
+            findings.add("annotations of images that cannot be used", f"annotation {index}")
+    return rows
+
+
+def _with_right_masks(truth: GroundTruth, result: AnnotationCheck, progress: Progress) -> list[Row]:
+    """Annotations whose masks can be drawn."""
+    try:
+        return checked_masks(truth, progress)
+    except ValueError:
+        right = []  # one by one, to name each of the others
+        for row in truth.annotations:
+            try:
+                right += checked_masks(replace(truth, annotations=[row]))
+            except ValueError as error:
+                result.errors.append(str(error))
+        return right
+
+
+def _with_boxes_and_areas(rows: Sequence[Row], truth: GroundTruth) -> list[Row]:
+    """Annotations with what the file may leave to the mask; polygons stay polygons."""
+    complete = []
+    for row in rows:
+        if "bbox" in row and "area" in row:
+            complete.append(row)
+            continue
+        (boxed,) = with_boxes([row], truth, "Annotation")
+        complete.append({**row, "bbox": boxed["bbox"], "area": boxed["area"]})
+    return complete
+
+
+def _numbered(rows: Sequence[Row]) -> list[Row]:
+    """Annotations with unique ids, those of the file where they are such."""
+    ids = [row.get("id") for row in rows]
+    is_right = all(type(i) is int and i > 0 for i in ids) and len(set(ids)) == len(ids)
+    numbers = ids if is_right else range(1, len(rows) + 1)
+    names = {"index", NAME}
+    return [
+        {**{key: _plain(value) for key, value in row.items() if key not in names}, "id": number}
+        for row, number in zip(rows, numbers, strict=True)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """Run lengths as JSON has them."""
+    if isinstance(value, dict) and isinstance(value.get("counts"), bytes):
+        return {**value, "counts": value["counts"].decode("ascii")}
+    return value

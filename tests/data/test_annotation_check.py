@@ -1,0 +1,97 @@
+"""``crispmask data check``: all faults at once, and a file without them."""
+
+import json
+import shutil
+
+import own_data
+import pytest
+from own_data import annotations
+from test_own_data import UNDERSTOOD, WRONG, image, row
+
+from crispmask.cli import main
+from crispmask.data.annotation_check import check_annotation_file
+from crispmask.data.coco import read_coco
+from crispmask.evaluation import evaluate
+
+
+@pytest.fixture
+def folder(tmp_path):
+    own_data.write_images(tmp_path / "images")
+    return tmp_path
+
+
+def written(folder, *spoils):
+    data = annotations()
+    for spoil in spoils:
+        spoil(data)
+    file = folder / "annotations.json"
+    file.write_text(json.dumps(data))
+    return str(file)
+
+
+def test_summary(folder, capsys):
+    file = written(folder, row(iscrowd=1), lambda data: data["annotations"].pop())
+    assert main(["data", "check", file, "--images", str(folder / "images")]) == 0
+    printed = capsys.readouterr().out
+    for line in ("3, 0 without annotations", "4, and 1 crowd regions", "0 small, 4 medium, 0 large"):
+        assert line in printed
+    assert "99" in printed and "lid" in printed and "all there" in printed
+
+
+def test_all_faults_are_named_at_once(folder, capsys):
+    spoils = (
+        row(category_id=6),
+        lambda data: data["annotations"][3].update(segmentation=[[1, 1, 1e9, 5, 5, 5]]),
+        lambda data: data["annotations"][4]["segmentation"].append([1, 2]),
+        image(file_name="gone.jpg"),
+    )
+    file = written(folder, *spoils)
+    assert main(["data", "check", file, "--images", str(folder / "images")]) == 2
+    printed = capsys.readouterr()
+    for part in ("Annotation 1 (id 2) has category_id 6", "Annotation 3 (id 4) has a polygon", "gone.jpg"):
+        assert part in printed.out
+    assert "cannot be used as it is, for 3 faults" in printed.err
+
+
+@pytest.mark.parametrize("spoil", UNDERSTOOD)
+def test_what_is_understood_has_no_faults(folder, spoil):
+    shutil.copy(folder / "images/more/im 3.jpg", folder / "images/im 3.jpg")
+    found = check_annotation_file(written(folder, spoil), str(folder / "images"))
+    assert found.errors == [] and found.images.sentences("") == []
+    assert len(found.content["annotations"]) == 6
+
+
+@pytest.mark.parametrize(("spoil", "sentence"), [(s, t) for s, t in WRONG if "nothing to train" not in t])
+def test_fixed_file_can_be_used(folder, spoil, sentence, capsys):
+    file, fixed = written(folder, spoil), folder / "fixed.json"
+    code = main(["data", "check", file, "--images", str(folder / "images"), "--fix", str(fixed)])
+    if "no 'images'" in sentence or "same id" in sentence:
+        assert code == 2 and not fixed.exists()
+        return
+    assert code == 0
+    assert main(["data", "check", str(fixed), "--images", str(folder / "images")]) == 0
+    images = read_coco(str(fixed), str(folder / "images"))
+    assert 0 < sum(len(d["annotations"]) for d in images.dicts) <= 6
+    if "mask" not in sentence:
+        assert evaluate(fixed, [], iou_type="segm")["AP"] == 0
+
+
+def test_fixed_file_has_what_other_tools_need(folder):
+    keys = ("id", "bbox", "area", "iscrowd")
+    file = written(folder, lambda data: [a.pop(key) for a in data["annotations"] for key in keys])
+    fixed = folder / "fixed.json"
+    assert main(["data", "check", file, "--images", str(folder / "images"), "--fix", str(fixed)]) == 0
+    rows, right = json.loads(fixed.read_text())["annotations"], annotations()["annotations"]
+    assert [r["id"] for r in rows] == [1, 2, 3, 4, 5, 6]
+    assert [{k: r[k] for k in ("bbox", "area", "iscrowd", "segmentation")} for r in rows] == [
+        {k: r[k] for k in ("bbox", "area", "iscrowd", "segmentation")} for r in right
+    ]
+
+
+def test_file_that_is_none(tmp_path, capsys):
+    for content in ("", "[]", "{}", '{"images": 3}', '{"images": [], "categories": [], "annotations": [1]}'):
+        (tmp_path / "file.json").write_text(content)
+        assert main(["data", "check", str(tmp_path / "file.json")]) == 2
+        message = capsys.readouterr().err
+        assert "file.json" in message and "Traceback" not in message
+    assert main(["data", "check", str(tmp_path / "none.json")]) == 2
