@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crispmask.data.deep_images import Range
+from crispmask.data.image_files import locate_images
 from crispmask.data.images import ImageError, read_image
 from crispmask.errors import UserError
+from crispmask.evaluation.formats.findings import Findings
 
 
 class ImageFiles:
@@ -43,7 +45,8 @@ class ImageFiles:
         if folder is None:
             return
         names = {image["id"]: str(image.get("file_name") or image.get("coco_url") or "") for image in images}
-        self._paths = {image_id: _locate(Path(folder), name) for image_id, name in names.items()}
+        located = locate_images(folder, names.values(), Findings())
+        self._paths = {i: _inside(Path(folder), name, located[name]) for i, name in names.items()}
         if names and not any(map(os.path.isfile, self._paths.values())):
             example = next(iter(names.values()))
             raise UserError(
@@ -64,16 +67,15 @@ class ImageFiles:
         return image
 
 
-def _locate(folder: Path, name: str) -> Path:
-    """``folder/name``, or where that is not there the file of this name without its own folders.
+def _inside(folder: Path, name: str, located: str) -> Path:
+    """Where an image is, which is the folder: an image of this name in it goes before one outside of it.
 
     A link inside of the folder is the user's own and is followed, wherever it leads.
     """
-    path, bare = Path(os.path.abspath(folder / name)), folder / PurePosixPath(name).name
-    inside = path.is_relative_to(os.path.abspath(folder))
-    if inside and os.path.isfile(path):
+    path, bare = Path(os.path.abspath(located)), folder / PurePosixPath(name).name
+    if path.is_relative_to(os.path.abspath(folder)) or not os.path.isfile(path):
         return path
-    if not inside and os.path.isfile(path) and not os.path.isfile(bare):
+    if not os.path.isfile(bare):
         raise UserError(
             f"Image '{name}' of the ground truth is outside of '{folder}' and is not put into a page: give "
             "the folder that holds it to --images, or no --images."

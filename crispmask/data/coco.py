@@ -32,6 +32,7 @@ from crispmask.evaluation.progress import Progress
 from crispmask.evaluation.regions import checked_masks
 
 IGNORED = "annotations marked with ignore, left out of training"
+OUTSIDE = "objects outside of their image, left out of training"
 NO_SIDES = "boxes without sides, replaced by those of the masks"
 
 
@@ -157,9 +158,13 @@ def _read(
             raise ValueError(f"{row[NAME]} has category_id {category}, which no class of the data set has.")
         if row.get("ignore"):
             findings.add(IGNORED, row[NAME].lower())
+            continue
+        size = truth.size(row["image_id"])
+        made = to_object(row, size, to_contiguous, findings)
+        if _is_outside(made["bbox"], size):
+            findings.add(OUTSIDE, row[NAME].lower())
         else:
-            size = truth.size(row["image_id"])
-            by_image[row["image_id"]].append(to_object(row, size, to_contiguous, findings))
+            by_image[row["image_id"]].append(made)
     lists = {
         image["id"]: {key: image[key] for key in IMAGE_LISTS if key in image} for image in data["images"]
     }
@@ -209,6 +214,11 @@ def to_object(
         # In the file they count pixels, here they are points: the middles of these pixels
         made["keypoints"] = [v if i % 3 == 2 else v + 0.5 for i, v in enumerate(row["keypoints"])]
     return made
+
+
+def _is_outside(box: list[float], size: tuple[int, int]) -> bool:
+    x, y, width, height = box
+    return x >= size[1] or y >= size[0] or x + width < 0 or y + height < 0
 
 
 def _box(row: Row, size: tuple[int, int], findings: Findings) -> list[float]:

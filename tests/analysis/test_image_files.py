@@ -15,15 +15,15 @@ from tests.data.image_files import write_tiff
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """``images/a.png`` and ``images/sub/a.png``, and ``secret.png`` beside them."""
+    """``images/a.png``, ``images/b.png`` and ``images/sub/a.png``, and ``secret.png`` beside them."""
     (tmp_path / "images" / "sub").mkdir(parents=True)
-    for name in ("images/a.png", "images/sub/a.png", "secret.png"):
+    for name in ("images/a.png", "images/b.png", "images/sub/a.png", "secret.png"):
         Image.new("RGB", (5, 4), "red" if name == "secret.png" else "blue").save(tmp_path / name)
     return tmp_path / "images"
 
 
 def reader(folder: Path | str, name: str) -> ImageFiles:
-    images = [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": name}]
+    images = [{"id": 1, "file_name": "b.png"}, {"id": 2, "file_name": name}]
     return ImageFiles(images, str(folder), {1: (4, 5), 2: (4, 5)})
 
 

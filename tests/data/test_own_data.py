@@ -167,6 +167,14 @@ def test_ignored_objects_are_left_out_of_training(folder):
         assert "marked with ignore, left out of training: 1" in note
 
 
+def test_objects_outside_of_their_image_are_left_out_of_training(folder):
+    square = [WIDTH, 5, WIDTH + 20, 5, WIDTH + 20, 25, WIDTH, 25]
+    with registered(folder, row(segmentation=[square], bbox=[WIDTH, 5, 20, 20])) as name:
+        assert len(objects(name)) == 5
+        (note,) = check_contents(name, training=True, masks=True)
+        assert "objects outside of their image, left out of training: 1, annotation 1 (id 2)" in note
+
+
 def test_keypoints_are_points_as_detectron2_has_them(folder):
     points = [10, 20, 2, 0, 0, 0]
     with registered(folder, every(keypoints=points, num_keypoints=1)) as name:
