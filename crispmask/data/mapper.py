@@ -107,6 +107,8 @@ class ImageMapper(DatasetMapper):
 
     def in_format(self, picture: NDArray[np.uint8]) -> NDArray[Any]:
         """A picture (H, W, 3) uint8 RGB in ``INPUT.FORMAT``: (H, W, C), float for YUV-BT.601, else uint8."""
+        if self.image_format in ("RGB", "BGR"):  # as below, without two copies
+            return picture if self.image_format == "RGB" else picture[..., ::-1]
         return detection_utils.convert_PIL_to_numpy(Image.fromarray(picture), self.image_format)
 
     def model_input(self, picture: NDArray[np.uint8]) -> dict[str, Any]:

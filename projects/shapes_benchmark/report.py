@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from crispmask.data.images import read_image
 from crispmask.evaluation.boundary_iou import boundary_iou
 from crispmask.ops import mask_boundary
 
@@ -114,7 +115,7 @@ def _summary(comparisons: list[Comparison], shown: int) -> str:
 
 def _row(comparison: Comparison) -> str:
     window = _window(comparison)
-    image = np.asarray(Image.open(comparison.image).convert("RGB"))
+    image = read_image(comparison.image)
     panels = [("image", None), ("ground truth", comparison.truth)]
     panels += [
         (f"{m}, Boundary IoU {100 * s:.1f}", comparison.masks[m]) for m, s in comparison.scores.items()

@@ -126,6 +126,7 @@ def test_real_command_with_nothing_found_needs_no_detectron2(files: Path, tmp_pa
         (["boundary", "{gt}", "{a}", "{a}", "--output", "{out}"], "given twice"),
         (["boundary", "{gt}", "{a}", "{a}", "{a}", "--output", "{out}"], "too many"),
         (["boundary", "{gt}", "{a}", "--output", "{out}", "--worst=-1"], "--worst"),
+        (["boundary", "{gt}", "{a}", "--output", "{out}", "--value-range", "9", "1"], "--value-range"),
         (["boundary", "{gt}", "{a}", "--output", "{out}", "--score-threshold", "nan"], "--score-threshold"),
         (["boundary", "{gt}", "{a}", "--output", "{out}", "--images", "/nowhere"], "'/nowhere'"),
         (["boundary", "{gt}", "{a}", "--output", "{out}", "--images", "{out}"], "1.png"),

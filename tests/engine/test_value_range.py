@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from crispmask.checkpoint.release import convert_checkpoint, write_conversion
+from crispmask.engine.arguments import load_config
 from crispmask.engine.predictor import Predictor
 from crispmask.engine.value_range import (
     check_value_range,
@@ -72,6 +73,14 @@ def test_what_is_no_range_is_said(value: object) -> None:
         check_value_range(value)
     for good in (None, "auto", (0, 1), [-0.5, 1e4]):
         check_value_range(good)
+
+
+@pytest.mark.parametrize("written", ["auto", "[5, 6]", "null"])
+def test_the_command_line_changes_what_a_config_says(tmp_path: Path, written: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"INPUT:\n  VALUE_RANGE: {written}\n")
+    for given, value in {"auto": "auto", "(0, 4095)": (0, 4095), "None": None}.items():
+        assert value == load_config(str(path), ["INPUT.VALUE_RANGE", given]).INPUT.VALUE_RANGE
 
 
 def test_only_images_that_need_it_count(deep_images: list[str], tmp_path: Path) -> None:
