@@ -21,7 +21,6 @@ from detectron2.utils import comm
 import crispmask.data.builtin  # noqa: F401  registers the data sets, in every process
 import refinemask_d2  # noqa: F401  registers its heads, likewise
 import transfiner_d2  # noqa: F401
-from crispmask.config_files import remote_bases
 from crispmask.engine import (
     AtomicCheckpointer,
     Trainer,
@@ -36,6 +35,7 @@ from crispmask.engine import (
     setup_run,
 )
 from crispmask.interrupt import exit_on_interrupt
+from crispmask.remote_bases import remote_bases
 
 
 def setup(args: argparse.Namespace) -> tuple[CfgNode, list[str]]:

@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from crispmask.errors import UserError
+from crispmask.remote_bases import REMOTE_BASE_FLAG, remote_bases_allowed
 
 BASE_KEY = "_BASE_"
-REMOTE_BASE_FLAG = "--allow-remote-base"
 # Detectron2's largest config has 10 kB, 500 values and 4 bases; far beyond, a file is no config or a trap
 MAX_BYTES, MAX_VALUES, MAX_FILES = 2**20, 100_000, 100
-
-_remote_allowed: ContextVar[bool] = ContextVar("remote_bases", default=False)
-
-
-@contextmanager
-def remote_bases(allowed: bool) -> Iterator[None]:
-    """Whether configs that are read in the body may have a ``_BASE_`` that is an address (default: no)."""
-    token = _remote_allowed.set(allowed)
-    try:
-        yield
-    finally:
-        _remote_allowed.reset(token)
-
-
-def add_remote_base_flag(parser: argparse.ArgumentParser) -> None:
-    """Declare ``--allow-remote-base``, whose value is given to :func:`remote_bases`."""
-    parser.add_argument(
-        REMOTE_BASE_FLAG,
-        action="store_true",
-        help="fetch a _BASE_ of the config that is an address; it may set any key, but runs no code",
-    )
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:
@@ -49,7 +25,7 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
 
     Raises:
         UserError: a file is not there, is no YAML of plain values, or names itself as a base; or a base is
-            an address and :func:`remote_bases` does not allow it.
+            an address and :func:`~crispmask.remote_bases.remote_bases` does not allow it.
     """
     return _Files().read(str(path), ())
 
@@ -203,7 +179,7 @@ def _read(path: str) -> bytes:
 
 
 def _fetch(address: str, wanted: str) -> bytes:
-    if not _remote_allowed.get():
+    if not remote_bases_allowed():
         raise UserError(
             f"{wanted}, an address, as its base: download it and name the file, or allow it with "
             f"{REMOTE_BASE_FLAG}."

@@ -22,9 +22,9 @@ from inspect import getdoc
 from typing import Any, NoReturn
 
 from crispmask import __version__
-from crispmask.config_files import remote_bases
 from crispmask.errors import UserError, print_error
 from crispmask.interrupt import exit_on_interrupt
+from crispmask.remote_bases import remote_bases
 
 ANALYSES = {
     "boundary": ("crispmask.cli.analyze_boundary", "where outlines are wrong: HTML page and CSV"),

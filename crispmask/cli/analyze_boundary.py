@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crispmask.cli.arguments import add_dilation_ratio
-from crispmask.cli.output import check_output_folder, print_notes, print_rules, print_table, write_csv
+from crispmask.cli.output import (
+    check_output_folder,
+    print_notes,
+    print_rules,
+    print_table,
+    say,
+    write_csv,
+)
 from crispmask.errors import UserError
 
 if TYPE_CHECKING:
@@ -90,9 +97,9 @@ def run(args: argparse.Namespace) -> None:
         print_notes(["--images has no effect: --worst 0 shows no object."])
     print_rules(gt, args.ground_truth)
     _print(files)
-    print(f"{report} and objects.csv beside it")
+    say(f"{report} and objects.csv beside it")
     if images.unread:
-        print(f"{images.unread} images could not be read or had another size: their masks alone are drawn")
+        say(f"{images.unread} images could not be read or had another size: their masks alone are drawn")
 
 
 def _labels(paths: Sequence[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from crispmask.cli.arguments import weight_path
 from crispmask.cli.models import add_model_arguments, load_model_config, print_idle_keys
-from crispmask.cli.output import check_output_file, print_table, write_csv, write_json
+from crispmask.cli.output import check_output_file, print_table, say, write_csv, write_json
 from crispmask.errors import UserError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     track = Progress().track
     found = [measure(config, images, settings, track) for settings, config in grid]
     for name, value in report.items():
-        print(f"{name.replace('_', ' '):13} {value}")
+        say(f"{name.replace('_', ' '):13} {value}")
     rows = [_row(measurement) for measurement in found]
     print_table(COLUMNS, rows)
     if json_file:

@@ -20,7 +20,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from crispmask.cli.arguments import add_dilation_ratio
-from crispmask.cli.output import check_output_file, print_rules, print_table, write_csv, write_json
+from crispmask.cli.output import (
+    check_output_file,
+    print_rules,
+    print_table,
+    say,
+    write_csv,
+    write_json,
+)
 from crispmask.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,9 +76,9 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(str(error)) from error
     table = _rows(study)
     print_rules(gt, args.ground_truth)
-    print(f"ground truth  {args.ground_truth}")
-    print(f"predictions   {args.predictions}")
-    print(f"objects       {study.num_objects}")
+    say(f"ground truth  {args.ground_truth}")
+    say(f"predictions   {args.predictions}")
+    say(f"objects       {study.num_objects}")
     print_table(COLUMNS, table)
     if json_file:
         files = {"ground_truth": args.ground_truth, "predictions": args.predictions}

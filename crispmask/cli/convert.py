@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 
 from crispmask.cli.arguments import weight_path
 from crispmask.cli.output import print_notes, say
-from crispmask.config_files import add_remote_base_flag
 from crispmask.errors import UserError
+from crispmask.remote_bases import add_remote_base_flag
 
 if TYPE_CHECKING:
     from crispmask.checkpoint.release import Conversion

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from crispmask.cli.arguments import weight_path
 from crispmask.cli.models import add_model_arguments, known_classes, load_model_config, print_idle_keys
-from crispmask.cli.output import check_output_file, check_output_folder, write_json
+from crispmask.cli.output import check_output_file, check_output_folder, say, write_json
 from crispmask.errors import UserError, print_error
 from crispmask.text import printable
 
@@ -247,9 +247,7 @@ def _write_views(
     for kind, sheet in sheets.items():
         _save(sheet, _sheet_path(path, kind))
     if not sheets:
-        print(
-            f"{path.name}: no object reaches --score-threshold {args.score_threshold}, so no sheet of --show"
-        )
+        say(f"{path.name}: no object reaches --score-threshold {args.score_threshold}, so no sheet of --show")
 
 
 def _sheet_path(picture: Path, kind: str) -> Path:

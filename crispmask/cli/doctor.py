@@ -21,6 +21,7 @@ from pathlib import Path
 from textwrap import shorten
 
 import crispmask
+from crispmask.cli.output import say
 
 OK, MISSING, NOTE = "ok", "missing", "note"
 INSTALL_DETECTRON2 = (
@@ -68,9 +69,9 @@ def run(args: argparse.Namespace) -> None:
     missing = False
     for finding in examine():
         missing |= finding.status == MISSING
-        print(f"{finding.status:8}{finding.subject:28}{finding.found}", flush=True)
+        say(f"{finding.status:8}{finding.subject:28}{finding.found}")
         if finding.remedy:
-            print(f"{'':8}-> {finding.remedy}", flush=True)
+            say(f"{'':8}-> {finding.remedy}")
     if missing:
         raise SystemExit(1)
 

@@ -35,6 +35,7 @@ from crispmask.cli.output import (
     check_output_file,
     print_notes,
     print_table,
+    say,
     write_csv,
     write_json,
 )
@@ -199,16 +200,16 @@ def _default_ratio(protocol: str) -> float:
 
 
 def _print(report: dict[str, Any], *, per_class: bool) -> None:
-    print(f"ground truth  {report['ground_truth']}")
-    print(f"predictions   {report['predictions']}")
+    say(f"ground truth  {report['ground_truth']}")
+    say(f"predictions   {report['predictions']}")
     if "scores" in report:
-        print(f"scores        {report['scores']}")
+        say(f"scores        {report['scores']}")
     words = [report["protocol"], f"boundary {100 * report['dilation_ratio']:g}% of the diagonal"]
     words += [word.replace("_", "-") for word in ("official", "class_agnostic") if report.get(word)]
     words += [f"best {report['max_dets']} detections"] if "max_dets" in report else []
-    print(f"protocol      {', '.join(words)}")
+    say(f"protocol      {', '.join(words)}")
     if counts := report.get("gt_boxes"):
-        print(f"gt boxes      {counts['paired_objects']} of {counts['objects']} objects have a prediction")
+        say(f"gt boxes      {counts['paired_objects']} of {counts['objects']} objects have a prediction")
     rules: dict[str, dict[str, float]] = {}
     for kind, figures in report["results"].items():
         for name, value in figures.items():

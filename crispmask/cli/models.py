@@ -7,7 +7,7 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from crispmask.config_files import add_remote_base_flag
+from crispmask.remote_bases import add_remote_base_flag
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode

@@ -127,7 +127,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
 
 def say(text: str) -> None:
     """Print a line; names in it cannot act on the terminal."""
-    print(printable(text))
+    print(printable(text), flush=True)
 
 
 def print_notes(notes: Iterable[str]) -> None:

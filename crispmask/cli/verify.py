@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from crispmask.cli.arguments import weight_path
 from crispmask.cli.output import check_output_file, print_notes, print_table, write_json
-from crispmask.config_files import add_remote_base_flag
 from crispmask.errors import UserError
+from crispmask.remote_bases import add_remote_base_flag
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode

@@ -12,8 +12,8 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 
 from crispmask.config import find_config, get_config
-from crispmask.config_files import add_remote_base_flag
 from crispmask.errors import UserError
+from crispmask.remote_bases import add_remote_base_flag
 
 EPILOG = """
 examples:

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -56,6 +57,8 @@ MODELS = {
 
 
 def main() -> int:
+    from crispmask.interrupt import exit_on_interrupt
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--output", type=Path, default=ROOT / "output" / "demo", help="folder for all results"
@@ -68,12 +71,13 @@ def main() -> int:
     args.output = args.output.resolve()
     os.chdir(ROOT)
     try:
-        for name, start in chosen(STARTS, args.query).items():
-            if not is_finished(name, start, args):
-                weights = checkpoint(args.output, start.start) if start.start else None
-                train(name, start, weights, args, "DATASETS.TEST", "()")
-            drop_mask_head(args.output, name)
-        rows = {name: run_model(name, model, args) for name, model in chosen(MODELS, args.query).items()}
+        with exit_on_interrupt("run.py", lambda: describe_kept(args.output)):
+            for name, start in chosen(STARTS, args.query).items():
+                if not is_finished(name, start, args):
+                    weights = checkpoint(args.output, start.start) if start.start else None
+                    train(name, start, weights, args, "DATASETS.TEST", "()")
+                drop_mask_head(args.output, name)
+            rows = {name: run_model(name, model, args) for name, model in chosen(MODELS, args.query).items()}
     except subprocess.CalledProcessError as error:
         print(
             f"The demo stopped because this command failed: {' '.join(map(str, error.cmd))}", file=sys.stderr
@@ -84,6 +88,13 @@ def main() -> int:
     print("\n" + table)
     print(f"\nPictures: {make_report(args, table, list(rows))}")
     return 0
+
+
+def describe_kept(folder: Path) -> str:
+    """What is kept of an interrupted demo, and the command that goes on."""
+    words = [word for word in sys.argv[1:] if word != "--reuse"]
+    command = shlex.join(["python", sys.argv[0], "--reuse", *words])
+    return f"Trainings that were finished are in {folder}. Go on with: {command}"
 
 
 def chosen(trainings: dict[str, Training], query: bool) -> dict[str, Training]:

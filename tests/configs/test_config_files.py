@@ -14,8 +14,9 @@ from detectron2.model_zoo import get_config_file
 
 from crispmask import get_config
 from crispmask.cli import main
-from crispmask.config_files import read_config_file, remote_bases
+from crispmask.config_files import read_config_file
 from crispmask.engine import UserError, argument_parser, load_config
+from crispmask.remote_bases import remote_bases
 
 RUNS_CODE = "SOLVER:\n  MAX_ITER: !!python/object/apply:os.system ['touch {}']\n"
 
