@@ -57,7 +57,7 @@ class WeightCheckpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, **kwargs)
         self.strict = strict
         self.report = WeightReport(total=0)
-        self._given = ""
+        self._given, self._resumes = "", False
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load a checkpoint, see :func:`load_weights`.
@@ -75,15 +75,20 @@ class WeightCheckpointer(DetectionCheckpointer):
         if ("matching_heuristics", "True") in parse_qsl(urlparse(address).query):
             local = f"{local}?matching_heuristics=True"
         strict, self.strict = self.strict, self.strict or checkpointables is None
-        self._given = path
+        self._given, self._resumes = path, checkpointables is None
         try:
             return super().load(local, checkpointables)
         finally:
             self.strict = strict
 
     def _load_file(self, filename: str) -> dict[str, Any]:
+        notes: list[str] = []
         with naming_download(self._given):
-            content = read_weight_file(filename)
+            content = read_weight_file(filename, tell=notes.append)
+        for note in notes:
+            logger.info("'%s': %s", self._given, note)
+            if self._resumes and any(f"its part '{key}'" in note for key in self.checkpointables):
+                raise UserError(f"Weight file '{self._given}' cannot be resumed from: {note}")
         if ("matching_heuristics", "True") in parse_qsl(self._parsed_url_during_load.query):
             content["matching_heuristics"] = True
         return content

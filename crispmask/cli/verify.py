@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> None:
         notes.append("MODEL.WEIGHTS has no effect: WEIGHTS is given.")
     print_notes(notes)
     setup_logger()  # how far the evaluation is
+    setup_logger(name="crispmask")  # and what of the weights is left out
     model = load_trained_model(cfg)
     measured = {dataset: _evaluate(config("DATASETS.TEST", f"('{dataset}',)"), model) for dataset in datasets}
     figures = compare(rows, measured, reasons)

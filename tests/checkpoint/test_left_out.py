@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from crispmask.checkpoint import load_weights, read_weight_file
+from crispmask.checkpoint.load import WeightCheckpointer
 from crispmask.errors import UserError
 from tests.checkpoint.openmmlab import foreign_class, mmengine_checkpoint, with_ema_copies
 from tests.checkpoint.tiny_detector import tiny_detector
@@ -42,6 +43,20 @@ def test_classes_beside_the_weights_of_a_pickle(tmp_path: Path) -> None:
         path = dump(tmp_path / "x.pkl", {"model": arrays, "__author__": "x", "cfg": config})
     content, notes = read(path)
     assert set(content) == {"model", "__author__"} and "detectron.utils.Config" in notes[0]
+
+
+def test_a_run_is_not_taken_up_without_its_state(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with foreign_class("mypackage.schedules", "Warmup") as Warmup:
+        path = torch_save(
+            tmp_path / "x.pth", {"model": model.state_dict(), "optimizer": {"warmup": Warmup()}}
+        )
+    assert load_weights(model, path).fits
+    with pytest.raises(
+        UserError, match=r"cannot be resumed from: its part 'optimizer', .* mypackage\.schedules"
+    ):
+        WeightCheckpointer(model, optimizer=optimizer).load(str(path))
 
 
 @pytest.mark.parametrize("where", ["value", "whole", "names"])
