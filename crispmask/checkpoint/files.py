@@ -28,7 +28,7 @@ from crispmask.checkpoint.pickles import (
     load_arrays,
     load_tensors,
 )
-from crispmask.checkpoint.unpickler import StandIn
+from crispmask.checkpoint.unpickler import StandIn, shown
 from crispmask.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def read_weight_file(
                 f"its package."
             ) from error
         except Exception as error:  # torch, pickle and safetensors raise nearly every kind on wrong bytes
-            reason = shorten(str(error), 160, placeholder=" ...") or type(error).__name__
+            reason = shown(shorten(str(error), 160, placeholder=" ..."), 160) or type(error).__name__
             raise UnreadableWeightsError(
                 f"Weight file '{path}' cannot be read: it is cut short, or no checkpoint ({reason}): "
                 f"get the file again."
@@ -200,7 +200,7 @@ def _finish(content: dict[str, Any]) -> list[str]:
         content[key], reason = finisher.beside(content[key])
         if reason:
             del content[key]
-            notes.append(f"its part '{str(key)[:60]}', which is no weights, is left out: {reason}.")
+            notes.append(f"its part '{shown(key)}', which is no weights, is left out: {reason}.")
     return notes
 
 

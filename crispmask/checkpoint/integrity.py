@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,9 +13,11 @@ from torch import Tensor
 
 from crispmask.checkpoint.report import group_names, is_optional, with_count
 from crispmask.checkpoint.tensors import DTYPES, Unusable
+from crispmask.checkpoint.unpickler import shown
 from crispmask.errors import UserError
 
 _ZIP_START = b"PK\x03\x04"
+_TAR_MAGIC, _TAR_MAGIC_AT = b"ustar", 257
 _BLOCK = 1 << 20
 _LONGEST_NAME = 500
 
@@ -55,7 +56,7 @@ def _check_parts(path: Path, records: Sequence[zipfile.ZipInfo], size: int) -> N
             f"state_dict() with torch.save and give that file."
         )
     for record in records:
-        name = _printable(record.filename)
+        name = shown(record.filename)
         if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
             raise UserError(
                 f"Weight file '{path}' is an archive whose part '{name}' is compressed or encrypted, as "
@@ -78,15 +79,15 @@ def _check_record(path: Path, archive: zipfile.ZipFile, record: zipfile.ZipInfo)
                 pass
     except zipfile.BadZipFile as error:
         raise UnreadableWeightsError(
-            f"Weight file '{path}' is damaged: its part '{_printable(record.filename)}' is not what was "
+            f"Weight file '{path}' is damaged: its part '{shown(record.filename)}' is not what was "
             f"written: get the file again."
         ) from error
 
 
 def refuse_tar(path: Path, file: BinaryIO) -> None:
-    """Stop on the format of the first torch: before 2.6, torch runs code from it even for weights alone.
+    """Stop on the format of the first torch, which only torch itself reads.
 
-    That is CVE-2025-32434.
+    Before 2.6 it runs code from it even for weights alone (CVE-2025-32434).
 
     Args:
         path: for messages.
@@ -95,13 +96,14 @@ def refuse_tar(path: Path, file: BinaryIO) -> None:
     Raises:
         UserError: it is a tar.
     """
-    if tarfile.is_tarfile(file):
+    start = file.read(_TAR_MAGIC_AT + len(_TAR_MAGIC))
+    file.seek(0)
+    if start[_TAR_MAGIC_AT:] == _TAR_MAGIC:
         raise UserError(
             f"Weight file '{path}' is refused: it is a tar, as the first torch wrote, and opening it may run "
             f"code of its author. Save it anew with a later torch, or, if you trust where it comes from, "
             f"give crispmask convert --trust-pickle."
         )
-    file.seek(0)
 
 
 def check_values(path: Path, model: Mapping[Any, Any]) -> None:
@@ -146,10 +148,6 @@ def check_floats(path: str | Path, names: Sequence[str]) -> None:
 def _listed(names: Sequence[str]) -> str:
     groups = [with_count(*group) for group in group_names(names)]
     return f" {groups[0]}" if len(groups) == 1 else "".join(f"\n  {group}" for group in groups)
-
-
-def _printable(name: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in name[:60])
 
 
 def _unusable_kind(value: Tensor | np.ndarray | Unusable) -> str:

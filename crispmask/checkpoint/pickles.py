@@ -18,6 +18,7 @@ from crispmask.checkpoint.unpickler import (
     Unknown,
     Unpickler,
     as_key,
+    shown,
 )
 
 # The number that torch.save began its files with before they were zips
@@ -88,7 +89,7 @@ class Finisher:
         self.faults.clear()
         finished = self._finish(value)
         if self.unknown:
-            return finished, f"it needs {next(iter(self.unknown))[:100]}, and nothing of that is run"
+            return finished, f"it needs {next(iter(self.unknown))}, and nothing of that is run"
         return finished, self.faults[0] if self.faults else ""
 
     def _finish(self, value: Any) -> Any:
@@ -216,7 +217,7 @@ def _find(names: Mapping[tuple[str, str], Any], module: str, name: str) -> Any:
     """
     if (module, name) in names:
         return names[module, name]
-    full = f"{module}.{name}"
+    full = shown(f"{module}.{name}", 100)
     if module.split(".")[0] in _DANGEROUS or (module in _BUILTINS and name in _DANGEROUS_BUILTINS):
         raise UnsafePickleError(full)
     return Unknown(full)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from crispmask.checkpoint.arrays import count
-from crispmask.checkpoint.unpickler import Allowance, BoundedFile, Known, StandIn
+from crispmask.checkpoint.unpickler import Allowance, BoundedFile, Known, StandIn, shown
 
 # A tensor may repeat the numbers of its storage, as an expanded one does; it and all of them up to so many
 # bytes, for whoever works with them makes copies
@@ -80,11 +80,10 @@ class Storage(StandIn):
         content = self.read(self.key)
         first, size = self.start * self.dtype.itemsize, self.length * self.dtype.itemsize
         if first + size > len(content):
-            raise pickle.UnpicklingError(f"its storage '{self.key[:40]}' has fewer bytes than its tensors")
-        size -= size % dtype.itemsize
-        # Behind a start at an odd place nothing can be read in place
-        part = content[first : first + size]
-        return (part if first % dtype.itemsize == 0 else part.clone()).view(dtype)
+            raise pickle.UnpicklingError(f"its storage '{shown(self.key)}' has fewer bytes than its tensors")
+        if first % dtype.itemsize:
+            raise pickle.UnpicklingError("it has a tensor at an odd place of its storage")
+        return content[first : first + size - size % dtype.itemsize].view(dtype)
 
 
 class View(StandIn):
@@ -207,7 +206,7 @@ class Archive:
         if key not in self.read_once:
             name = f"{self.root}data/{key}"
             if name not in self.records:
-                raise pickle.UnpicklingError(f"its part '{name[:60]}' is missing")
+                raise pickle.UnpicklingError(f"its part '{shown(name)}' is missing")
             self.read_once[key] = _as_bytes(self.bytes_of(self.records[name]))
         return self.read_once[key]
 
@@ -233,7 +232,7 @@ class OldStorages:
             (length,) = struct.unpack("<q", self.file.read(8))
             start, length = self.file.tell(), length * item_sizes[key]
             if not 0 <= length <= end - start:
-                raise pickle.UnpicklingError(f"its storage '{key[:40]}' is cut short")
+                raise pickle.UnpicklingError(f"its storage '{shown(key)}' is cut short")
             self.places[key] = start, length
             self.file.seek(length, 1)
 

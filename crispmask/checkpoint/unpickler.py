@@ -14,6 +14,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
+from crispmask.text import printable
+
 MAX_OPCODES = 10_000_000
 _BLOCK = 1 << 16
 _OPCODES = {opcode.code.encode("latin1"): opcode for opcode in pickletools.opcodes}
@@ -34,6 +36,11 @@ _NEW: dict[str, Callable[[], Any]] = {
 }
 # Greater ones may have the hash of another
 _LARGEST_KEY = 1 << 60
+
+
+def shown(text: object, length: int = 60) -> str:
+    """The start of a text of a file, for a message."""
+    return printable(str(text)[:length].encode(errors="backslashreplace").decode())
 
 
 class StandIn:

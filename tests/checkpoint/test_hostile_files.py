@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import random
 import resource
 import time
+import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +18,7 @@ import torch
 from crispmask.checkpoint import read_weight_file
 from crispmask.errors import UserError
 from tests.checkpoint import hostile_files
+from tests.checkpoint.test_weight_files import WRITERS
 from tests.checkpoint.written_weights import torch_save
 
 MEMORY, SECONDS = 500 << 20, 2
@@ -42,6 +47,49 @@ def test_small_files_take_little(name: str, tmp_path: Path) -> None:
     said = str(error.value)
     assert str(path) in said and "\n" not in said and len(said) < 400 + len(str(path))
     assert "MemoryError" not in said and "allocat" not in said
+
+
+def test_any_damage_ends_in_a_sentence(tmp_path: Path) -> None:
+    """Bytes of every kind of file are changed, taken out and doubled, in zips behind their checksums too."""
+    draw = random.Random(0)
+    wholes = {
+        f"{kind}{(path := write(tmp_path)).suffix}": path.read_bytes() for kind, write in WRITERS.items()
+    }
+    outcomes = Counter()
+    for _ in range(600):
+        name, whole = draw.choice(list(wholes.items()))
+        if whole.startswith(b"PK") and draw.random() < 0.5:
+            whole = damaged_part(whole, draw)
+        else:
+            whole = damaged(whole, draw)
+        (tmp_path / name).write_bytes(whole)
+        try:
+            read_weight_file(tmp_path / name)
+            outcomes["read"] += 1
+        except UserError:
+            outcomes["refused"] += 1
+    assert outcomes["read"] > 20 and outcomes["refused"] > 200
+
+
+def damaged(whole: bytes, draw: random.Random) -> bytes:
+    for _ in range(draw.choice([1, 1, 4])):
+        place, length = draw.randrange(len(whole)), draw.randrange(1, 9)
+        odd = draw.choice(
+            [b"", whole[place : place + length] * 2, bytes([draw.randrange(256)]), b"\xff" * length]
+        )
+        whole = whole[:place] + odd + whole[place + draw.choice([1, length]) :] or b"x"
+    return whole
+
+
+def damaged_part(whole: bytes, draw: random.Random) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        parts = {record.filename: archive.read(record) for record in archive.infolist()}
+    name = draw.choice([name for name in parts if parts[name]])
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for part, content in parts.items():
+            archive.writestr(part, damaged(content, draw) if part == name else content)
+    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("old", [False, True])

@@ -45,6 +45,15 @@ def test_classes_beside_the_weights_of_a_pickle(tmp_path: Path) -> None:
     assert set(content) == {"model", "__author__"} and "detectron.utils.Config" in notes[0]
 
 
+def test_names_cannot_act_on_the_terminal(tmp_path: Path) -> None:
+    odd = "\x1b[31m" + "x" * 1000
+    arrays = {"a": WEIGHTS["a.weight"].numpy()}
+    with foreign_class("mypackage", odd) as Odd:
+        path = dump(tmp_path / "x.pkl", {"model": arrays, "__author__": "x", f"\ud800{odd}\n": Odd()})
+    (note,) = read(path)[1]
+    assert note.isprintable() and len(note) < 300 and "mypackage.\\x1b[31m" in note
+
+
 def test_a_run_is_not_taken_up_without_its_state(tmp_path: Path) -> None:
     model = torch.nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
