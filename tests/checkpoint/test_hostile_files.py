@@ -49,6 +49,24 @@ def test_small_files_take_little(name: str, tmp_path: Path) -> None:
     assert "MemoryError" not in said and "allocat" not in said
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("compressed.pth", "whose part 'x/data.pkl' is compressed or encrypted, as torch.save never"),
+        ("overlapping.pth", "its parts lie in one another"),
+        ("stride 0 tensor.pth", "it has a tensor of 1073741824 numbers and 4 for it"),
+        ("expanded many times tensor.pth", "its values take far more memory than it has bytes"),
+        ("out of its storage tensor.pth", "it has a tensor that reaches out of its storage"),
+        ("storage of 2**40 tensor, old.pth", "its storage '0' is cut short"),
+        ("key of nested tuples in a zip.pth", "a key of type tuple is no name of a tensor"),
+        ("copies of one array.pkl", "its values take far more memory than it has bytes"),
+    ],
+)
+def test_the_reason_is_said(name: str, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=sentence):
+        read_weight_file(hostile_files.write(tmp_path, name))
+
+
 def test_any_damage_ends_in_a_sentence(tmp_path: Path) -> None:
     """Bytes of every kind of file are changed, taken out and doubled, in zips behind their checksums too."""
     draw = random.Random(0)
