@@ -88,9 +88,9 @@ def count(shape: Any) -> int:
         pickle.UnpicklingError: it is no shape.
     """
     if not isinstance(shape, tuple | list) or len(shape) > MAX_DIMENSIONS:
-        raise pickle.UnpicklingError("it has an array whose shape is none")
+        raise pickle.UnpicklingError("it has an array or a tensor of a shape that none has")
     if not all(type(length) is int and 0 <= length < _LARGEST for length in shape):
-        raise pickle.UnpicklingError("it has an array whose shape is none")
+        raise pickle.UnpicklingError("it has an array or a tensor of a shape or place that none has")
     return math.prod(shape)
 
 

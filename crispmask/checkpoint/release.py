@@ -36,6 +36,7 @@ from crispmask.checkpoint.report import (
 from crispmask.checkpoint.transformers import CONFIG as TRANSFORMERS_CONFIG
 from crispmask.checkpoint.transformers import SOURCE as TRANSFORMERS
 from crispmask.checkpoint.transformers import convert_transformers, stated_settings
+from crispmask.checkpoint.unpickler import shown
 from crispmask.config import get_config
 from crispmask.errors import UserError
 
@@ -197,7 +198,7 @@ def model_shapes(config: str, opts: Sequence[str] = ()) -> dict[str, Shape]:
 
 def _beside_the_weights(content: Mapping[str, Any]) -> list[str]:
     """A sentence on what the file holds beside the weights and the result does not."""
-    names = [str(name)[:40] for name in content if name not in _CARRIED]
+    names = [shown(name, 40) for name in content if name not in _CARRIED]
     more = f" and {len(names) - MAX_GROUPS} more" if len(names) > MAX_GROUPS else ""
     found = f"{', '.join(names[:MAX_GROUPS])}{more}"
     return [f"what stands beside the weights is left out: {found}."] if names else []
