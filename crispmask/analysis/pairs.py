@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from crispmask.evaluation.boundary_iou import boundary_width
+from crispmask.evaluation.boundary_iou import MAX_CROP, boundary_width
 from crispmask.evaluation.inputs import GroundTruth, Row
+from crispmask.evaluation.intervals import boundary_intervals, intersection, mask_intervals
 from crispmask.evaluation.overlaps import group_rows
 from crispmask.evaluation.progress import Progress, tracked
 from crispmask.evaluation.regions import with_boxes, with_masks
@@ -122,8 +123,13 @@ def measure_pairs(
     for image_id, group in tracked(by_image.items(), "Outlines of the images", progress):
         size = gt.size(image_id)
         width = boundary_width(*size, dilation_ratio)
-        for pair, crops in zip(group, crop_pairs(group, size[0]), strict=True):
-            truth, found = crops
+        large = _large_pairs(group, size[0], width)
+        all_crops = crop_pairs([pair for k, pair in enumerate(group) if k not in large], size[0])
+        for k, pair in enumerate(group):
+            if k in large:
+                yield large[k]
+                continue
+            truth, found = crops = next(all_crops)
             boundaries = [erosion_residue(crop, width, crop.copy()) for crop in crops]
             wrong = np.count_nonzero(truth > found), np.count_nonzero(found > truth)
             yield Pair(*pair, _iou(*crops), _iou(*boundaries), *wrong)
@@ -139,6 +145,24 @@ def crop_pairs(pairs: Sequence[tuple[Row, Row]], height: int) -> Iterator[list[N
         both = both[both[:, 2] > 0] if both.any() else both
         around = np.concatenate([both[:, :2].min(axis=0), both[:, 2:].max(axis=0)])
         yield [runs.crop(index, around, height) for index in (first, first + 1)]
+
+
+def _large_pairs(pairs: Sequence[tuple[Row, Row]], height: int, width: int) -> dict[int, Pair]:
+    """Pairs, by their index, of an image ``height`` rows high, whose crops would fill the memory."""
+    runs = parse_runs([row["segmentation"]["counts"] for pair in pairs for row in pair])
+    boxes = runs.boxes(height).reshape(-1, 2, 4)
+    sides = boxes[..., 2:].max(axis=1) - boxes[..., :2].min(axis=1)
+    measured = {}
+    for k in np.flatnonzero(sides.prod(axis=1) > MAX_CROP).tolist():
+        indices = 2 * k, 2 * k + 1
+        truth, found = (mask_intervals(runs, index, height) for index in indices)
+        shared = intersection(truth, found).count()
+        wrong = truth.count() - shared, found.count() - shared
+        boundaries = [boundary_intervals(runs, index, height, width) for index in indices]
+        both = intersection(*boundaries).count()
+        boundary_iou = both / (sum(boundary.count() for boundary in boundaries) - both)
+        measured[k] = Pair(*pairs[k], shared / (shared + sum(wrong)), boundary_iou, *wrong)
+    return measured
 
 
 def _iou(mask: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:

@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-outline",
         type=float,
         metavar="PIXELS",
-        help="outline that the polygons of a file may have together, which bounds the time (default: 2e9)",
+        help="outline that the polygons of a file may have together, which bounds the time (default: 1e9)",
     )
     parser.add_argument("--gt-boxes", action="store_true", help="quality of the masks alone, see above")
     parser.add_argument("--per-class", action="store_true", help="print the AP of every class, too")

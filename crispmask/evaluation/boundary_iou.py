@@ -18,8 +18,9 @@ from crispmask.evaluation.rle import Runs
 from crispmask.ops import mask_boundary
 from crispmask.ops.boundary import erosion_residue
 
-# Pixels of a crop; boundaries of larger masks are made of their run lengths, which gives the same
-MAX_CROP = 2**25
+# Pixels of a crop, and of all crops of an image; boundaries of masks with more than their share are made of
+# their run lengths, which gives the same
+MAX_CROP, MAX_CROPS = 2**25, 2**28
 
 
 def boundary_width(height: int, width: int, dilation_ratio: float) -> int:
@@ -87,7 +88,8 @@ def min_ious(
     is_thin = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) <= 2 * width
     result = mask_ious.copy()
     open_pairs = np.flatnonzero(~is_thin[pairs].all(axis=1))
-    is_large = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) > MAX_CROP
+    share = min(MAX_CROP, MAX_CROPS // max(1, len(boxes)))
+    is_large = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) > share
     is_without_crops = is_large[pairs[open_pairs]].any(axis=1)
     of_runs = open_pairs[is_without_crops]
     result[of_runs] = _min_ious_of_runs(runs, size, pairs[of_runs], result[of_runs], width, is_boundary)

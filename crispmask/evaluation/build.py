@@ -50,7 +50,7 @@ def evaluate(
             ``lvis``, see :mod:`crispmask.evaluation.official`.
         class_agnostic: take all categories for one, as pycocotools with ``useCats`` 0. Predictions need no
             ``category_id`` then, and ``predicted_iou`` is their score if they have none.
-        max_outline: pixels of outline that the polygons of a file may have together; None: 2e9.
+        max_outline: pixels of outline that the polygons of a file may have together; None: 1e9.
         scores: for ``bdd100k`` with a folder of bitmasks as predictions: path of the JSON of their scores, or
             what it holds.
 

@@ -9,11 +9,12 @@ import gc
 import json
 import math
 import os
+import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -23,6 +24,10 @@ from crispmask.evaluation.progress import Progress, Report
 _MAX_PIXELS = 2**32 - 1
 # Dicts between two reports of a reader
 _REPORT_EVERY = 4096
+# Bytes that are read from a pipe, which may have no end
+_MAX_PIPE = 1 << 29
+# No encoding of JSON begins so
+_NO_TEXT = bytes(4)
 # How files of gzip, zip, bzip2, xz and zstd begin
 _COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
@@ -226,7 +231,8 @@ def _read_file(path: Path, what: str) -> bytes:
         # Pipes are no files, but can be read
         if not path.exists():
             raise ValueError(f"No {what} file '{path}': correct its path.")
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = _read_bounded(file, f"The {what} file '{path}'")
     except OSError as error:
         raise ValueError(f"The {what} file '{path}' cannot be read: {error.strerror}.") from None
     if not content:
@@ -236,6 +242,41 @@ def _read_file(path: Path, what: str) -> bytes:
             f"The {what} file '{path}' is compressed: give the JSON file that was packed into it."
         )
     return content
+
+
+def _read_bounded(file: BinaryIO, name: str) -> bytes:
+    """The content of a file that ends, and that memory can hold."""
+    state = os.fstat(file.fileno())
+    if stat.S_ISCHR(state.st_mode) or stat.S_ISBLK(state.st_mode):
+        raise ValueError(f"{name} is a device: give a file.")
+    if stat.S_ISREG(state.st_mode):
+        if state.st_size > _memory() / 2:
+            raise ValueError(
+                f"{name} has {state.st_size / 1e9:.1f} GB, which with what is read from it takes more memory "
+                "than this machine has: evaluate a part of the images."
+            )
+        head = file.read(len(_NO_TEXT))
+        if head == _NO_TEXT:
+            raise ValueError(f"{name} begins with bytes of 0, which JSON does not: write it again.")
+        return head + file.read()
+    parts, size = [], 0
+    while part := file.read(1 << 20):
+        parts.append(part)
+        size += len(part)
+        if size > _MAX_PIPE:
+            raise ValueError(
+                f"{name} is a pipe that has not ended after {_MAX_PIPE / 1e9:.1f} GB: write what comes out "
+                "of it into a file, and give that."
+            )
+    return b"".join(parts)
+
+
+def _memory() -> float:
+    """Bytes of this machine's memory; infinite where the system does not say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):
+        return math.inf
 
 
 def _counting(report: Report) -> Callable[[dict[str, Any]], dict[str, Any]]:

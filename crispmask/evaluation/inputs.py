@@ -32,7 +32,7 @@ COCO_MAX_DETS = 100
 # Category id of everything where classes play no role
 ANY = 1
 # Pixels of outline of the polygons of a file: several times those of COCO's and LVIS's training sets
-MAX_OUTLINE = 2e9
+FILE_OUTLINE = 1e9
 Select = tuple[list[Row], list[Row]]
 
 
@@ -66,7 +66,7 @@ class GroundTruth:
     notes: tuple[str, ...] = field(default=(), kw_only=True)
     is_official: bool = field(default=False, kw_only=True)
     category_ranks: Mapping[Any, int] | None = field(default=None, kw_only=True)
-    max_outline: float = field(default=MAX_OUTLINE, kw_only=True)
+    max_outline: float = field(default=FILE_OUTLINE, kw_only=True)
 
     @property
     def limited_by(self) -> tuple[str, ...]:

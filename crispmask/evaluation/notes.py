@@ -131,8 +131,8 @@ def border_notes(gt: GroundTruth, judged: tuple[list[Row], list[Row]], tasks: Se
 def needless_note(number: int, what: str) -> str:
     """That masks have runs of no pixel; ``what``: whose."""
     return (
-        f"{number} {what.lower()} masks have runs of 0 pixels in their middle, which pycocotools' IoU takes "
-        f"for the end of the mask; here they are read to the end; {HOW}."
+        f"{number} masks of {what.lower()}s have runs of 0 pixels in their middle, which pycocotools' IoU "
+        f"takes for the end of the mask; here they are read to the end; {HOW}."
     )
 
 

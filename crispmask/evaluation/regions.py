@@ -16,7 +16,7 @@ from crispmask.evaluation.inputs import NAME, GroundTruth, Row
 from crispmask.evaluation.notes import needless_note, note
 from crispmask.evaluation.official import AREA
 from crispmask.evaluation.progress import Progress, tracked
-from crispmask.evaluation.rle import RLEError, read_masks, to_rle
+from crispmask.evaluation.rle import RLEError, polygon_outline, read_masks, to_rle
 
 
 def with_masks(
@@ -33,6 +33,7 @@ def with_masks(
     keeps_area = what == "Annotation"
     if keeps_area:
         rows = [row for row in rows if "segmentation" in row]
+    _check_outlines(rows, gt, what)
     result = []
     for index, row in enumerate(tracked(rows, f"{what} masks", progress)):
         size = gt.sizes[row["image_id"]]
@@ -42,7 +43,7 @@ def with_masks(
                 "width: add both to the entry of the image in the ground truth."
             )
         try:
-            result.append({**row, "segmentation": to_rle(row.get("segmentation"), *size)})
+            result.append({**row, "segmentation": to_rle(row.get("segmentation"), *size, is_checked=True)})
         except ValueError as error:
             raise ValueError(f"{_place(row, index, what)} {error}.") from None
     # Polygons were rasterised just now: nothing in them is left to check.
@@ -53,10 +54,8 @@ def with_masks(
         )
     except RLEError as error:
         index = open_rows[error.index]
-        place = _place(rows[index], index, what)
-        raise ValueError(
-            f"The mask of {place[0].lower()}{place[1:]} {error}: encode it again, at the size of its image."
-        ) from None
+        place = _lower(_place(rows[index], index, what))
+        raise ValueError(f"The mask of {place} {error}: encode it again, at the size of its image.") from None
     if masks.needless and not gt.is_official:
         note(needless_note(masks.needless, what))
     for index, counts, area in zip(open_rows, masks.counts, masks.areas.tolist(), strict=True):
@@ -117,6 +116,28 @@ def with_boxes(
     return result
 
 
+def _check_outlines(rows: Sequence[Row], gt: GroundTruth, what: str) -> None:
+    """Refuse polygons that cannot be drawn, or would take hours together, before any of them is drawn."""
+    total = 0.0
+    for index, row in enumerate(rows):
+        if not _has_polygons(row):
+            continue
+        try:
+            total += polygon_outline(row["segmentation"])
+        except ValueError as error:
+            raise ValueError(f"{_place(row, index, what)} {error}.") from None
+        if total > gt.max_outline:
+            raise ValueError(
+                f"The polygons up to {_lower(_place(row, index, what))} have an outline of {total:.3g} "
+                f"pixels together, and {gt.max_outline:.3g} are drawn at most: correct corners that lie far "
+                "outside of their image, or raise the limit (max_outline, --max-outline)."
+            )
+
+
+def _lower(place: str) -> str:
+    return place[:1].lower() + place[1:]
+
+
 def _place(row: Row, index: int, what: str) -> str:
     """Which row this is: its place in the file, if it is from one."""
     return row.get(NAME) or f"{what} {row.get('index', index)} (image {short(row['image_id'])})"
@@ -132,4 +153,4 @@ def _is_given(value: Any) -> bool:
 
 
 def _has_polygons(row: Row) -> bool:
-    return isinstance(row["segmentation"], list)
+    return isinstance(row.get("segmentation"), list)

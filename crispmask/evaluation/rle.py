@@ -134,7 +134,8 @@ def parse_runs(strings: Sequence[str | bytes]) -> Runs:
 class CheckedMasks(NamedTuple):
     """Compressed strings that pycocotools reads rightly, and (N,) int64 foreground pixels.
 
-    ``needless`` is how many masks had runs of no pixel, which pycocotools' IoU takes for the end of a mask.
+    ``needless`` is how many masks had runs of no pixel in their middle, which pycocotools' IoU takes for the
+    end of a mask.
     """
 
     counts: list[str | bytes]
@@ -167,7 +168,8 @@ def read_masks(
         except RLEError as error:
             raise RLEError(error.index + start, str(error)) from None
         odd = np.unique(runs.owners[runs.is_needless]).tolist()
-        needless += len(odd)
+        is_last = np.isin(np.arange(len(runs.counts)), runs.first[1:] - 1)
+        needless += len(np.unique(runs.owners[runs.is_needless & ~is_last])) if odd else 0
         for i in odd if repair else ():
             lengths = runs.counts[runs.first[i] : runs.first[i + 1]]
             counts[start + i] = _compress(_without_needless(lengths.tolist()), *expected[i])["counts"]
@@ -175,8 +177,10 @@ def read_masks(
     return CheckedMasks(counts, np.concatenate(areas), needless)
 
 
-def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+def to_rle(segmentation: Any, height: int, width: int, is_checked: bool = False) -> dict[str, Any]:
     """Polygons, uncompressed or compressed run lengths as a compressed mask, rasterised by pycocotools.
+
+    ``is_checked``: :func:`polygon_outline` has seen the polygons.
 
     Raises:
         ValueError: it is none of the three, of another size, or uncompressed runs do not fill the image.
@@ -198,8 +202,8 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
             raise ValueError(f"{_NOT_FILLED}, which has {height * width} pixels: encode its mask again")
         return _compress(lengths.astype(np.int64).tolist(), height, width)
     if isinstance(segmentation, list) and segmentation:
-        for polygon in segmentation:
-            check_polygon(polygon)
+        if not is_checked:
+            polygon_outline(segmentation)
         return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
     if segmentation is None:
         raise ValueError("has no segmentation: a mask is needed, which only the IoU type bbox does without")
@@ -209,8 +213,20 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     )
 
 
-def check_polygon(polygon: Any) -> None:
+def polygon_outline(polygons: Sequence[Any]) -> float:
+    """Pixels of the outlines of a mask's polygons together, which the time to draw them goes with.
+
+    Raises:
+        ValueError: see :func:`check_polygon`.
+    """
+    return sum(map(check_polygon, polygons))
+
+
+def check_polygon(polygon: Any) -> float:
     """Refuse what pycocotools cannot draw, or draws at the cost of gigabytes.
+
+    Returns:
+        Pixels of the outline, diagonal edges by their longer side.
 
     Raises:
         ValueError: no list of three corners or more within reach of an image; the message lacks its subject.
@@ -230,11 +246,13 @@ def check_polygon(polygon: Any) -> None:
         )
     points = corners.astype(np.float64).reshape(-1, 2)
     edges = np.diff(points, axis=0, append=points[:1])
-    if np.abs(edges).max(axis=1).sum() > MAX_OUTLINE:
+    outline = float(np.abs(edges).max(axis=1).sum())
+    if outline > MAX_OUTLINE:
         raise ValueError(
             f"has a polygon whose outline is longer than {MAX_OUTLINE:.0f} pixels: x and y in pixels of "
             "corners in their order along the outline are needed"
         )
+    return outline
 
 
 def _array(values: Any, kinds: str) -> NDArray[Any] | None:
