@@ -10,7 +10,9 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+import train_net
 from crispmask.checkpoint.release import convert_checkpoint, write_conversion
+from crispmask.engine import Trainer
 from crispmask.engine.arguments import load_config
 from crispmask.engine.predictor import Predictor
 from crispmask.engine.value_range import (
@@ -22,7 +24,7 @@ from crispmask.engine.value_range import (
 from crispmask.errors import UserError
 from tests.data.image_files import write_png16, write_tiff
 from tests.engine.tiny_checkpoint import save_tiny_weights
-from tests.engine.tiny_training import tiny_config
+from tests.engine.tiny_training import NO_TEST, TINY, tiny_config
 
 AUTO = ("INPUT.VALUE_RANGE", "auto")
 
@@ -118,6 +120,22 @@ def test_found_for_a_training_and_taken_up_by_its_resumption(deep_dataset: str, 
     assert settle_value_range(cfg, [], resume=False, eval_only=False).INPUT.VALUE_RANGE == [100, 3000]
     given = tiny_config("INPUT.VALUE_RANGE", "(1, 2)")
     assert settle_value_range(given, [], resume=False, eval_only=False) is given
+
+
+def test_train_net_finds_it_before_any_process_starts(deep_dataset: str, tmp_path: Path) -> None:
+    words = ["--config-file", TINY, *NO_TEST, "DATASETS.TRAIN", f"('{deep_dataset}',)"]
+    args = train_net.argument_parser().parse_args([*words, "OUTPUT_DIR", str(tmp_path / "run"), *AUTO])
+    cfg, notes = train_net.setup(args)
+    assert cfg.INPUT.VALUE_RANGE == [100, 3000] and cfg.is_frozen()
+    assert any("100 is black and 3000 is white" in note for note in notes)
+
+
+@pytest.mark.usefixtures("shapes_root")
+def test_a_training_stores_it_with_the_weights(tmp_path: Path) -> None:
+    run = ("OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER", "1", *NO_TEST)
+    Trainer(tiny_config(*run, "INPUT.VALUE_RANGE", "(0, 4095)")).train()
+    trained = tiny_config(*AUTO, "MODEL.WEIGHTS", str(tmp_path / "model_final.pth"))
+    assert list(stored_value_range(trained).INPUT.VALUE_RANGE) == [0, 4095]
 
 
 def test_predictor_takes_the_range_from_the_weights(deep_images: list[str], tmp_path: Path) -> None:
