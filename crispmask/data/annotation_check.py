@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from crispmask.data.image_files import ImageFaults, check_image_files, file_name, locate_images
-from crispmask.data.images import upright_size
+from crispmask.data.images import read_header
+from crispmask.data.turning import turned
 from crispmask.evaluation.checks import check_rows, check_size, check_unique_ids, load_json
 from crispmask.evaluation.formats.annotations import NAME, Row, read_annotation, without_copies
 from crispmask.evaluation.formats.findings import Findings
@@ -23,6 +24,7 @@ from crispmask.evaluation.official import id_notes
 from crispmask.evaluation.progress import Progress
 from crispmask.evaluation.regions import checked_masks, with_boxes
 
+TURNED = "images that EXIF turns, whose annotations --fix turns with them"
 SIZES = ("small", "medium", "large")
 
 
@@ -36,6 +38,7 @@ class AnnotationCheck:
         errors: a sentence for each thing that stops an evaluation or a training.
         images: what is wrong with the image files; None: they were not looked at.
         areas: area in pixels of each annotation of ``content``.
+        orientations: orientation in EXIF of images whose annotations do not follow it, by image id.
     """
 
     content: dict[str, Any]
@@ -43,6 +46,7 @@ class AnnotationCheck:
     errors: list[str] = field(default_factory=list)
     images: ImageFaults | None = None
     areas: list[float] = field(default_factory=list)
+    orientations: dict[Any, int] = field(default_factory=dict)
 
     @property
     def class_rows(self) -> list[tuple[Any, str, int, int, int]]:
@@ -106,6 +110,7 @@ def check_annotation_file(
     )
     result.notes += id_notes(truth.annotations)
     rows = _with_boxes_and_areas(_with_right_masks(truth, result, progress), truth)
+    rows = _turned_upright(result, rows, truth, findings)
     result.areas = [float(row["area"]) for row in rows]
     content["annotations"] = _numbered(rows)
     result.notes += findings.notes()
@@ -152,10 +157,12 @@ def _seen_images(
     seen = []
     for entry in entries:
         path = entry["file_name"]
-        if path in result.images.paths:
+        if path in result.images.turned:
+            result.orientations[entry["id"]] = result.images.turned[path]
+        elif path in result.images.paths:
             continue
         known = entry.get("height") is not None and entry.get("width") is not None
-        size = {} if known else _sides(upright_size(path)[:2])
+        size = {} if known else _sides(read_header(path)[:2])
         seen.append({**entry, **size, "file_name": os.path.relpath(path, folder)})
     return seen
 
@@ -210,6 +217,24 @@ def _with_boxes_and_areas(rows: Sequence[Row], truth: GroundTruth) -> list[Row]:
         (boxed,) = with_boxes([row], truth, "Annotation")
         complete.append({**row, "bbox": boxed["bbox"], "area": boxed["area"]})
     return complete
+
+
+def _turned_upright(
+    result: AnnotationCheck, rows: Sequence[Row], truth: GroundTruth, findings: Findings
+) -> list[Row]:
+    """Turn the annotations of images that EXIF turns and whose annotations do not follow it."""
+    for image in result.content["images"]:
+        if image["id"] in result.orientations:
+            findings.add(
+                "images that EXIF turns, whose annotations are turned with --fix", image["file_name"]
+            )
+            image["height"], image["width"] = image["width"], image["height"]
+    return [
+        turned(row, truth.size(row["image_id"]), result.orientations[row["image_id"]])
+        if row["image_id"] in result.orientations
+        else row
+        for row in rows
+    ]
 
 
 def _numbered(rows: Sequence[Row]) -> list[Row]:

@@ -22,7 +22,7 @@ from detectron2.utils.logger import log_first_n
 from pycocotools import mask as mask_utils
 
 from crispmask.data.image_files import file_name, locate_images
-from crispmask.data.images import upright_size
+from crispmask.data.images import read_header
 from crispmask.evaluation.checks import load_json, short, without_garbage_collection
 from crispmask.evaluation.formats.annotations import NAME, Row
 from crispmask.evaluation.formats.findings import Findings
@@ -194,7 +194,7 @@ def with_sizes(truth: GroundTruth, paths: Mapping[Any, str]) -> GroundTruth:
     Raises:
         ValueError: such an image is not there or cannot be read.
     """
-    sizes = {i: size or upright_size(paths[i])[:2] for i, size in truth.sizes.items()}
+    sizes = {i: size or read_header(paths[i])[:2] for i, size in truth.sizes.items()}
     return replace(truth, sizes=sizes)
 
 

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
-from crispmask.data.images import ImageError, upright_size
+from crispmask.data.images import Header, ImageError, read_header
 from crispmask.evaluation.formats.findings import Findings
 from crispmask.evaluation.progress import Progress
 
@@ -65,12 +65,14 @@ class ImageFaults:
         missing: paths that are not there.
         unreadable: path of each that is no image, and a sentence about it.
         other_sizes: path of each whose size is not the one that the file says, and a sentence about it.
+        turned: orientation in EXIF by path, of those of ``other_sizes`` whose sides are only swapped by it.
     """
 
     total: int
     missing: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     other_sizes: dict[str, str] = field(default_factory=dict)
+    turned: dict[str, int] = field(default_factory=dict)
 
     @property
     def paths(self) -> set[str]:
@@ -116,41 +118,39 @@ def check_image_files(
     faults = ImageFaults(len(images))
     local = [image for image in images if "://" not in image["file_name"]]
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        sizes = pool.map(_size_or_error, (image["file_name"] for image in local), chunksize=64)
+        headers = pool.map(_header_or_error, (image["file_name"] for image in local), chunksize=64)
         tracked = (progress or Progress()).track(local, f"Image headers of {what}")
-        for image, found in zip(tracked, sizes, strict=True):
+        for image, found in zip(tracked, headers, strict=True):
             _judge(image, found, faults)
     return faults
 
 
-def _size_or_error(path: str) -> tuple[int, int, bool] | ImageError | None:
+def _header_or_error(path: str) -> Header | ImageError | None:
     if not os.path.isfile(path):
         return None
     try:
-        return upright_size(path)
+        return read_header(path)
     except ImageError as error:
         return error
 
 
-def _judge(
-    image: Mapping[str, Any], found: tuple[int, int, bool] | ImageError | None, faults: ImageFaults
-) -> None:
+def _judge(image: Mapping[str, Any], found: Header | ImageError | None, faults: ImageFaults) -> None:
     path, said = image["file_name"], (image.get("height"), image.get("width"))
     if found is None:
         faults.missing.append(path)
     elif isinstance(found, ImageError):
         faults.unreadable[path] = str(found)
     elif None not in said and said != found[:2]:
-        height, width, is_turned = found
-        turned = is_turned and said == (width, height)
-        advice = (
-            "its EXIF tag turns it, which the annotations do not follow: save the picture upright, or turn "
-            "the annotations"
-            if turned
-            else "correct the entry of the image, or put the picture in place that was annotated"
-        )
+        advice = "correct the entry of the image, or put the picture in place that was annotated"
+        if found.is_turned and said == found[1::-1]:
+            faults.turned[path] = found.orientation
+            advice = (
+                "its EXIF tag turns it, which the annotations do not follow: crispmask data check --fix "
+                "turns them, too"
+            )
         faults.other_sizes[path] = (
-            f"'{path}' is {width} x {height} pixels (width x height), not {said[1]} x {said[0]}: {advice}."
+            f"'{path}' is {found.width} x {found.height} pixels (width x height), not {said[1]} x {said[0]}: "
+            f"{advice}."
         )
 
 

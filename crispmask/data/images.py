@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,21 +82,32 @@ def value_extremes(path: str | Path) -> Range | None:
         return extremes(path, image) if is_deep(image) else None
 
 
-def upright_size(path: str | os.PathLike[str]) -> tuple[int, int, bool]:
-    """Height and width in pixels as :func:`read_image` gives them, and whether EXIF turns it by 90 degrees.
+class Header(NamedTuple):
+    """Height and width in pixels as :func:`read_image` gives them, and the orientation in EXIF, 1 to 8."""
 
-    Only the header is read.
+    height: int
+    width: int
+    orientation: int
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether EXIF makes rows of columns."""
+        return self.orientation in _QUARTER_TURNS
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Read the header of an image file alone.
 
     Raises:
         ImageError: there is no such file, or it is no image.
     """
     with opened_image(path) as image:
-        is_turned = _orientation(image) in _QUARTER_TURNS
+        orientation = _orientation(image)
         width, height = image.size
         # Pillow gives TIFF files the size that they will have
-        if is_turned and image.format != "TIFF":
+        if orientation in _QUARTER_TURNS and image.format != "TIFF":
             width, height = height, width
-    return height, width, is_turned
+    return Header(height, width, orientation if orientation in _TURNS else 1)
 
 
 @contextmanager

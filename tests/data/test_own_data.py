@@ -1,5 +1,6 @@
 """Faults of annotation files that people have: used with a count, or named before the first iteration."""
 
+import json
 import math
 import shutil
 
@@ -10,9 +11,11 @@ from own_data import HEIGHT, WIDTH, as_detectron2_reads, registered
 from PIL import Image
 
 from crispmask.config import get_config
+from crispmask.data.coco import read_coco
 from crispmask.data.contents import check_contents, load_training_images
 from crispmask.engine import UserError
 from crispmask.engine.checks import check_dataset
+from crispmask.evaluation import evaluate
 
 
 @pytest.fixture
@@ -175,8 +178,37 @@ def test_objects_outside_of_their_image_are_left_out_of_training(folder):
         assert "objects outside of their image, left out of training: 1, annotation 1 (id 2)" in note
 
 
+@pytest.mark.parametrize("spoil", [*UNDERSTOOD, *(spoil for spoil, _ in WRONG)])
+def test_the_evaluation_accepts_what_training_accepts(folder, spoil):
+    """But for what it has no need of: images, and something to learn from."""
+    with registered(folder, spoil):
+        file = str(folder / "annotations.json")
+        try:
+            read_coco(file, str(folder / "images"))
+            refused = False
+        except ValueError as error:
+            refused = "no file_name" not in str(error)
+        data = json.loads((folder / "annotations.json").read_text())
+        knows_sizes = all("height" in im for im in data.get("images", ()))
+        has_masks = any(a.get("segmentation") for a in data["annotations"]) or not data["annotations"]
+        iou_type = "segm" if knows_sizes and has_masks else "bbox"
+        if refused:
+            with pytest.raises(ValueError, match=r"\.$"):
+                evaluate(file, [], iou_type="segm")
+        else:
+            assert set(evaluate(file, [], iou_type=iou_type)) >= {"AP", "AP50"}
+
+
 def test_keypoints_are_points_as_detectron2_has_them(folder):
     points = [10, 20, 2, 0, 0, 0]
     with registered(folder, every(keypoints=points, num_keypoints=1)) as name:
         assert {tuple(a["keypoints"]) for a in objects(name)} == {(10.5, 20.5, 2, 0.5, 0.5, 0)}
         assert load_training_images(config(name)) == as_detectron2_reads(folder)
+
+
+@pytest.mark.parametrize("points", [[10, 20], [10, "20", 2], 7, {"x": 1}, [10, 20, None]])
+def test_keypoints_that_are_none_are_left_out(folder, points):
+    with registered(folder, row(keypoints=points)) as name:
+        assert all("keypoints" not in a for a in objects(name))
+        (note,) = check_contents(name, training=True, masks=True)
+        assert "lists of keypoints that are no x, y and visibility each, left out: 1" in note

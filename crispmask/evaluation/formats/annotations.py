@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
-from crispmask.evaluation.checks import check_area, check_box, check_flag, check_ids, short
+from crispmask.evaluation.checks import check_area, check_box, check_flag, check_ids, is_finite, short
 from crispmask.evaluation.formats.findings import Findings
 from crispmask.evaluation.progress import Progress, tracked
 
@@ -28,6 +28,7 @@ NO_MASK = "objects without a mask, which count for boxes alone"
 NOTHING = "annotations without mask and box, left out"
 BAD_BOX = "boxes that are no x, y, width and height, replaced by those of the masks"
 BAD_AREA = "areas that are no number of pixels, replaced by those of the masks"
+BAD_KEYPOINTS = "lists of keypoints that are no x, y and visibility each, left out"
 COPIES = "copies of an annotation with the same id, left out"
 
 
@@ -88,6 +89,9 @@ def read_annotation(
         if not has_box:
             return None
     _keep_if(own, "area", check_area, where, BAD_AREA, findings)
+    if own.get("keypoints") and not _are_keypoints(own["keypoints"]):
+        findings.add(BAD_KEYPOINTS, _place(where))
+        del own["keypoints"]
     return own
 
 
@@ -156,6 +160,10 @@ def _keep_if(row: Row, key: str, check: Any, where: str, what: str, findings: Fi
         del row[key]
         return False
     return True
+
+
+def _are_keypoints(value: Any) -> bool:
+    return isinstance(value, list) and len(value) % 3 == 0 and all(map(is_finite, value))
 
 
 def _is_copy(row: Row, other: Row) -> bool:
