@@ -11,6 +11,8 @@ from detectron2.modeling.roi_heads import select_foreground_proposals
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from crispmask.boxes import bound_boxes
+
 
 class MapsToMaskHead:
     """Mixin before Detectron2's ``StandardROIHeads`` or a subclass, for mask heads that pool for themselves.
@@ -48,9 +50,14 @@ class MapsToMaskHead:
             "mask_head": build_mask_head(cfg, input_shape),
         }
 
-    def _forward_box(self, features: dict[str, Tensor], *args: Any) -> Any:
+    def _forward_box(
+        self, features: dict[str, Tensor], proposals: list[Instances], *targets: list[Instances]
+    ) -> Any:
+        bound_boxes(proposals, "proposal_boxes")
         # Detectron2 rounds boxes to the type of the features before pooling: 4 pixels at x = 600 in bfloat16
-        return super()._forward_box({name: features[name].float() for name in self.box_in_features}, *args)
+        return super()._forward_box(
+            {name: features[name].float() for name in self.box_in_features}, proposals, *targets
+        )
 
     def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]) -> Any:
         if not self.mask_on:

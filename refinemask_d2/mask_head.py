@@ -17,6 +17,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from crispmask.boxes import bound_boxes
 from crispmask.groundtruth import crop_masks
 
 from . import losses
@@ -184,6 +185,7 @@ class RefineMaskHead(nn.Module):
 
     def losses(self, features: dict[str, Tensor], instances: list[Instances]) -> dict[str, Tensor]:
         """Weighted losses of a batch of foreground proposals; arguments as in :meth:`forward`."""
+        bound_boxes(instances, "proposal_boxes")
         boxes = [per_image.proposal_boxes for per_image in instances]
         classes = torch.cat([per_image.gt_classes for per_image in instances])
         semantic, semantic_logits = self.semantic_head(features[self.semantic_in_feature])
@@ -214,6 +216,7 @@ class RefineMaskHead(nn.Module):
 
     def inference(self, features: dict[str, Tensor], instances: list[Instances]) -> list[Instances]:
         """Add ``pred_masks`` to the detections of a batch; arguments as in :meth:`forward`."""
+        bound_boxes(instances, "pred_boxes")
         counts = [len(per_image) for per_image in instances]
         masks = self._merged_logits(features, instances).sigmoid()
         for per_image, probabilities in zip(instances, masks.split(counts), strict=True):

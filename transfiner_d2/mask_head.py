@@ -15,6 +15,7 @@ from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
+from crispmask.boxes import bound_boxes
 from crispmask.groundtruth import crop_masks
 from crispmask.ops import incoherence
 
@@ -126,6 +127,7 @@ class TransfinerMaskHead(nn.Module):
 
     def losses(self, features: dict[str, Tensor], instances: list[Instances]) -> dict[str, Tensor]:
         """Weighted losses of a batch of foreground proposals; arguments as in :meth:`forward`."""
+        bound_boxes(instances, "proposal_boxes")
         maps = self.pyramid.maps(features, self.detail_convs)
         classes = torch.cat([per_image.gt_classes for per_image in instances])
         coarse = self.coarse_masks(maps, [per_image.proposal_boxes for per_image in instances], classes)
@@ -142,6 +144,7 @@ class TransfinerMaskHead(nn.Module):
 
     def inference(self, features: dict[str, Tensor], instances: list[Instances]) -> list[Instances]:
         """Add ``pred_masks`` to the detections of a batch; arguments as in :meth:`forward`."""
+        bound_boxes(instances, "pred_boxes")
         maps = self.pyramid.maps(features, self.detail_convs)
         classes = torch.cat([per_image.pred_classes for per_image in instances])
         coarse = self.coarse_masks(maps, [per_image.pred_boxes for per_image in instances], classes)

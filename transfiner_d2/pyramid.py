@@ -111,12 +111,8 @@ class RoIPyramid:
         return Maps(raw, [level.contiguous(memory_format=torch.channels_last) for level in fine], detail)
 
     def rois(self, boxes: list[Boxes]) -> RoIs:
-        """RoIs of the boxes of B images, with FPN's level rule (224 pixels belong to P4).
-
-        Boxes that are inverted, NaN or infinite count as ones without area.
-        """
+        """RoIs of the bounded boxes of B images, with FPN's level rule (224 pixels belong to P4)."""
         finest, coarsest = (round(-math.log2(scale)) for scale in (self.scales[0], self.scales[-1]))
-        boxes = [_as_boxes(of_image) for of_image in boxes]
         levels = assign_boxes_to_levels(boxes, finest, coarsest, 224, 4)
         # Detectron2's own conversion waits for the device
         indexed = [F.pad(of_image.tensor, (1, 0), value=image) for image, of_image in enumerate(boxes)]
@@ -141,10 +137,3 @@ class RoIPyramid:
             mine = torch.where((levels == index)[:, None], corners, 0.0)
             pooled.append(roi_align(level, torch.cat([image, mine], dim=1), size, scale, 0, aligned=True))
         return sum(pooled[1:], pooled[0])
-
-
-def _as_boxes(boxes: Boxes) -> Boxes:
-    """In float32; zeros, a box without area, for what is inverted, NaN or infinite."""
-    corners = boxes.tensor.float()
-    usable = corners.isfinite().all(dim=1) & (corners[:, :2] <= corners[:, 2:]).all(dim=1)
-    return Boxes(torch.where(usable[:, None], corners, 0.0))

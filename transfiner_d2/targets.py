@@ -102,12 +102,18 @@ def boundary_regions(masks: Sequence[Tensor]) -> list[Tensor]:
 def _residue_in_boxes(instances: Instances, size: int, signed: bool, device: torch.device) -> Tensor:
     """(R, S, S) bool of one image."""
     first, objects = _objects(instances)
-    masks = full_masks(instances.gt_masks[first], *instances.image_size).to(device)
+    masks = _halvable(full_masks(instances.gt_masks[first], *instances.image_size).to(device))
     residue = incoherence_residual(masks, signed=signed)
     # The maps have half the resolution of the image, and so have the boxes
     boxes = instances.proposal_boxes.tensor.to(device=device, dtype=torch.float32) / 2
     rois = torch.cat([objects.to(boxes)[:, None], boxes], dim=1)
     return roi_align(residue[:, None], rois, size, 1.0, 0, aligned=True)[:, 0] >= RESIDUE_THRESHOLD
+
+
+def _halvable(masks: Tensor) -> Tensor:
+    """(G, H, W) masks, a single row or column repeated: what cannot be halved has no detail to lose."""
+    height, width = masks.shape[-2:]
+    return masks.repeat(1, 2 if height == 1 else 1, 2 if width == 1 else 1)
 
 
 def _objects(instances: Instances) -> tuple[Tensor, Tensor]:

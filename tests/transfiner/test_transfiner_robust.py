@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 from tiny_transfiner import BOXES, SIZE, masks_of, star_proposals, tiny_config, tiny_head
 from torch.nn import functional as F
 
 from tests.refinemask.tiny_refinemask import random_features
+from transfiner_d2.targets import residue_target
 
 
 @pytest.fixture(params=["paper", "released"])
@@ -111,6 +112,29 @@ def test_no_detection(variant):
     empty, masks = masks_of(head, features, [nothing(), star_proposals(BOXES, SIZE)])
     assert tuple(empty.shape) == (0, 1, 32, 32) and tuple(masks.shape) == (2, 1, 32, 32)
     assert [tuple(m.shape) for m in masks_of(head, features, [nothing(), nothing()])] == [(0, 1, 32, 32)] * 2
+
+
+@pytest.mark.parametrize("target", ["residue", "signed_residue"])
+@pytest.mark.parametrize("size", [(1, 64), (64, 1), (1, 1), (2, 1), (3, 2)])
+@pytest.mark.parametrize("bitmasks", [False, True])
+def test_images_of_a_single_pixel_row(size, bitmasks, target):
+    """What has one row cannot be halved, but Mask R-CNN trains on it."""
+    cfg = tiny_config(VARIANT="released", TARGET=target)
+    box = [0.0, 0, size[1], size[0]]
+    train(tiny_head(cfg), random_features(cfg, SIZE), [star_proposals([box, box], size, bitmasks)])
+
+
+def test_residue_of_a_single_row_is_that_of_the_row_repeated():
+    row = torch.zeros(1, 1, 64, dtype=torch.bool)
+    row[..., 9:30] = True
+    found = []
+    for height in (1, 2):
+        boxes = torch.tensor([[4.0, 0, 40, height]])
+        masks = BitMasks(row.expand(1, height, 64))
+        proposals = Instances((height, 64), proposal_boxes=Boxes(boxes), gt_masks=masks)
+        found.append(residue_target([proposals], 28, False, torch.device("cpu")))
+    assert found[0].any() and not found[0].all()
+    assert torch.equal(*found)
 
 
 def test_odd_boxes(variant):
