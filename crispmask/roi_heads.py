@@ -55,9 +55,9 @@ class MapsToMaskHead:
     ) -> Any:
         bound_boxes(proposals, "proposal_boxes")
         # Detectron2 rounds boxes to the type of the features before pooling: 4 pixels at x = 600 in bfloat16
-        return super()._forward_box(
-            {name: features[name].float() for name in self.box_in_features}, proposals, *targets
-        )
+        dtype = next(self.box_predictor.parameters()).dtype
+        features = {name: features[name].to(dtype) for name in self.box_in_features}
+        return super()._forward_box(features, proposals, *targets)
 
     def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]) -> Any:
         if not self.mask_on:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from crispmask.boxes import bound_boxes
 from crispmask.groundtruth import crop_masks
+from crispmask.precision import fitting
 
 from . import losses
 from .boundary_refinement import merge_stages, upsample
@@ -266,8 +267,9 @@ class RefineMaskHead(nn.Module):
         return merge_stages(used, self.test_boundary_width, self.align_corners)
 
     def _pool(self, features: dict[str, Tensor], boxes: list[Boxes]) -> Tensor:
+        levels = [features[name] for name in self.in_features]
         # In float32 for the reason that SemanticPooler states
-        return self.pooler([features[name].float() for name in self.in_features], boxes)
+        return fitting(self.pooler([level.float() for level in levels], boxes).to(levels[0].dtype))
 
 
 def _check_choice(key: str, value: object, choices: Sequence[object]) -> None:

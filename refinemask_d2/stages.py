@@ -14,12 +14,14 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crispmask.precision import SaturatingConv2d, fitting, saturated
+
 from .boundary_refinement import upsample
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> nn.Conv2d:
     """Size-keeping convolution with bias and Kaiming initialisation."""
-    layer = nn.Conv2d(
+    layer = SaturatingConv2d(
         in_channels, out_channels, kernel_size, padding=dilation * (kernel_size // 2), dilation=dilation
     )
     weight_init.c2_msra_fill(layer)
@@ -59,7 +61,7 @@ class ClassLogits(nn.Conv2d):
         rows = classes if self.out_channels > 1 else torch.zeros_like(classes)
         weight, bias = self.weight.flatten(1)[rows], self.bias[rows]
         logits = torch.baddbmm(bias[:, None, None], weight[:, None], x.flatten(2))
-        return logits.view(x.shape[0], 1, *x.shape[2:])
+        return saturated(logits).view(x.shape[0], 1, *x.shape[2:])
 
 
 def init_logits(layer: nn.Conv2d, std: float) -> None:
@@ -77,13 +79,13 @@ class SemanticHead(nn.Module):
     ) -> None:
         super().__init__()
         self.convs = conv_stack(in_channels, channels, depth)
-        self.logits = nn.Conv2d(channels, 1, kernel_size=1) if with_logits else None
+        self.logits = SaturatingConv2d(channels, 1, kernel_size=1) if with_logits else None
         if self.logits is not None:
             init_logits(self.logits, init_std)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """(B, C, H, W) FPN map to (B, C, H, W) semantic features and (B, 1, H, W) logits or None."""
-        x = self.convs(features)
+        x = self.convs(fitting(features))
         return x, None if self.logits is None else self.logits(x)
 
 
@@ -112,7 +114,7 @@ class SemanticPooler(nn.Module):
         """
         # In float32, or the boxes would be rounded to the type of the maps: 4 pixels at x = 600 in bfloat16
         read = self._sample_centres if self.by_points else self.align
-        return read(maps.float(), rois).to(maps.dtype)
+        return saturated(read(maps.float(), rois).to(maps.dtype))
 
     def _sample_centres(self, maps: Tensor, rois: Tensor) -> Tensor:
         grid = self._centres(rois, maps.shape[-2:])
@@ -220,8 +222,8 @@ class RefinementStage(nn.Module):
         x = F.relu(self.fuse(x))
         branches = [F.relu(branch(x)) for branch in self.dilated]
         if self.image_context:
-            branches.append(x.mean(dim=(2, 3), keepdim=True))
-        return F.relu(self.merge(sum(branches)))
+            branches.append(x.mean(dim=(2, 3), keepdim=True, dtype=torch.float32).to(x.dtype))
+        return F.relu(self.merge(saturated(sum(branches))))
 
     def _upsample(self, x: Tensor, align_corners: bool) -> Tensor:
         return upsample(x, align_corners) if self.upsampled else x

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from detectron2.config import CfgNode
 from detectron2.structures import BitMasks, Boxes, ImageList, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -30,17 +29,13 @@ HEADS = {
 }
 
 
-@pytest.fixture(params=HEADS)
-def cfg(request: pytest.FixtureRequest) -> CfgNode:
-    return HEADS[request.param]()
+@pytest.fixture(scope="module", params=HEADS)
+def heads(request: pytest.FixtureRequest) -> nn.Module:
+    return tiny_refinemask.tiny_model(HEADS[request.param]()).roi_heads
 
 
-def model_of(cfg: CfgNode) -> nn.Module:
-    return tiny_refinemask.tiny_model(cfg).roi_heads
-
-
-def features_of(cfg: CfgNode) -> dict[str, torch.Tensor]:
-    return tiny_refinemask.random_features(cfg, SIZE)
+def features_of_image() -> dict[str, torch.Tensor]:
+    return tiny_refinemask.random_features(tiny_refinemask.tiny_config(), SIZE)
 
 
 @pytest.mark.parametrize(
@@ -99,9 +94,9 @@ def given(heads: nn.Module, features: dict[str, torch.Tensor], boxes: torch.Tens
     return result
 
 
-def test_given_boxes(cfg):
+def test_given_boxes(heads):
     """An enormous box has the mask of the image, and none changes what the others get."""
-    heads, features = model_of(cfg), features_of(cfg)
+    features = features_of_image()
     result = within(10, lambda: given(heads, features, torch.cat([torch.tensor([STAR]), odd_boxes()])))
     expected = given(heads, features, torch.tensor([STAR, [0, 0, 128, 96]]))
     assert result.pred_masks.isfinite().all()
@@ -118,19 +113,22 @@ def foreground(boxes: torch.Tensor, kind: type) -> Instances:
 
 
 @pytest.mark.parametrize("kind", [PolygonMasks, BitMasks])
-def test_mask_losses(cfg, kind):
-    heads, features = model_of(cfg).train(), features_of(cfg)
+def test_mask_losses(heads, kind):
+    features = features_of_image()
+    heads.train()
     features["semantic_target"] = torch.zeros_like(features["p2"][:, :1])
     with EventStorage():
         losses = within(10, lambda: heads.mask_head(features, [foreground(odd_boxes(), kind)]))
+    heads.zero_grad()
     sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values())
     assert all(p.grad is None or p.grad.isfinite().all() for p in heads.parameters())
 
 
-def test_box_branch(cfg):
+def test_box_branch(heads):
     """Proposals and ground truth that reach far beyond the image: a cascade pooled them for minutes."""
-    heads, features = model_of(cfg).train(), features_of(cfg)
+    features = features_of_image()
+    heads.train()
     enormous = torch.tensor([[-1e4, -1e4, 1e4, 1e4]])
     truth = foreground(enormous, PolygonMasks)
     target = Instances(SIZE, gt_boxes=Boxes(enormous), gt_classes=truth.gt_classes, gt_masks=truth.gt_masks)

@@ -8,6 +8,8 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from torch import nn
 
+from crispmask.precision import SaturatingConv2d
+
 from .encoder import (
     ConvolutionalEncoder,
     NonLocalLayer,
@@ -107,7 +109,7 @@ def build_semantic_classifier(values: dict[str, Any], channels: int) -> nn.Conv2
     """The auxiliary foreground classifier of the finest map, or None without its loss."""
     if values["semantic_loss_weight"] == 0:
         return None
-    layer = nn.Conv2d(channels, 1, kernel_size=1)
+    layer = SaturatingConv2d(channels, 1, kernel_size=1)
     nn.init.normal_(layer.weight, std=0.001)
     nn.init.zeros_(layer.bias)
     return layer

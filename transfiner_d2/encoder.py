@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crispmask.precision import SaturatingConv2d, SaturatingLinear, fitting, saturated
+
 from .layers import Pointwise, conv_stack
 from .sequences import Sequences
 from .tokens import TokenLogits, Tokens
@@ -51,8 +53,8 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
-        self.in_proj = nn.Linear(dim, 3 * dim)
-        self.out_proj = nn.Linear(dim, dim)
+        self.in_proj = SaturatingLinear(dim, 3 * dim)
+        self.out_proj = SaturatingLinear(dim, dim)
         # As in torch's nn.MultiheadAttention
         nn.init.zeros_(self.in_proj.bias)
         nn.init.zeros_(self.out_proj.bias)
@@ -63,8 +65,8 @@ class SelfAttention(nn.Module):
             return self.in_proj(x).unflatten(1, (3, -1))
         dim = x.shape[1]
         weight, bias = self.in_proj.weight, self.in_proj.bias
-        located = F.linear(x + position, weight[: 2 * dim], bias[: 2 * dim])
-        value = F.linear(x, weight[2 * dim :], bias[2 * dim :])
+        located = saturated(F.linear(saturated(x + position), weight[: 2 * dim], bias[: 2 * dim]))
+        value = saturated(F.linear(x, weight[2 * dim :], bias[2 * dim :]))
         return torch.cat([located, value], dim=1).unflatten(1, (3, -1))
 
     def forward(self, x: Tensor, position: Tensor | None, sequences: Sequences) -> Tensor:
@@ -81,15 +83,15 @@ class TransformerLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.attention = SelfAttention(dim, num_heads, attention_dropout)
-        self.linear1, self.linear2 = nn.Linear(dim, ffn_dim), nn.Linear(ffn_dim, dim)
+        self.linear1, self.linear2 = SaturatingLinear(dim, ffn_dim), SaturatingLinear(ffn_dim, dim)
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, position: Tensor | None, sequences: Sequences) -> Tensor:
         """(N, D) tokens to (N, D)."""
-        x = self.norm1(x + self.dropout(self.attention(x, position, sequences)))
-        hidden = self.dropout(F.relu(self.linear1(x), inplace=True))
-        return self.norm2(x + self.dropout(self.linear2(hidden)))
+        x = self.norm1(saturated(x + self.dropout(self.attention(x, position, sequences))))
+        hidden = saturated(self.dropout(F.relu(self.linear1(x), inplace=True)))
+        return self.norm2(saturated(x + self.dropout(self.linear2(hidden))))
 
 
 class NonLocalLayer(nn.Module):
@@ -99,19 +101,19 @@ class NonLocalLayer(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.query, self.key, self.value = (nn.Linear(dim, dim // 2) for _ in range(3))
-        self.out = nn.Linear(dim // 2, dim)
+        self.query, self.key, self.value = (SaturatingLinear(dim, dim // 2) for _ in range(3))
+        self.out = SaturatingLinear(dim // 2, dim)
 
     def project(self, x: Tensor, position: Tensor | None) -> Tensor:
         """Queries, keys and values (N, 3, D / 2); ``position`` (N, D) joins the first two."""
         located = x if position is None else x + position
         # The block has no 1 / sqrt(D): softmax of the plain product
-        query = self.query(located) * math.sqrt(self.query.out_features)
+        query = saturated(self.query(located) * math.sqrt(self.query.out_features))
         return torch.stack([query, self.key(located), self.value(x)], dim=1)
 
     def forward(self, x: Tensor, position: Tensor | None, sequences: Sequences) -> Tensor:
         """(N, D) tokens to (N, D)."""
-        return x + self.out(sequences.attend(self.project(x, position), self.num_heads, 0.0))
+        return saturated(x + self.out(sequences.attend(self.project(x, position), self.num_heads, 0.0)))
 
 
 class SequenceEncoder(nn.Module):
@@ -133,7 +135,9 @@ class PointwiseEncoder(nn.Module):
 
     def __init__(self, dim: int, depth: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(*(m for _ in range(depth) for m in (nn.Linear(dim, dim), nn.ReLU())))
+        self.layers = nn.Sequential(
+            *(m for _ in range(depth) for m in (SaturatingLinear(dim, dim), nn.ReLU()))
+        )
 
     def forward(self, x: Tensor, position: Tensor | None, sequences: Sequences) -> Tensor:
         """(N, D) tokens to (N, D)."""
@@ -187,7 +191,7 @@ class Refiner(nn.Module):
         self.channels = channels
         self.width = width
         self.position_in_layers = position_in_layers
-        self.context = nn.Conv2d(channels, dim, 3, padding=1) if "context" in cues else None
+        self.context = SaturatingConv2d(channels, dim, 3, padding=1) if "context" in cues else None
         self.fuse = Pointwise(inputs, dim)
         self.positions = SinePositions(dim, sizes) if "position" in cues else None
         self.body = body
@@ -199,11 +203,13 @@ class Refiner(nn.Module):
     def compress(self, around: Tensor) -> Tensor:
         """(N, 9, C) features of nodes and their neighbours, row by row, to (N, D) context."""
         weight = self.context.weight.permute(0, 2, 3, 1).flatten(1)
-        return F.relu(F.linear(around.flatten(1), weight, self.context.bias), inplace=True)
+        return F.relu(
+            saturated(F.linear(fitting(around.flatten(1)), weight, self.context.bias)), inplace=True
+        )
 
     def compress_grid(self, grid: Tensor) -> Tensor:
         """(R, C, S, S) features to the (R, D, S, S) context of all cells."""
-        return F.relu(self.context(grid), inplace=True)
+        return F.relu(self.context(fitting(grid)), inplace=True)
 
     def embed(self, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
         """The packed tokens (T, D) and their position codes (T, D) for the layers, or None."""

@@ -14,6 +14,7 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 
 from crispmask.ops import build_quadtree
+from crispmask.precision import SaturatingConv2d, fitting, saturated
 
 from .layers import Pointwise, conv_stack
 from .nodes import Cells, enlarge, quadrants, read_cells
@@ -53,7 +54,7 @@ class IncoherenceDetector(nn.Module):
         self.guidance = guidance
         self.convs = conv_stack(in_channels, dims)
         self.deconv = nn.ConvTranspose2d(dims[-1], dims[-1], kernel_size=2, stride=2) if upsampled else None
-        self.classifier = nn.Conv2d(dims[-1], 1, kernel_size=1)
+        self.classifier = SaturatingConv2d(dims[-1], 1, kernel_size=1)
         self.finer = _fine_classifier(fine_channels + guidance, dims[-1]) if fine_channels else None
         if self.deconv is not None:
             weight_init.c2_msra_fill(self.deconv)
@@ -63,9 +64,9 @@ class IncoherenceDetector(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(R, C, S, S) features to (R, S', S') float32 logits of the coarsest level."""
-        x = self.convs(x)
+        x = self.convs(fitting(x))
         if self.deconv is not None:
-            x = self.deconv(x)
+            x = saturated(self.deconv(x))
         return self.classifier(x)[:, 0].float()
 
     def classify(self, features: Tensor, parents: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crispmask.precision import SaturatingConv2d, fitting, saturated
+
 
 class Pointwise(nn.Conv2d):
     """1 x 1 convolution on packed nodes, (N, C) to (N, C').
@@ -24,7 +26,7 @@ class Pointwise(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.flatten(1), self.bias)
+        return saturated(F.linear(fitting(x), self.weight.flatten(1), self.bias))
 
 
 class CoarseMaskHead(MaskRCNNConvUpsampleHead):
@@ -32,8 +34,9 @@ class CoarseMaskHead(MaskRCNNConvUpsampleHead):
 
     def mask_features(self, x: Tensor) -> Tensor:
         """(R, C, S, S) RoI features to (R, C', S, S), before they are upsampled."""
+        x = fitting(x)
         for layer in self.conv_norm_relus:
-            x = layer(x)
+            x = saturated(layer(x))
         return x
 
     def logits(self, x: Tensor, classes: Tensor) -> Tensor:
@@ -46,7 +49,7 @@ class CoarseMaskHead(MaskRCNNConvUpsampleHead):
         Returns:
             (R, 2 S, 2 S) float32.
         """
-        logits = self.predictor(F.relu(self.deconv(x)))
+        logits = saturated(self.predictor(F.relu(saturated(self.deconv(x)))))
         if logits.shape[1] == 1:
             return logits[:, 0].float()
         return logits[torch.arange(len(logits), device=classes.device), classes].float()
@@ -58,21 +61,21 @@ class BoundaryHead(nn.Module):
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
         self.deconv = nn.ConvTranspose2d(in_channels, channels, kernel_size=2, stride=2)
-        self.classifier = nn.Conv2d(channels, 1, kernel_size=1)
+        self.classifier = SaturatingConv2d(channels, 1, kernel_size=1)
         weight_init.c2_msra_fill(self.deconv)
         nn.init.normal_(self.classifier.weight, std=0.001)
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(R, C, S, S) features of the coarse head to (R, 1, 2 S, 2 S) logits."""
-        return self.classifier(F.relu(self.deconv(x)))
+        return self.classifier(F.relu(saturated(self.deconv(x))))
 
 
 def conv_stack(in_channels: int, dims: Sequence[int]) -> nn.Sequential:
     """3 x 3 convolutions with Kaiming initialisation, each followed by a ReLU."""
     layers: list[nn.Module] = []
     for channels in dims:
-        convolution = nn.Conv2d(in_channels, channels, 3, padding=1)
+        convolution = SaturatingConv2d(in_channels, channels, 3, padding=1)
         weight_init.c2_msra_fill(convolution)
         layers += [convolution, nn.ReLU(inplace=True)]
         in_channels = channels
@@ -83,7 +86,7 @@ def detail_convs(channels: int, depth: int) -> nn.Sequential:
     """3 x 3 convolutions with a ReLU between them, which add detail to the finest map (released code)."""
     layers: list[nn.Module] = []
     for _ in range(depth):
-        convolution = nn.Conv2d(channels, channels, 3, padding=1)
+        convolution = SaturatingConv2d(channels, channels, 3, padding=1)
         nn.init.xavier_uniform_(convolution.weight)
         layers += [convolution, nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from crispmask.boxes import bound_boxes
 from crispmask.groundtruth import crop_masks
 from crispmask.ops import incoherence
+from crispmask.precision import fitting
 
 from . import losses, targets
 from .build import (
@@ -239,7 +240,7 @@ class TransfinerMaskHead(nn.Module):
         """Losses of the heads that only the released model has."""
         result = {}
         if self.semantic_classifier is not None:
-            logits = self.semantic_classifier(maps.detail)
+            logits = self.semantic_classifier(fitting(maps.detail))
             stride = round(1 / self.pyramid.scales[0])
             target = targets.semantic_target(instances, logits.shape[-2:], stride).to(logits.device)
             result["loss_semantic"] = self.train_settings.semantic_weight * losses.mask_loss(logits, target)

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
+from crispmask.precision import fitting
+
 
 @dataclass(frozen=True)
 class RoIs:
@@ -106,7 +108,7 @@ class RoIPyramid:
         """
         # In float32, since RoIAlign rounds the boxes to the type of the map: 4 pixels at x = 600 in bfloat16
         raw = [features[name].float() for name in self.in_features]
-        detail = None if detail_convs is None else detail_convs(raw[0]).float()
+        detail = None if detail_convs is None else detail_convs(fitting(raw[0])).float()
         fine = raw if detail is None else [raw[0] + detail, *raw[1:]]
         return Maps(raw, [level.contiguous(memory_format=torch.channels_last) for level in fine], detail)
 
