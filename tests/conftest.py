@@ -61,6 +61,7 @@ def small_run() -> list[str]:
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """``$DETECTRON2_DATASETS`` with 4 + 4 images of 96 px of the shapes data set."""
+    import crispmask.data.builtin  # noqa: F401  registers it
     from crispmask.data.shapes import write_shapes
 
     root = tmp_path_factory.mktemp("datasets")
