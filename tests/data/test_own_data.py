@@ -6,6 +6,7 @@ import shutil
 
 import own_data
 import pytest
+from command_line import ROOT
 from detectron2.data import MetadataCatalog
 from own_data import HEIGHT, WIDTH, as_detectron2_reads, registered
 from PIL import Image
@@ -13,7 +14,7 @@ from PIL import Image
 from crispmask.config import get_config
 from crispmask.data.coco import read_coco
 from crispmask.data.contents import check_contents, load_training_images
-from crispmask.engine import UserError
+from crispmask.engine import Trainer, UserError, argument_parser, check_run, load_config
 from crispmask.engine.checks import check_dataset
 from crispmask.evaluation import evaluate
 
@@ -42,6 +43,7 @@ def image(**values):
     return lambda data: data["images"][2].update(values)
 
 
+TINY = ROOT / "tests/engine/tiny.yaml"
 # Faults that are read as what they mean
 UNDERSTOOD = [
     without("bbox"),
@@ -212,3 +214,26 @@ def test_keypoints_that_are_none_are_left_out(folder, points):
         assert all("keypoints" not in a for a in objects(name))
         (note,) = check_contents(name, training=True, masks=True)
         assert "lists of keypoints that are no x, y and visibility each, left out: 1" in note
+
+
+def test_faults_of_both_sets_do_not_stop_a_training_at_its_evaluation(folder):
+    def spoil(data):
+        first, second, third, *others = data["annotations"]
+        first["segmentation"] = first["segmentation"][0]
+        second["segmentation"].append([1, 2, 3])
+        third["segmentation"] = []
+        others[0].update(id=1, bbox=None)
+        others[1].pop("iscrowd")
+
+    with registered(folder, spoil) as name:
+        data = f"('{name}',)"
+        opts = ["DATASETS.TRAIN", data, "DATASETS.TEST", data, "MODEL.ROI_HEADS.NUM_CLASSES", "2"]
+        opts += ["INPUT.MASK_FORMAT", "polygon", "SOLVER.MAX_ITER", "1", "OUTPUT_DIR", str(folder / "out")]
+        opts += ["TEST.EXPECTED_RESULTS", "[['segm', 'AP', 50, 50]]"]
+        args = argument_parser().parse_args(["--config-file", str(TINY), *opts])
+        cfg = load_config(args.config_file, args.opts)
+        notes = check_run(cfg, args)
+        (folder / "out").mkdir()
+        results = Trainer(cfg).train()
+    assert set(results) == {"bbox", "segm", "boundary"} and results["segm"]["AP"] >= 0
+    assert sum("objects without a mask" in note for note in notes) == 1
