@@ -76,15 +76,18 @@ def run(args: argparse.Namespace) -> None:
     from crispmask.analysis.boundary_report import build_report
     from crispmask.analysis.image_files import ImageFiles
     from crispmask.analysis.object_quality import CSV_COLUMNS, csv_rows
+    from crispmask.evaluation.checks import faults_as_sentences
     from crispmask.evaluation.inputs import load_dataset, read_ground_truth
+    from crispmask.evaluation.notes import collected_notes
     from crispmask.evaluation.progress import Progress
 
     progress = Progress()
     try:
-        data = load_dataset(args.ground_truth, progress)
-        gt = read_ground_truth(data, progress)
-        images = ImageFiles(data["images"], args.images, gt.sizes, args.value_range)
-        files = [_assess(gt, *named, args, progress) for named in _labels(args.predictions).items()]
+        with collected_notes() as notes, faults_as_sentences():
+            data = load_dataset(args.ground_truth, progress)
+            gt = read_ground_truth(data, progress)
+            images = ImageFiles(data["images"], args.images, gt.sizes, args.value_range)
+            files = [_assess(gt, *named, args, progress) for named in _labels(args.predictions).items()]
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error
     report = folder / "report.html"
@@ -95,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
     write_csv(folder / "objects.csv", CSV_COLUMNS, rows)
     if args.images and not args.worst:
         print_notes(["--images has no effect: --worst 0 shows no object."])
-    print_rules(gt, args.ground_truth)
+    print_rules(gt, args.ground_truth, notes)
     _print(files)
     say(f"{report} and objects.csv beside it")
     if images.unread:

@@ -63,19 +63,22 @@ def run(args: argparse.Namespace) -> None:
     json_file = check_output_file(args.json, inputs)
     csv_file = check_output_file(args.csv, (*inputs, args.json))
     from crispmask.analysis.incoherence_study import study_incoherence
+    from crispmask.evaluation.checks import faults_as_sentences
     from crispmask.evaluation.inputs import read_ground_truth, read_predictions
+    from crispmask.evaluation.notes import collected_notes
     from crispmask.evaluation.progress import Progress
 
     options = {"size": args.size, "depth": args.depth, "dilation_ratio": args.dilation_ratio}
     progress = Progress()
     try:
-        gt = read_ground_truth(args.ground_truth, progress)
-        rows = read_predictions(args.predictions, gt, progress)
-        study = study_incoherence(gt, rows, **options, progress=progress)
+        with collected_notes() as notes, faults_as_sentences():
+            gt = read_ground_truth(args.ground_truth, progress)
+            rows = read_predictions(args.predictions, gt, progress)
+            study = study_incoherence(gt, rows, **options, progress=progress)
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error
     table = _rows(study)
-    print_rules(gt, args.ground_truth)
+    print_rules(gt, args.ground_truth, notes)
     say(f"ground truth  {args.ground_truth}")
     say(f"predictions   {args.predictions}")
     say(f"objects       {study.num_objects}")

@@ -136,11 +136,11 @@ def print_notes(notes: Iterable[str]) -> None:
         say(f"note: {note}")
 
 
-def print_rules(gt: GroundTruth, path: str) -> None:
-    """Print the notes of a file, and that COCO's rules are not those of an LVIS file."""
+def print_rules(gt: GroundTruth, path: str, notes: Iterable[str] = ()) -> None:
+    """Print what has to be known of a file: its notes, other notes, and whether it is one of LVIS."""
     from crispmask.evaluation.notes import federated_notes
 
-    print_notes((*gt.notes, *federated_notes(gt, path)))
+    print_notes(dict.fromkeys((*gt.notes, *federated_notes(gt, path), *notes)))
 
 
 def _cell(value: Any) -> str:

@@ -58,7 +58,7 @@ def limit_notes(gt: GroundTruth, rows: Sequence[Row], max_dets: int) -> list[str
     if cut := sum(max(0, count - max_dets) for count in counts.values()):
         notes.append(
             f"{cut} of {len(rows)} detections were cut, as only the best {max_dets} of each {unit} count: "
-            "--max-dets (in training TEST.DETECTIONS_PER_IMAGE) raises the limit."
+            "crispmask evaluate --max-dets, in training TEST.DETECTIONS_PER_IMAGE, raises the limit."
         )
     if max_dets != gt.max_dets:
         notes.append(

@@ -195,6 +195,28 @@ def test_config_chooses_the_tasks(generated, one_process, tmp_path, opts, tasks)
     assert (wide.get("boundary") != figures.get("boundary")) is ("boundary" in tasks)
 
 
+def test_detections_that_the_model_gives_count_or_are_said_to_be_cut(tmp_path, caplog):
+    shape = SHAPE._replace(images=2, detections=120, categories=1, objects=8)
+    gt, results = make_set(shape, 6)
+    path = tmp_path / "gt.json"
+    path.write_text(json.dumps({**gt, "info": {}}))
+    name, rows = register(path), as_float32(results)
+    opts = ["MODEL.MASK_ON", True, "OUTPUT_DIR", str(tmp_path), "TEST.DETECTIONS_PER_IMAGE"]
+    found = {}
+    for number, said in (
+        (60, "40 of 240 detections were cut"),
+        (120, "by the protocol's own rules the best 100"),
+    ):
+        caplog.clear()
+        with caplog.at_level("WARNING", logger="crispmask"):
+            found[number] = run_shape(build_evaluator(get_config(opts=[*opts, number]), name), results, shape)
+        assert said in caplog.text
+        for task, iou_type in (("segm", "segm"), ("boundary", "boundary"), ("bbox", "bbox")):
+            direct = evaluate(path, rows, iou_type=iou_type, max_dets=max(100, number))
+            assert found[number][task]["AP"] == direct["AP"]
+    assert found[60]["boundary"] != found[120]["boundary"]
+
+
 def test_unknown_evaluator_type_names_what_there_is():
     name = f"depth_{uuid.uuid4().hex}"
     MetadataCatalog.get(name).evaluator_type = "depth"

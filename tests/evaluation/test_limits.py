@@ -70,6 +70,9 @@ def test_limit_on_the_command_line(dense, tmp_path, capsys):
     assert "best 300 detections" in capsys.readouterr().out
     report = json.loads(paths[2].read_text())
     assert report["results"]["mask"]["AP"] == ALL and report["max_dets"] == 300
+    assert main(["analyze", "incoherence", *map(str, paths[:2])]) == 0
+    out = capsys.readouterr()
+    assert "note: 200 of 300 detections were cut" in out.out and out.err == ""
     assert main([*words, "--max-dets", "0"]) == 2
     assert "max_dets is 0: a number of detections" in capsys.readouterr().err
 

@@ -120,6 +120,13 @@ def test_test_set_without_annotations_still_gets_its_results_file(generated, tmp
     assert len(json.loads((tmp_path / "lvis_instances_results.json").read_text())) == len(generated[2])
 
 
+def test_limit_is_that_of_lvis_unless_the_model_gives_more(generated, tmp_path):
+    name = register(generated[1])
+    for number, limit in ((100, 300), (300, 300), (400, 400)):
+        cfg = get_config(opts=["MODEL.MASK_ON", True, "TEST.DETECTIONS_PER_IMAGE", number])
+        assert build_evaluator(cfg, name, str(tmp_path))._max_dets == limit
+
+
 SHARES = {"dealt out, padded with the first": ([6, 4, 2], [5, 3, 1, 6]), "one rank alone": (range(1, 7), [])}
 
 
