@@ -159,7 +159,7 @@ def _check_id(row: Mapping[str, Any], where: str, known: Collection[Any], name: 
 def check_size(image: Mapping[str, Any], where: str) -> tuple[int, int] | None:
     """(H, W) of an image entry; None if it has not both."""
     sides = [image.get("height"), image.get("width")]
-    if None in sides:
+    if any(side is None for side in sides):
         return None
     for name, side in zip(("height", "width"), sides, strict=True):
         if not is_finite(side) or side != int(side) or side < 1:

@@ -21,7 +21,7 @@ from crispmask.evaluation.checks import (
     load_json,
     short,
 )
-from crispmask.evaluation.formats.annotations import NAME, Row, read_annotations
+from crispmask.evaluation.formats.annotations import COPIES, NAME, Row, read_annotations
 from crispmask.evaluation.formats.findings import Findings
 from crispmask.evaluation.lvis_cocofied import COCO_SYNSETS, is_cocofied
 from crispmask.evaluation.official import FILE_ID, HOW, id_notes, official_annotations, official_rows
@@ -148,8 +148,10 @@ def read_ground_truth(
     annotations = read_annotations(data["annotations"], sizes, class_names, findings, progress)
     ids = [annotation.get("id") for annotation in annotations]
     notes: list[str] = []
-    if not all(isinstance(i, int) and i > 0 for i in ids) or len(set(ids)) < len(ids):
+    if findings.count(COPIES):
         notes += id_notes(annotations)
+    if not all(isinstance(i, int) and i > 0 for i in ids) or len(set(ids)) < len(ids):
+        notes = id_notes(annotations)
         for annotation in annotations:
             annotation.update({"id": annotation["index"] + 1, FILE_ID: annotation.get("id")})
     # A COCO model knows all of COCO's categories, whichever of them a cocofied file has

@@ -102,7 +102,7 @@ IMAGE_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 def is_cocofied(categories: Sequence[Mapping[str, Any]]) -> bool:
     """Whether LVIS categories have the ids that COCO gives to their synsets."""
     return bool(categories) and all(
-        category.get("synset") is not None and COCO_SYNSETS.get(category["id"]) == category["synset"]
+        isinstance(category.get("synset"), str) and COCO_SYNSETS.get(category["id"]) == category["synset"]
         for category in categories
     )
 

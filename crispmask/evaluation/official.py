@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crispmask.evaluation.checks import check_box, is_finite, short
+from crispmask.evaluation.formats.annotations import NUM_COPIES
 
 Row = dict[str, Any]
 # Keys of rows: the area of a detection by pycocotools, None being that of its mask; the id of an annotation
@@ -34,7 +35,7 @@ def id_notes(annotations: Sequence[Row]) -> list[str]:
             f"{_count(zeros, 'annotation has', 'annotations have')} id 0: pycocotools takes a match with it "
             f"for none, so its AP is too low; {HOW}."
         )
-    if lost := len(ids) - len(set(ids)):
+    if lost := len(ids) - len(set(ids)) + sum(a.get(NUM_COPIES, 0) for a in annotations):
         notes.append(
             f"{_count(lost, 'annotation has', 'annotations have')} the id of another one: pycocotools knows "
             f"only the last of an id, in place of the others; {HOW}."
@@ -59,7 +60,8 @@ def official_annotations(
     for annotation in annotations:
         last[_checked_id(annotation)] = annotation
     places = {image_id: place for place, image_id in enumerate(images)}
-    taken = (a for a in annotations if takes_empty or a.get("area", 1) > 0)
+    taken = [a for a in annotations if takes_empty or a.get("area", 1) > 0]
+    taken = (a for a in taken for _ in range(1 + a.get(NUM_COPIES, 0)))
     taken = (last[_file_id(a)] for a in sorted(taken, key=lambda a: places[a["image_id"]]))
     return [
         {
@@ -103,7 +105,7 @@ def official_areas(rows: Sequence[Row]) -> NDArray[np.float64]:
     boxes = [row.get("bbox") for row in rows] if _has_box(first) else []
     try:
         sides = np.array([box[2:4] for box in boxes], np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, IndexError):
         # pycocotools stops there: it has no figure that could differ
         return np.full(len(rows), np.nan)
     return sides.prod(axis=1) if sides.ndim == 2 else np.full(len(rows), np.nan)

@@ -149,7 +149,10 @@ def _needs_mask_area(row: Row, keeps_area: bool) -> bool:
 
 
 def _is_given(value: Any) -> bool:
-    return value is not None and (not hasattr(value, "__len__") or len(value) > 0)
+    try:
+        return value is not None and len(value) > 0
+    except TypeError:  # a number, or an array of one
+        return True
 
 
 def _has_polygons(row: Row) -> bool:

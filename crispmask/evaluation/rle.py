@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from crispmask.evaluation.checks import short
+from crispmask.evaluation.checks import is_finite, short
 from crispmask.evaluation.progress import Progress, tracked
 
 # Masks of a results file that are parsed together: enough to amortise NumPy's overhead in a few MiB.
@@ -286,7 +286,8 @@ def _without_needless(lengths: list[int]) -> list[int]:
 
 
 def _has_size(rle: Mapping[str, Any], height: int, width: int) -> bool:
-    return isinstance(rle["size"], (list, tuple)) and list(rle["size"]) == [height, width]
+    size = rle["size"]
+    return isinstance(size, (list, tuple)) and all(map(is_finite, size)) and list(size) == [height, width]
 
 
 def _numbers(

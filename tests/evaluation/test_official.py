@@ -123,6 +123,16 @@ def test_odd_ids_are_noted_with_the_way_to_the_official_figure(ids, said, caplog
         assert caplog.text == ""
 
 
+def test_copies_of_an_annotation_are_objects_to_the_official_tool(caplog):
+    gt, results = two_squares(1, 2)
+    gt["annotations"].insert(1, copy.deepcopy(gt["annotations"][0]))
+    assert evaluate(gt, results, iou_type="segm")["AP"] == FULL
+    assert "copies of an annotation" in caplog.text and "1 annotation has the id of another" in caplog.text
+    ours = evaluate_coco(gt, results, ("segm",), official=True)["segm"]
+    assert_same(ours, pycocotools_eval(gt, results))
+    assert ours.stats[0] < 0.7
+
+
 def test_results_with_boxes_are_noted_where_sizes_differ(caplog):
     gt, results = two_squares(1, 2)
     results[0]["bbox"], results[1]["bbox"] = [0, 0, 99, 99], [50, 50, 20, 20]
