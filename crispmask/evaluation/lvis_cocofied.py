@@ -138,7 +138,7 @@ def category_list(image: Mapping[str, Any], key: str, index: int, kinds: Collect
     Raises:
         ValueError: it is something else than a list of ids.
     """
-    ids = image.get(key) or []
+    ids = [] if image.get(key) is None else image[key]
     if not isinstance(ids, (list, tuple)) or not all(type(i) in kinds for i in ids):
         raise ValueError(
             f"Entry {index} of 'images' has {key} {short(ids)}: a list of category ids is needed."
