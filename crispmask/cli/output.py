@@ -6,7 +6,8 @@ import csv
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,15 @@ def check_output_folder(path: str | Path) -> Path:
     return Path(path)
 
 
+@contextmanager
+def _named_faults(path: Path) -> Iterator[None]:
+    """Name the file that the body cannot write, as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be written: {error.strerror}.") from error
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file, complete or not at all.
 
@@ -60,14 +70,12 @@ def write_whole(path: Path, text: str) -> None:
     """
     check_output_folder(path.parent)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with _named_faults(path):
         try:
             partial.write_text(text)
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be written: {error.strerror}.") from error
 
 
 def write_json(path: Path, data: Any, *, indent: int | None = 1) -> None:
@@ -76,18 +84,20 @@ def write_json(path: Path, data: Any, *, indent: int | None = 1) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    try:
+    with _named_faults(path):
         path.write_text(json.dumps(_without_nan(data), indent=indent, allow_nan=False) + "\n")
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be written: {error.strerror}.") from error
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write rows below their column names, NaN as an empty cell.
 
     Text that a spreadsheet would take for a formula gets an apostrophe in front, which spreadsheets know.
+
+    Raises:
+        UserError: it cannot be written.
     """
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    options = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+    with _named_faults(path), path.open("w", **options) as file:
         writer = csv.writer(file)
         writer.writerow(map(_no_formula, columns))
         writer.writerows([_no_formula(_without_nan(cell)) for cell in row] for row in rows)

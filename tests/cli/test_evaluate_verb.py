@@ -119,8 +119,9 @@ def test_bad_input_is_one_sentence(words: list[str], named: str, capsys: pytest.
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_full_disk_is_one_sentence_after_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", GT, RESULTS, "--json", "/dev/full"]) == 2
+@pytest.mark.parametrize("flag", ["--json", "--csv"])
+def test_full_disk_is_one_sentence_after_the_figures(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", GT, RESULTS, flag, "/dev/full"]) == 2
     out, err = capsys.readouterr()
     assert "boundary" in out and err.count("\n") == 1 and "cannot be written: No space" in err
 

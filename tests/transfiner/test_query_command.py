@@ -41,7 +41,9 @@ def last_iteration(folder: Path) -> int:
 
 def test_two_processes_train_evaluate_and_one_resumes(shapes_root, small_run, tmp_path):
     """One process may see no object at all, and both must still take the same step."""
+    # Without weights nothing may be frozen
     words = ("OUTPUT_DIR", tmp_path, *small_run, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False")
+    words += ("CRISPMASK.FREEZE", "()")
     log = run("--num-gpus", 2, *words)
     assert "World size: 2" in log and "Evaluation results for boundary" in log
     assert last_iteration(tmp_path) == 1
