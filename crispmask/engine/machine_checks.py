@@ -67,8 +67,8 @@ def check_dist_url(url: str, num_machines: int) -> None:
         if num_machines > 1:
             raise UserError("--num-machines needs --dist-url: give tcp://<address of machine 0>:<free port>.")
         return
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         good = parts.scheme == "file" or (parts.scheme == "tcp" and parts.hostname and parts.port)
     except ValueError:  # a port that is none
         good = False

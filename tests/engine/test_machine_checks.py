@@ -101,7 +101,10 @@ def test_ranks_without_the_size_of_the_machine(environment: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("url", "good"),
     [
-        *((url, False) for url in ("tcp://a", "tcp://:5", "tcp://a:x", "tcp://a:99999", "a:29500", "")),
+        *(
+            (url, False)
+            for url in ("tcp://a", "//[", "tcp://:5", "tcp://a:x", "tcp://a:99999", "a:29500", "")
+        ),
         *((url, True) for url in ("auto", "tcp://10.0.0.1:29500", "file:///shared/meet")),
     ],
 )
