@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
 from crispmask.errors import print_error
 
 EXIT_CODE = 128 + signal.SIGINT
+# A process closes its sockets a moment before its children have another parent
+SECONDS_TO_END = 0.2
 
 
 @contextmanager
@@ -62,8 +67,18 @@ def forks_ignoring_interrupts() -> Iterator[None]:
 
 
 def _after_fork() -> None:
-    if _forks_ignore:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Go on at a Ctrl-C, and say nothing of what then breaks, such as a tensor that is on its way."""
+    if not _forks_ignore:
+        return
+    parent, stopped = os.getppid(), threading.Event()
+
+    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        time.sleep(SECONDS_TO_END)
+        if not stopped.is_set() and os.getppid() == parent:
+            sys.__excepthook__(kind, error, trace)
+
+    signal.signal(signal.SIGINT, lambda *_: stopped.set())
+    sys.excepthook = tell
 
 
 def _in_main_thread() -> bool:

@@ -121,13 +121,16 @@ def test_other_processes_of_a_torchrun_say_nothing(
     assert exit_.value.code == 130 and capsys.readouterr().err == ""
 
 
-def test_processes_that_are_started_leave_it_to_this_one() -> None:
+def test_processes_that_are_started_leave_it_to_this_one(capfd: pytest.CaptureFixture[str]) -> None:
     code = "import signal; print(signal.getsignal(signal.SIGINT) == signal.SIG_IGN)"
     with interrupts_ignored():
         assert subprocess.check_output([sys.executable, "-c", code], text=True) == "True\n"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with pytest.raises(SystemExit), exit_on_interrupt("x", lambda: "Nothing"):
         if (child := os.fork()) == 0:
-            os._exit(int(signal.getsignal(signal.SIGINT) == signal.SIG_IGN))
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+            signal.raise_signal(signal.SIGINT)
+            sys.excepthook(EOFError, EOFError(), None)  # says nothing, for it was stopped
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         raise KeyboardInterrupt
+    assert capfd.readouterr().err == "x: stopped. Nothing\n"

@@ -16,7 +16,7 @@ from torch.multiprocessing import ProcessExitedException, start_processes
 
 from crispmask.engine.torchrun import Ranks, read_ranks
 from crispmask.errors import ProcessError, exit_on_user_error
-from crispmask.interrupt import interrupts_ignored
+from crispmask.interrupt import forks_ignoring_interrupts, interrupts_ignored
 
 # Patience with a process that is told to end
 SECONDS_TO_END = 10
@@ -99,7 +99,7 @@ def _spawned(
     rank = machine_rank * local_size + local_rank
     if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
-    with exit_on_user_error():
+    with exit_on_user_error(), forks_ignoring_interrupts():
         _run_rank(main, args, Ranks(rank, num_machines * local_size, local_rank, local_size), url, device)
 
 
