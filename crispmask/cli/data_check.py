@@ -21,6 +21,7 @@ from crispmask.text import printable
 
 if TYPE_CHECKING:
     from crispmask.data.annotation_check import AnnotationCheck
+    from crispmask.data.image_files import ImageFaults
 
 # Sentences of one kind that are printed
 SHOWN = 10
@@ -51,8 +52,8 @@ def run(args: argparse.Namespace) -> None:
     _print_summary(found, args.file)
     faults = [*found.errors, *(found.images.sentences(f"'{args.file}'") if found.images else [])]
     _print_list("faults", faults)
-    if found.images and not faults:
-        print("images      all there, of the sizes that the file says")
+    if found.images:
+        _print_images(found.images)
     if fixed:
         write_json(fixed, found.content, indent=None)
         counts = f"{len(found.content['images'])} images, {len(found.content['annotations'])} annotations"
@@ -70,12 +71,25 @@ def _print_summary(found: AnnotationCheck, path: str) -> None:
     with_objects = len({row["image_id"] for row in rows})
     images = len(found.content["images"])
     print(f"file        {printable(path)}")
-    print(f"images      {images}, {images - with_objects} without annotations")
-    print(f"objects     {len(rows) - crowds}, and {crowds} crowd regions")
+    print(f"images      {_share(images, found.totals[0])}, {images - with_objects} without annotations")
+    print(f"annotations {_share(len(rows), found.totals[1])}, {crowds} of them crowd regions")
     print(f"sizes       {', '.join(f'{count} {size}' for size, count in found.sizes.items())}")
     columns = ("id", "class", "objects", "images", "crowd regions")
     print_table(columns, [(str(i), *cells) for i, *cells in found.class_rows])
     _print_list("left out or mended", found.notes)
+
+
+def _share(usable: int, total: int) -> str:
+    return str(total) if usable == total else f"{total}, of which {usable} can be used"
+
+
+def _print_images(images: ImageFaults) -> None:
+    """All the names, as many as are printed of anything."""
+    if not images.paths:
+        print("image files: all there, of the sizes that the file says")
+    _print_list("images that are not there", images.missing)
+    _print_list("images that cannot be read", list(images.unreadable.values()))
+    _print_list("images of another size", list(images.other_sizes.values()))
 
 
 def _print_list(title: str, lines: Sequence[str]) -> None:

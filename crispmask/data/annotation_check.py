@@ -37,6 +37,7 @@ class AnnotationCheck:
         notes: what the reader leaves out or mends by itself, a line each.
         errors: a sentence for each thing that stops an evaluation or a training.
         images: what is wrong with the image files; None: they were not looked at.
+        totals: images and annotations that the file has.
         areas: area in pixels of each annotation of ``content``.
         orientations: orientation in EXIF of images whose annotations do not follow it, by image id.
     """
@@ -45,6 +46,7 @@ class AnnotationCheck:
     notes: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     images: ImageFaults | None = None
+    totals: tuple[int, int] = (0, 0)
     areas: list[float] = field(default_factory=list)
     orientations: dict[Any, int] = field(default_factory=dict)
 
@@ -98,6 +100,7 @@ def check_annotation_file(
     for key in ("images", "categories"):
         check_rows(content.get(key), f"'{key}' of '{path}'")
         check_unique_ids(content[key], f"'{key}' of '{path}'")
+    result.totals = len(content["images"]), len(content["annotations"])
     all_images = [image["id"] for image in content["images"]]
     content["images"] = _usable_images(result)
     if folder is not None:

@@ -33,7 +33,7 @@ def test_summary(folder, capsys):
     file = written(folder, row(iscrowd=1), lambda data: data["annotations"].pop())
     assert main(["data", "check", file, "--images", str(folder / "images")]) == 0
     printed = capsys.readouterr().out
-    for line in ("3, 0 without annotations", "4, and 1 crowd regions", "0 small, 4 medium, 0 large"):
+    for line in ("3, 0 without annotations", "5, 1 of them crowd regions", "0 small, 4 medium, 0 large"):
         assert line in printed
     assert "99" in printed and "lid" in printed and "all there" in printed
 
@@ -50,6 +50,7 @@ def test_all_faults_are_named_at_once(folder, capsys):
     printed = capsys.readouterr()
     for part in ("Annotation 1 (id 2) has category_id 6", "Annotation 3 (id 4) has a polygon", "gone.jpg"):
         assert part in printed.out
+    assert "3, of which 2 can be used" in printed.out and "6, of which 2 can be used" in printed.out
     assert "cannot be used as it is, for 3 faults" in printed.err
 
 
