@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import re
 
-# Control characters, line and paragraph separators, and marks that turn the direction of text
-_OBEYED = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+# Control characters, line and paragraph separators, marks that turn the direction of text, and halves of
+# characters, which cannot be written
+_OBEYED = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 _ANY = re.compile(_OBEYED)
 # What log messages are laid out with: their own lines, and colours, which change nothing but colours
 _LAID_OUT = re.compile(rf"(\x1b\[[0-9;]*m|[\n\t])|{_OBEYED}")

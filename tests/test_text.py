@@ -12,8 +12,19 @@ from crispmask.cli.output import print_notes, print_table
 from crispmask.errors import UserError, exit_on_user_error
 from crispmask.text import PrintableLog, printable, printable_message
 
-# Clears the screen, renames the window, turns text round, goes back, ends a line
-OBEYED = ("\x1b[2J", "\x1b]0;mine\x07", "\u202e", "\b\b", "\r", "\x9b2J", "\u2028", "\x00", "\u2066")
+# Clears the screen, renames the window, turns text round, goes back, ends a line; no character at all
+OBEYED = (
+    "\x1b[2J",
+    "\x1b]0;mine\x07",
+    "\u202e",
+    "\b\b",
+    "\r",
+    "\x9b2J",
+    "\u2028",
+    "\x00",
+    "\u2066",
+    "\ud800",
+)
 
 
 @pytest.mark.parametrize("attack", OBEYED, ids=ascii)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -36,24 +38,30 @@ def locate_images(
         Paths by name; of a file that is nowhere, the one where it should be.
     """
     paths = {name: os.path.join(folder, name) for name in names}
-    if "://" in str(folder):  # of Detectron2's path handlers, which reads such files
+    if is_address(str(folder)):  # of Detectron2's path handlers, which reads such files
         return paths
     missing = [name for name, path in paths.items() if not os.path.isfile(path)]
     taken = set(paths.values()) - {paths[name] for name in missing}
-    for name in missing:
-        meant = unquote(name.replace("\\", "/"))
-        tries = {ESCAPED: os.path.join(folder, meant), LAST_PART: _last_part(folder, meant)}
-        for what, path in tries.items():
-            if path not in taken and os.path.isfile(path):
-                findings.add(what, f"'{name}'")
-                paths[name] = path
-                taken.add(path)
-                break
+    found = {name: _found_elsewhere(folder, name) for name in missing}
+    users = Counter(path for _, path in found.values())
+    for name, (what, path) in found.items():
+        if what and path not in taken and users[path] == 1:
+            findings.add(what, f"'{name}'")
+            paths[name] = path
     return paths
 
 
-def _last_part(folder: str | os.PathLike[str], name: str) -> str:
-    return os.path.join(folder, PurePosixPath(name).name)
+def is_address(path: str) -> bool:
+    """Whether Detectron2's path handlers read it, as s3://bucket/1.jpg, and not this machine's files."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
+
+
+def _found_elsewhere(folder: str | os.PathLike[str], name: str) -> tuple[str, str]:
+    """How an image that is not where its name says was found, and its path; else two empty strings."""
+    meant = unquote(name.replace("\\", "/"))
+    tries = ((ESCAPED, meant), (LAST_PART, PurePosixPath(meant).name))
+    paths = ((what, os.path.join(folder, part)) for what, part in tries)
+    return next(((what, path) for what, path in paths if os.path.isfile(path)), ("", ""))
 
 
 @dataclass
@@ -116,7 +124,7 @@ def check_image_files(
         progress: where to say how far it is.
     """
     faults = ImageFaults(len(images))
-    local = [image for image in images if "://" not in image["file_name"]]
+    local = [image for image in images if not is_address(image["file_name"])]
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         headers = pool.map(_header_or_error, (image["file_name"] for image in local), chunksize=64)
         tracked = (progress or Progress()).track(local, f"Image headers of {what}")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from crispmask.data.deep_images import Range
+from crispmask.data.image_files import is_address
 from crispmask.data.images import ImageError, read_image
 from crispmask.errors import DataError, UserError
 
@@ -103,7 +104,7 @@ class ImageMapper(DatasetMapper):
         Raises:
             ImageError: it cannot be read.
         """
-        return read_image(PathManager.get_local_path(path) if "://" in path else path, self.value_range)
+        return read_image(PathManager.get_local_path(path) if is_address(path) else path, self.value_range)
 
     def in_format(self, picture: NDArray[np.uint8]) -> NDArray[Any]:
         """A picture (H, W, 3) uint8 RGB in ``INPUT.FORMAT``: (H, W, C), float for YUV-BT.601, else uint8."""

@@ -35,11 +35,18 @@ from crispmask.evaluation.coco import (
     with_rules,
 )
 from crispmask.evaluation.device_masks import encode_masks
-from crispmask.evaluation.inputs import GroundTruth, Row, read_ground_truth, read_predictions
+from crispmask.evaluation.inputs import (
+    GroundTruth,
+    Row,
+    read_ground_truth,
+    read_predictions,
+    unique_names,
+)
 from crispmask.evaluation.notes import note
 from crispmask.evaluation.overlaps import Overlaps, compute_overlaps
 from crispmask.evaluation.progress import Progress
 from crispmask.evaluation.regions import with_boxes
+from crispmask.text import printable
 
 
 class COCOBoundaryEvaluator(COCOEvaluator):
@@ -169,11 +176,14 @@ class COCOBoundaryEvaluator(COCOEvaluator):
         return {index: category_id for category_id, index in to_contiguous.items()}
 
     def _class_names(self, truth: GroundTruth) -> dict[Any, str]:
-        """Category id -> name in the metadata, in ascending order of id."""
+        """Category id -> name in the metadata, in ascending order of id, every name once and printable.
+
+        TensorBoard writes figures under these names, and stops at what is no text.
+        """
         names = self._metadata.get("thing_classes") or list(truth.class_names.values())
         order = sorted(self._category_ids)
         by_id = {self._category_ids[index]: names[place] for place, index in enumerate(order)}
-        return {category_id: by_id[category_id] for category_id in truth.class_names}
+        return unique_names([{"id": i, "name": printable(by_id[i])} for i in truth.class_names])
 
     def _is_encoded_on_device(self, instances: Instances) -> bool:
         if not instances.has("pred_masks"):

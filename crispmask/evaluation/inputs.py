@@ -143,7 +143,7 @@ def read_ground_truth(
     """
     data = load_dataset(source, progress)
     sizes = {im["id"]: check_size(im, f"Entry {i} of 'images'") for i, im in enumerate(data["images"])}
-    class_names = _unique_names(data["categories"])
+    class_names = unique_names(data["categories"])
     findings = Findings()
     annotations = read_annotations(data["annotations"], sizes, class_names, findings, progress)
     ids = [annotation.get("id") for annotation in annotations]
@@ -280,7 +280,8 @@ def _kind(data: Any) -> str:
     return "a list, as results are" if isinstance(data, list) else f"no dict but {type(data).__name__}"
 
 
-def _unique_names(categories: Sequence[Mapping[str, Any]]) -> dict[Any, str]:
+def unique_names(categories: Sequence[Mapping[str, Any]]) -> dict[Any, str]:
+    """Category id -> name, in ascending order of id, with the id where several have one name."""
     names = {c["id"]: str(c.get("name", c["id"])) for c in sorted(categories, key=lambda c: c["id"])}
     count = Counter(names.values())
     unique = {i: name if count[name] == 1 else f"{name} ({i})" for i, name in names.items()}

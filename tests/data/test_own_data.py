@@ -43,6 +43,12 @@ def image(**values):
     return lambda data: data["images"][2].update(values)
 
 
+def points(annotation):
+    """Corners as pairs, as LabelMe has them."""
+    (outline,) = annotation["segmentation"]
+    return [list(corner) for corner in zip(outline[::2], outline[1::2], strict=True)]
+
+
 TINY = ROOT / "tests/engine/tiny.yaml"
 # Faults that are read as what they mean
 UNDERSTOOD = [
@@ -58,6 +64,8 @@ UNDERSTOOD = [
     every(area="1200"),
     lambda data: [im.pop("height") for im in data["images"]],
     lambda data: [a.update(segmentation=a["segmentation"][0]) for a in data["annotations"]],
+    lambda data: [a.update(segmentation=points(a)) for a in data["annotations"]],
+    lambda data: [a.update(segmentation=[points(a)]) for a in data["annotations"]],
     lambda data: [a["segmentation"].append([1, 2, 3, 4]) for a in data["annotations"]],
     lambda data: [a["segmentation"].insert(0, []) for a in data["annotations"]],
     lambda data: data["annotations"].append(dict(data["annotations"][0])),
@@ -72,6 +80,7 @@ WRONG = [
     (row(iscrowd="no"), r"Annotation 1 \(id 2\) has iscrowd 'no': 0 or 1 is needed"),
     (row(segmentation=[[1, 1, math.inf, 5, 5, 5]]), r"Annotation 1 \(id 2\) .*corner that is no number"),
     (row(segmentation=[["1", "1", "9", "5", "5", "5"]]), r"Annotation 1 \(id 2\) .*polygons that cannot"),
+    (row(segmentation=[[[1, 1, 9], [9, 9, 1]]]), r"Annotation 1 \(id 2\) .*polygons that cannot"),
     (row(segmentation="mask"), r"Annotation 1 \(id 2\) has segmentation 'mask'"),
     (row(segmentation={"size": [8, 8], "counts": "0P2"}), r"Annotation 1 \(id 2\) has size \[8, 8\]"),
     (row(segmentation={"size": [HEIGHT, WIDTH], "counts": "04"}), r"annotation 1 \(id 2\) .*do not fill"),
@@ -162,6 +171,20 @@ def test_images_that_are_none_are_counted_where_they_are_skipped(folder):
 def test_name_that_two_images_would_share_is_not_guessed(folder):
     spoil = image(file_name="elsewhere/1.jpg")
     with registered(folder, spoil) as name, pytest.raises(ValueError, match=r"elsewhere/1\.jpg' for one"):
+        check_contents(name, training=True, masks=True)
+
+
+def test_file_that_two_names_could_mean_is_neithers(folder):
+    def spoil(data):
+        data["images"][0]["file_name"], data["images"][1]["file_name"] = "a/1.jpg", "b/1.jpg"
+
+    with registered(folder, spoil) as name, pytest.raises(ValueError, match=r"2 of the 3 .* are not there"):
+        check_contents(name, training=True, masks=True)
+
+
+def test_address_in_a_folder_of_images_is_no_image(folder):
+    spoil = image(file_name="https://example.org/gone.jpg")
+    with registered(folder, spoil) as name, pytest.raises(ValueError, match=r"gone\.jpg' for one: put them"):
         check_contents(name, training=True, masks=True)
 
 

@@ -46,7 +46,7 @@ def figures(gt, iou_type="segm"):
         (SQUARES["b"], "polygons that are one list of numbers, taken as one part: 1, annotation 1 (id 2)"),
         ([SQUARES["b"], []], "parts of polygons without three corners, left out: 1, annotation 1 (id 2)"),
         ([[1, 2, 3, 4], SQUARES["b"], [5]], "parts .* left out: 2, annotation 1 (id 2) for one"),
-        ([[1, 2, 3, 4, 5, 6, 7], SQUARES["b"]], "parts .* left out: 1"),
+        ([[1, 2, 3, 4, 5, 6, 7], SQUARES["b"]], "parts .* an odd count of numbers, left out: 1"),
     ],
 )
 def test_part_that_is_none_is_left_out_of_its_mask(mask, note):

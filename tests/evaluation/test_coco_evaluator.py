@@ -151,6 +151,17 @@ def test_ground_truth_of_a_bare_file(generated, one_process, tmp_path):
         assert figures[task] == pytest.approx(one_process[task], rel=1e-12, nan_ok=True)
 
 
+def test_names_of_classes_are_told_apart_and_can_be_written(generated, tmp_path):
+    gt = json.loads(generated[1].read_text())
+    for category, text in zip(gt["categories"], ("lid", "lid", "\ud800\x1b"), strict=True):
+        category["name"] = text
+    path = tmp_path / "named.json"
+    path.write_text(json.dumps(gt))
+    figures = run(COCOBoundaryEvaluator(register(path)), generated[2])
+    names = {name for name in figures["segm"] if name.startswith("AP-")}
+    assert names == {"AP-lid (1)", "AP-lid (2)", r"AP-\ud800\x1b"}
+
+
 def test_class_count_that_does_not_fit_is_one_sentence(generated, tmp_path):
     name, path, results = generated
     with pytest.raises(ValueError, match="predicted class 7, but the data set has 3 classes"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from numbers import Real
 from typing import Any
 
@@ -25,7 +26,9 @@ NUM_COPIES = "copies left out"
 SHORTEST_PART = 6
 
 FLAT = "polygons that are one list of numbers, taken as one part"
+POINTS = "polygons whose corners are pairs of x and y, taken as lists of numbers"
 SHORT_PARTS = "parts of polygons without three corners, left out"
+ODD_PARTS = "parts of polygons with an odd count of numbers, left out"
 NO_MASK = "objects without a mask, which count for boxes alone"
 NOTHING = "annotations without mask and box, left out"
 BAD_BOX = "boxes that are no x, y, width and height, replaced by those of the masks"
@@ -117,14 +120,12 @@ def usable_mask(value: Any, where: str, findings: Findings) -> Any:
         return None
     if not isinstance(value, list):
         return value
-    if not isinstance(value[0], list) and all(map(_is_number, value)):
-        findings.add(FLAT, _place(where))
-        value = [value]
-    if not all(isinstance(part, (list, tuple)) for part in value):
-        raise ValueError(f"{where} has polygons that cannot be read: each must be a list of numbers.")
-    parts = [part for part in value if len(part) >= SHORTEST_PART and len(part) % 2 == 0]
-    for _ in range(len(value) - len(parts)):
-        findings.add(SHORT_PARTS, _place(where))
+    parts = []
+    for part in _lists_of_numbers(value, where, findings):
+        if len(part) >= SHORTEST_PART and len(part) % 2 == 0:
+            parts.append(part)
+        else:
+            findings.add(SHORT_PARTS if len(part) < SHORTEST_PART else ODD_PARTS, _place(where))
     return parts or None
 
 
@@ -179,6 +180,35 @@ def _is_equal(value: Any, other: Any) -> bool:
         return bool(value == other)
     except ValueError:  # NumPy arrays
         return False
+
+
+def _lists_of_numbers(value: list[Any], where: str, findings: Findings) -> list[Any]:
+    """The parts of polygons, each as x, y, x, y, ...; that these are numbers is not looked at.
+
+    Raises:
+        ValueError: they are no lists.
+    """
+    if not isinstance(value[0], list) and all(map(_is_number, value)):
+        findings.add(FLAT, _place(where))
+        return [value]
+    if 2 * len(value) >= SHORTEST_PART and all(map(_is_point, value)):
+        value = [value]
+    if any(_has_points(part) for part in value):
+        findings.add(POINTS, _place(where))
+        value = [list(chain(*part)) if _has_points(part) else part for part in value]
+    if not all(
+        isinstance(part, (list, tuple)) and not (part and isinstance(part[0], list)) for part in value
+    ):
+        raise ValueError(f"{where} has polygons that cannot be read: each must be a list of numbers.")
+    return value
+
+
+def _has_points(part: Any) -> bool:
+    return isinstance(part, (list, tuple)) and len(part) > 0 and all(map(_is_point, part))
+
+
+def _is_point(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2
 
 
 def _is_number(value: Any) -> bool:
