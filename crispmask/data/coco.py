@@ -111,6 +111,8 @@ def read_coco(
         data = load_dataset({"annotations": [], **content} if isinstance(content, Mapping) else content)
         with without_garbage_collection():
             return _read(data, image_root, progress, name_of, to_contiguous)
+    except OSError as error:
+        raise ValueError(f"'{json_file}' cannot be fetched: {error}.") from error
     except ValueError as error:
         raise ValueError(str(error) if str(json_file) in str(error) else f"'{json_file}': {error}") from error
 

@@ -47,6 +47,8 @@ def check_contents(
         if errors := faults.sentences(f"data set '{name}'", unreadable=not skip_unreadable):
             raise ValueError(errors[0])
         if skipped := (*faults.missing, *faults.unreadable):
+            if len(skipped) == faults.total:
+                raise ValueError(faults.sentences(f"data set '{name}'")[0])
             notes.append(
                 f"Data set '{name}': {len(skipped)} of {faults.total} images cannot be read and are skipped, "
                 f"'{skipped[0]}' for one."
@@ -88,6 +90,8 @@ def load_training_images(cfg: CfgNode) -> list[dict[str, Any]]:
         proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
     )
     filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    if cfg.MODEL.KEYPOINT_ON:
+        dicts = with_keypoints(dicts, cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS)
     dicts = trained_images(dicts, masks=cfg.MODEL.MASK_ON, filter_empty=filter_empty)
     if not dicts:
         raise ValueError(f"No image of {', '.join(cfg.DATASETS.TRAIN)} has an object to train on.")
@@ -117,3 +121,27 @@ def trained_images(dicts: Images, *, masks: bool, filter_empty: bool) -> list[di
             logger.warning("%d objects without a mask are left out of the training.", left_out)
     has_objects = any("annotations" in image for image in images[:1])
     return filter_images_with_only_crowd_annotations(images) if filter_empty and has_objects else images
+
+
+def with_keypoints(dicts: Images, number: int) -> list[dict[str, Any]]:
+    """Images whose objects have the same number of keypoints, as Detectron2 needs them.
+
+    Those of an object without any are not visible, which COCO writes as zeros.
+
+    Raises:
+        ValueError: an object has another number of them.
+    """
+    return [
+        {**image, "annotations": [_with_keypoints(a, number, image) for a in image.get("annotations", ())]}
+        for image in dicts
+    ]
+
+
+def _with_keypoints(annotation: Mapping[str, Any], number: int, image: Mapping[str, Any]) -> dict[str, Any]:
+    points = annotation.get("keypoints") or [0] * (3 * number)
+    if len(points) != 3 * number:
+        raise ValueError(
+            f"An object of '{image['file_name']}' has {len(points) // 3} keypoints, but "
+            f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {number}: correct one of the two."
+        )
+    return {**annotation, "keypoints": points}

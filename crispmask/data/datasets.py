@@ -124,7 +124,7 @@ def require_dataset(name: str) -> None:
         ensure_shapes(splits=(metadata.split,))
     for key in PATH_KEYS:
         path = metadata.get(key)
-        if path is not None and not PathManager.exists(path):
+        if path and not _may_exist(path):  # image_root "" is for names that are whole paths
             raise FileNotFoundError(_missing_path(name, path, metadata))
     take_over(name)
     if isinstance(metadata, cityscapes.CityscapesMetadata):
@@ -150,6 +150,14 @@ def _load_cityscapes(metadata: Metadata) -> list[dict]:
         return cityscapes.load_cityscapes(metadata.image_dir, metadata.gt_dir)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _may_exist(path: str) -> bool:
+    """Whether a file or folder is there; not all of Detectron2's path handlers can say so."""
+    try:
+        return PathManager.exists(path)
+    except NotImplementedError:
+        return True
 
 
 def _missing_path(name: str, path: str, metadata: Metadata) -> str:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from crispmask.data.deep_images import Range
 from crispmask.data.image_files import is_address
-from crispmask.data.images import ImageError, read_image
+from crispmask.data.images import ImageError, read_header, read_image
 from crispmask.errors import DataError, UserError
 
 # Values of CRISPMASK.UNREADABLE_IMAGES
@@ -104,7 +104,7 @@ class ImageMapper(DatasetMapper):
         Raises:
             ImageError: it cannot be read.
         """
-        return read_image(PathManager.get_local_path(path) if is_address(path) else path, self.value_range)
+        return read_image(_local(path), self.value_range)
 
     def in_format(self, picture: NDArray[np.uint8]) -> NDArray[Any]:
         """A picture (H, W, 3) uint8 RGB in ``INPUT.FORMAT``: (H, W, C), float for YUV-BT.601, else uint8."""
@@ -162,16 +162,30 @@ def check_size(record: dict[str, Any], picture: NDArray[np.uint8]) -> None:
         detection_utils.check_image_size(record, picture)
     except detection_utils.SizeMismatchError:
         height, width = picture.shape[:2]
-        turned = (record.get("height"), record.get("width")) == (width, height)
+        is_swapped = (record.get("height"), record.get("width")) == (width, height)
         way = (
             "its EXIF tag turns it: annotate it as it is shown, or remove the tag"
-            if turned
+            if is_swapped and read_header(_local(record["file_name"])).is_turned
             else "correct its annotations, or put the right image in its place"
         )
         raise DataError(
             f"Image '{record['file_name']}' is {width} x {height}, but its data set says "
             f"{record.get('width')} x {record.get('height')}: {way}."
         ) from None
+
+
+def _local(path: str) -> str:
+    """Path on this machine of an image that one of Detectron2's path handlers may have to fetch.
+
+    Raises:
+        ImageError: it cannot be fetched.
+    """
+    if not is_address(path):
+        return path
+    try:
+        return PathManager.get_local_path(path)
+    except OSError as error:
+        raise ImageError(f"Image file '{path}' cannot be fetched: {error}.") from error
 
 
 def _keeping_pixels(augmentation: T.Augmentation) -> T.Augmentation:

@@ -33,6 +33,8 @@ from crispmask.idle_keys import describe_idle_keys
 
 # Meta-architectures whose number of classes is MODEL.ROI_HEADS.NUM_CLASSES
 ROI_META_ARCHITECTURES = ("GeneralizedRCNN", "PanopticFPN", "QueryTransfiner")
+# Values of Detectron2's INPUT.MASK_FORMAT
+MASK_FORMATS = ("polygon", "bitmask")
 
 
 def check_run(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
@@ -80,6 +82,10 @@ def check_training_options(cfg: CfgNode) -> None:
             f"{' or '.join(UNREADABLE)}."
         )
     check_value_range(cfg.INPUT.VALUE_RANGE)
+    if cfg.INPUT.MASK_FORMAT not in MASK_FORMATS:
+        raise UserError(
+            f"INPUT.MASK_FORMAT '{cfg.INPUT.MASK_FORMAT}' is unknown: give {' or '.join(MASK_FORMATS)}."
+        )
     if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.MAX_ITER < 1:
         raise UserError("SOLVER.IMS_PER_BATCH and SOLVER.MAX_ITER must be 1 or more.")
     try:
@@ -135,6 +141,8 @@ def check_dataset(cfg: CfgNode, name: str, *, eval_only: bool) -> list[str]:
         ) from error
     notes = _check_contents(cfg, name, eval_only=eval_only)
     check_classes(cfg, name)
+    if name in cfg.DATASETS.TRAIN and not eval_only:
+        check_keypoints(cfg, name)
     kind = evaluator_type(name)
     if name not in cfg.DATASETS.TEST or kind in EVALUATORS:
         return notes
@@ -157,7 +165,8 @@ def _check_contents(cfg: CfgNode, name: str, *, eval_only: bool) -> list[str]:
             training=training,
             masks=cfg.MODEL.MASK_ON,
             headers=cfg.CRISPMASK.CHECK_IMAGES,
-            skip_unreadable=training and cfg.CRISPMASK.UNREADABLE_IMAGES == "skip",
+            # An evaluation always stops at such images
+            skip_unreadable=cfg.CRISPMASK.UNREADABLE_IMAGES == "skip" and name not in cfg.DATASETS.TEST,
         )
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -174,6 +183,24 @@ def check_classes(cfg: CfgNode, name: str) -> None:
         raise UserError(
             f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES} but data set '{name}' has "
             f"{len(classes)} classes: give MODEL.ROI_HEADS.NUM_CLASSES {len(classes)}, or another data set."
+        )
+
+
+def check_keypoints(cfg: CfgNode, name: str) -> None:
+    """The metadata of a training set has what Detectron2 has to know of the keypoints that a model finds."""
+    if not cfg.MODEL.KEYPOINT_ON:
+        return
+    metadata, number = MetadataCatalog.get(name), cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+    names = metadata.get("keypoint_names")
+    if names is None or metadata.get("keypoint_flip_map") is None:
+        raise UserError(
+            f"Data set '{name}' is registered without keypoint_names and keypoint_flip_map, which a model of "
+            "keypoints needs: give both as its metadata, or MODEL.KEYPOINT_ON False."
+        )
+    if len(names) != number:
+        raise UserError(
+            f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {number} but data set '{name}' has {len(names)} "
+            f"keypoint_names: give MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS {len(names)}, or another data set."
         )
 
 

@@ -110,6 +110,11 @@ def test_another_size_than_the_data_set_says(tmp_path: Path) -> None:
         mapper()(record)
     with pytest.raises(DataError, match=r"is 30 x 20, but its data set says 7 x 20: correct its annotations"):
         mapper()({**record, "height": 20, "width": 7})
+    Image.new("RGB", (30, 20)).save(tmp_path / "swapped.jpg")
+    with pytest.raises(
+        DataError, match=r"is 30 x 20, but its data set says 20 x 30: correct its annotations"
+    ):
+        mapper()({**record, "file_name": str(tmp_path / "swapped.jpg")})
 
 
 def test_a_sentence_of_a_worker_process_is_that_sentence() -> None:

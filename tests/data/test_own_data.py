@@ -14,6 +14,8 @@ from PIL import Image
 from crispmask.config import get_config
 from crispmask.data.coco import read_coco
 from crispmask.data.contents import check_contents, load_training_images
+from crispmask.data.images import ImageError
+from crispmask.data.mapper import ImageMapper
 from crispmask.engine import Trainer, UserError, argument_parser, check_run, load_config
 from crispmask.engine.checks import check_dataset
 from crispmask.evaluation import evaluate
@@ -168,6 +170,22 @@ def test_images_that_are_none_are_counted_where_they_are_skipped(folder):
         assert "2 of 3 images cannot be read and are skipped" in note
 
 
+def test_images_of_which_all_are_none_are_not_skipped(folder):
+    for file in ("1.jpg", "2.png", "more/im 3.jpg"):
+        (folder / "images" / file).write_bytes(b"no image")
+    with registered(folder) as name, pytest.raises(ValueError, match=r"3 of the 3 images .* cannot be read"):
+        check_contents(name, training=True, masks=True, skip_unreadable=True)
+
+
+def test_images_that_an_evaluation_needs_are_not_skipped(folder):
+    (folder / "images/1.jpg").unlink()
+    skip = ("CRISPMASK.UNREADABLE_IMAGES", "skip", "MODEL.ROI_HEADS.NUM_CLASSES", "2")
+    with registered(folder) as name:
+        assert check_dataset(config(name, *skip, "DATASETS.TEST", "()"), name, eval_only=False)
+        with pytest.raises(UserError, match=r"1\.jpg' for one: put them in place"):
+            check_dataset(config(name, *skip), name, eval_only=False)
+
+
 def test_name_that_two_images_would_share_is_not_guessed(folder):
     spoil = image(file_name="elsewhere/1.jpg")
     with registered(folder, spoil) as name, pytest.raises(ValueError, match=r"elsewhere/1\.jpg' for one"):
@@ -186,6 +204,25 @@ def test_address_in_a_folder_of_images_is_no_image(folder):
     spoil = image(file_name="https://example.org/gone.jpg")
     with registered(folder, spoil) as name, pytest.raises(ValueError, match=r"gone\.jpg' for one: put them"):
         check_contents(name, training=True, masks=True)
+
+
+def test_addresses_and_whole_paths_are_taken_as_by_detectron2(folder):
+    nowhere = "http://127.0.0.1:9/annotations.json"
+
+    def spoil(data):
+        for entry in data["images"]:
+            entry["file_name"] = str(folder / "images" / entry["file_name"])
+
+    with registered(folder, spoil) as name:
+        del MetadataCatalog.get(name).image_root
+        MetadataCatalog.get(name).image_root = ""
+        assert check_dataset(config(name, "MODEL.ROI_HEADS.NUM_CLASSES", "2"), name, eval_only=False) == []
+        del MetadataCatalog.get(name).json_file
+        MetadataCatalog.get(name).json_file = nowhere
+        with pytest.raises(UserError, match=f"'{nowhere}' cannot be fetched: .*refused"):
+            check_dataset(config(name), name, eval_only=False)
+    with pytest.raises(ImageError, match=r"1\.jpg' cannot be fetched: .*refused"):
+        ImageMapper(config(name), is_train=False).read("http://127.0.0.1:9/1.jpg")
 
 
 def test_ignored_objects_are_left_out_of_training(folder):
@@ -237,6 +274,22 @@ def test_keypoints_that_are_none_are_left_out(folder, points):
         assert all("keypoints" not in a for a in objects(name))
         (note,) = check_contents(name, training=True, masks=True)
         assert "lists of keypoints that are no x, y and visibility each, left out: 1" in note
+
+
+def test_keypoints_of_a_model_are_those_of_its_data_set(folder):
+    opts = ("MODEL.KEYPOINT_ON", "True", "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "2")
+    opts += ("MODEL.ROI_HEADS.NUM_CLASSES", "2", "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE", "0")
+    with registered(folder, row(keypoints=[10, 20, 2, 0, 0, 0])) as name:
+        with pytest.raises(UserError, match="without keypoint_names and keypoint_flip_map"):
+            check_dataset(config(name, *opts), name, eval_only=False)
+        MetadataCatalog.get(name).set(keypoint_names=["head", "tail"], keypoint_flip_map=[])
+        check_dataset(config(name, *opts), name, eval_only=False)
+        assert {len(a["keypoints"]) for a in objects(name, *opts)} == {6}
+        other = (*opts, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "3")
+        with pytest.raises(UserError, match=r"NUM_KEYPOINTS is 3 but data set .* has 2"):
+            check_dataset(config(name, *other), name, eval_only=False)
+        with pytest.raises(ValueError, match=r"has 2 keypoints, but .*NUM_KEYPOINTS is 3"):
+            objects(name, *other)
 
 
 def test_faults_of_both_sets_do_not_stop_a_training_at_its_evaluation(folder):

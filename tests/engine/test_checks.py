@@ -57,6 +57,7 @@ def check(*words: str, folder: Path) -> tuple[CfgNode, list[str]]:
         ("", "MODEL.WEIGHTS catalog://no/such/model", ["catalog://no/such/model", "download it"]),
         ("", "CRISPMASK.OPTIMIZER adam", ["CRISPMASK.OPTIMIZER 'adam'", "SGD or ADAMW"]),
         ("", "CRISPMASK.AMP_DTYPE half", ["CRISPMASK.AMP_DTYPE 'half'", "bfloat16 or float16"]),
+        ("", "INPUT.MASK_FORMAT rle", ["INPUT.MASK_FORMAT 'rle'", "polygon or bitmask"]),
         ("", "CRISPMASK.ACCUMULATION_STEPS 0", ["ACCUMULATION_STEPS 0"]),
         ("", "SOLVER.MAX_ITER 0", ["SOLVER.MAX_ITER", "1 or more"]),
         (
