@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> None:
     _print_summary(found, args.file)
     faults = [*found.errors, *(found.images.sentences(f"'{args.file}'") if found.images else [])]
     _print_list("faults", faults)
+    _print_list("for training", found.training)
     if found.images:
         _print_images(found.images)
     if fixed:

@@ -14,6 +14,7 @@ from typing import Any
 
 from crispmask.data.image_files import ImageFaults, check_image_files, file_name, locate_images
 from crispmask.data.images import read_header
+from crispmask.data.learnable import is_learnable, objects_without_masks, why_nothing_is_learnt
 from crispmask.data.turning import turned
 from crispmask.evaluation.checks import check_rows, check_size, check_unique_ids, load_json
 from crispmask.evaluation.formats.annotations import NAME, Row, read_annotation, without_copies
@@ -36,6 +37,7 @@ class AnnotationCheck:
         content: what the file holds, with the annotations and images that can be used, mended.
         notes: what the reader leaves out or mends by itself, a line each.
         errors: a sentence for each thing that stops an evaluation or a training.
+        training: what would stop a training alone.
         images: what is wrong with the image files; None: they were not looked at.
         totals: images and annotations that the file has.
         areas: area in pixels of each annotation of ``content``.
@@ -45,6 +47,7 @@ class AnnotationCheck:
     content: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    training: list[str] = field(default_factory=list)
     images: ImageFaults | None = None
     totals: tuple[int, int] = (0, 0)
     areas: list[float] = field(default_factory=list)
@@ -113,6 +116,7 @@ def check_annotation_file(
     )
     result.notes += id_notes(truth.annotations)
     rows = _with_boxes_and_areas(_with_right_masks(truth, result, progress), truth)
+    result.training = _training_faults(rows, truth, findings)
     rows = _turned_upright(result, rows, truth, findings)
     result.areas = [float(row["area"]) for row in rows]
     content["annotations"] = _numbered(rows)
@@ -135,7 +139,7 @@ def _usable_images(result: AnnotationCheck) -> list[dict[str, Any]]:
     usable = []
     for index, image in enumerate(result.content["images"]):
         try:
-            name = file_name(image.get("file_name") or _end_of_url(image), index)
+            name = file_name(_name(image), index)
             size = check_size(image, f"Entry {index} of 'images'")
         except ValueError as error:
             result.errors.append(str(error))
@@ -144,9 +148,12 @@ def _usable_images(result: AnnotationCheck) -> list[dict[str, Any]]:
     return usable
 
 
-def _end_of_url(image: Mapping[str, Any]) -> str:
-    """Folder and name of an image of LVIS, whose files have addresses alone."""
-    return "/".join(str(image.get("coco_url") or "").split("/")[-2:])
+def _name(image: Mapping[str, Any]) -> Any:
+    """The file name of an image; of LVIS, where its loader looks: the folder and name in the address."""
+    end_of_url = "/".join(str(image.get("coco_url") or "").split("/")[-2:])
+    if end_of_url and "neg_category_ids" in image:
+        return end_of_url
+    return image.get("file_name") or end_of_url
 
 
 def _seen_images(
@@ -220,6 +227,18 @@ def _with_boxes_and_areas(rows: Sequence[Row], truth: GroundTruth) -> list[Row]:
         (boxed,) = with_boxes([row], truth, "Annotation")
         complete.append({**row, "bbox": boxed["bbox"], "area": boxed["area"]})
     return complete
+
+
+def _training_faults(rows: Sequence[Row], truth: GroundTruth, findings: Findings) -> list[str]:
+    """What would stop a training on these annotations; those that it leaves out are counted."""
+    learnable = [
+        row for row in rows if is_learnable(row, row["bbox"], truth.sizes[row["image_id"]], findings)
+    ]
+    if reason := why_nothing_is_learnt(learnable):
+        return [f"nothing to train on: {reason}"]
+    if count := objects_without_masks(learnable):
+        return [f"none of the {count} objects has a mask: only models of boxes (MODEL.MASK_ON False)"]
+    return []
 
 
 def _turned_upright(

@@ -23,6 +23,7 @@ from pycocotools import mask as mask_utils
 
 from crispmask.data.image_files import file_name, locate_images
 from crispmask.data.images import read_header
+from crispmask.data.learnable import is_learnable
 from crispmask.evaluation.checks import load_json, short, without_garbage_collection
 from crispmask.evaluation.formats.annotations import NAME, Row
 from crispmask.evaluation.formats.findings import Findings
@@ -31,8 +32,6 @@ from crispmask.evaluation.lvis_cocofied import IMAGE_LISTS
 from crispmask.evaluation.progress import Progress
 from crispmask.evaluation.regions import checked_masks
 
-IGNORED = "annotations marked with ignore, left out of training"
-OUTSIDE = "objects outside of their image, left out of training"
 NO_SIDES = "boxes without sides, replaced by those of the masks"
 
 
@@ -158,14 +157,9 @@ def _read(
         if row["category_id"] not in to_contiguous:
             category = short(row["category_id"])
             raise ValueError(f"{row[NAME]} has category_id {category}, which no class of the data set has.")
-        if row.get("ignore"):
-            findings.add(IGNORED, row[NAME].lower())
-            continue
         size = truth.size(row["image_id"])
         made = to_object(row, size, to_contiguous, findings)
-        if _is_outside(made["bbox"], size):
-            findings.add(OUTSIDE, row[NAME].lower())
-        else:
+        if is_learnable(row, made["bbox"], size, findings):
             by_image[row["image_id"]].append(made)
     lists = {
         image["id"]: {key: image[key] for key in IMAGE_LISTS if key in image} for image in data["images"]
@@ -216,11 +210,6 @@ def to_object(
         # In the file they count pixels, here they are points: the middles of these pixels
         made["keypoints"] = [v if i % 3 == 2 else v + 0.5 for i, v in enumerate(row["keypoints"])]
     return made
-
-
-def _is_outside(box: list[float], size: tuple[int, int]) -> bool:
-    x, y, width, height = box
-    return x >= size[1] or y >= size[0] or x + width < 0 or y + height < 0
 
 
 def _box(row: Row, size: tuple[int, int], findings: Findings) -> list[float]:

@@ -8,11 +8,15 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
-from detectron2.data.build import filter_images_with_only_crowd_annotations
+from detectron2.data.build import (
+    filter_images_with_few_keypoints,
+    filter_images_with_only_crowd_annotations,
+)
 
 from crispmask.data.coco import take_over
 from crispmask.data.datasets import read_dataset
 from crispmask.data.image_files import check_image_files
+from crispmask.data.learnable import objects_without_masks, why_nothing_is_learnt
 from crispmask.evaluation.progress import Progress
 
 Images = Sequence[Mapping[str, Any]]
@@ -60,16 +64,16 @@ def require_objects(name: str, dicts: Images, *, training: bool, masks: bool) ->
     """Refuse a data set that a model cannot learn from or be evaluated on.
 
     Raises:
-        ValueError: there are no objects to learn, or none of them has a mask although the model has.
+        ValueError: there are no images or no objects to learn, or none has a mask although the model has.
     """
-    objects = [a for image in dicts for a in image["annotations"] if not a.get("iscrowd", 0)]
-    if training and not objects:
-        crowds = sum(len(image["annotations"]) for image in dicts)
-        what = f"all its {crowds} annotations are crowd regions" if crowds else "it has no annotations"
-        raise ValueError(f"Data set '{name}' has nothing to train on: {what}; give one with objects.")
-    if masks and objects and not any("segmentation" in a for a in objects):
+    if not dicts:
+        raise ValueError(f"Data set '{name}' has no images: give one that has, or leave it out.")
+    annotations = [a for image in dicts for a in image["annotations"]]
+    if training and (reason := why_nothing_is_learnt(annotations)):
+        raise ValueError(f"Data set '{name}' has nothing to train on: {reason}; give one with objects.")
+    if masks and (count := objects_without_masks(annotations)):
         raise ValueError(
-            f"None of the {len(objects)} objects of data set '{name}' has a mask: give annotations with "
+            f"None of the {count} objects of data set '{name}' has a mask: give annotations with "
             "masks, or MODEL.MASK_ON False for a model of boxes."
         )
 
@@ -82,16 +86,16 @@ def load_training_images(cfg: CfgNode) -> list[dict[str, Any]]:
     """
     for name in cfg.DATASETS.TRAIN:
         take_over(name)
-    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
     dicts = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN,
         filter_empty=False,
-        min_keypoints=keypoints,
         proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
     )
     filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     if cfg.MODEL.KEYPOINT_ON:
-        dicts = with_keypoints(dicts, cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS)
+        head = cfg.MODEL.ROI_KEYPOINT_HEAD
+        dicts = with_keypoints(dicts, head.NUM_KEYPOINTS)
+        dicts = filter_images_with_few_keypoints(dicts, head.MIN_KEYPOINTS_PER_IMAGE)
     dicts = trained_images(dicts, masks=cfg.MODEL.MASK_ON, filter_empty=filter_empty)
     if not dicts:
         raise ValueError(f"No image of {', '.join(cfg.DATASETS.TRAIN)} has an object to train on.")

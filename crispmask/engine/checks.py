@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -56,6 +58,9 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
     check_deformable_convolutions(cfg, training=not args.eval_only)
     for name in used_datasets(cfg, args.eval_only):
         notes += check_dataset(cfg, name, eval_only=args.eval_only)
+    if not args.eval_only:
+        evaluated = [name for name in cfg.DATASETS.TEST if evaluator_type(name) in EVALUATORS]
+        notes += check_same_classes(cfg.DATASETS.TRAIN, evaluated)
     purpose = "evaluate" if args.eval_only else "train"
     notes += describe_idle_keys(cfg, args.config_file, args.opts, purpose)
     return notes + check_weights(cfg, resume=args.resume, eval_only=args.eval_only)
@@ -184,6 +189,23 @@ def check_classes(cfg: CfgNode, name: str) -> None:
             f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES} but data set '{name}' has "
             f"{len(classes)} classes: give MODEL.ROI_HEADS.NUM_CLASSES {len(classes)}, or another data set."
         )
+
+
+def check_same_classes(training: Sequence[str], testing: Sequence[str]) -> list[str]:
+    """Data sets that are trained on together have the same classes; of one to evaluate, a note says it."""
+    notes = []
+    classes = {name: MetadataCatalog.get(name).get("thing_classes") for name in (*training, *testing)}
+    for name in classes:
+        if None in (classes[name], classes[training[0]]) or classes[name] == classes[training[0]]:
+            continue
+        own, others = next(
+            pair for pair in zip_longest(classes[name], classes[training[0]]) if len({*pair}) > 1
+        )
+        found = f"Data set '{name}' has other classes than '{training[0]}' ({own!r} is {others!r} there)"
+        if name in training:
+            raise UserError(f"{found}: give both the same categories, in the same order of their ids.")
+        notes.append(f"{found}: figures on it are those of the classes by their order.")
+    return notes
 
 
 def check_keypoints(cfg: CfgNode, name: str) -> None:

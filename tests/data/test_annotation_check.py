@@ -6,7 +6,7 @@ import shutil
 import own_data
 import pytest
 from own_data import annotations
-from test_own_data import UNDERSTOOD, WRONG, image, row
+from test_own_data import UNDERSTOOD, WRONG, every, image, row
 
 from crispmask.cli import main
 from crispmask.data.annotation_check import check_annotation_file
@@ -87,6 +87,39 @@ def test_fixed_file_has_what_other_tools_need(folder):
     assert [{k: r[k] for k in ("bbox", "area", "iscrowd", "segmentation")} for r in rows] == [
         {k: r[k] for k in ("bbox", "area", "iscrowd", "segmentation")} for r in right
     ]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "parts"),
+    [
+        (every(ignore=1), ("marked with ignore, left out of training: 6", "nothing to train on")),
+        (
+            every(bbox=[500, 500, 9, 9]),
+            ("outside of their image, left out of training: 6", "nothing to train"),
+        ),
+        (every(iscrowd=1), ("nothing to train on: all its 6 annotations are crowd regions",)),
+        (every(segmentation=[]), ("none of the 6 objects has a mask",)),
+    ],
+)
+def test_what_stops_a_training_alone_is_told(folder, capsys, spoil, parts):
+    assert main(["data", "check", written(folder, spoil)]) == 0
+    printed = capsys.readouterr().out
+    assert all(part in printed for part in ("for training:", *parts))
+
+
+def test_images_of_lvis_are_found_where_its_loader_finds_them(folder):
+    def spoil(data):
+        for entry in data["images"]:
+            entry.update(
+                coco_url=f"http://images.org/more/{entry['file_name'].split('/')[-1]}", neg_category_ids=[]
+            )
+            entry["file_name"] = "COCO_val2014.jpg"
+
+    for name in ("1.jpg", "2.png"):
+        shutil.copy(folder / "images" / name, folder / "images/more" / name)
+    found = check_annotation_file(written(folder, spoil), str(folder / "images"))
+    assert found.images.paths == set()
+    assert found.content["images"][0]["file_name"] == "more/1.jpg"
 
 
 def test_file_that_is_none(tmp_path, capsys):

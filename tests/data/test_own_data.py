@@ -17,7 +17,7 @@ from crispmask.data.contents import check_contents, load_training_images
 from crispmask.data.images import ImageError
 from crispmask.data.mapper import ImageMapper
 from crispmask.engine import Trainer, UserError, argument_parser, check_run, load_config
-from crispmask.engine.checks import check_dataset
+from crispmask.engine.checks import check_dataset, check_same_classes
 from crispmask.evaluation import evaluate
 
 
@@ -177,6 +177,14 @@ def test_images_of_which_all_are_none_are_not_skipped(folder):
         check_contents(name, training=True, masks=True, skip_unreadable=True)
 
 
+def test_data_set_without_images_is_not_evaluated_on(folder):
+    def spoil(data):
+        data.update(images=[], annotations=[])
+
+    with registered(folder, spoil) as name, pytest.raises(UserError, match="has no images"):
+        check_dataset(config(name), name, eval_only=True)
+
+
 def test_images_that_an_evaluation_needs_are_not_skipped(folder):
     (folder / "images/1.jpg").unlink()
     skip = ("CRISPMASK.UNREADABLE_IMAGES", "skip", "MODEL.ROI_HEADS.NUM_CLASSES", "2")
@@ -288,6 +296,9 @@ def test_keypoints_of_a_model_are_those_of_its_data_set(folder):
         other = (*opts, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "3")
         with pytest.raises(UserError, match=r"NUM_KEYPOINTS is 3 but data set .* has 2"):
             check_dataset(config(name, *other), name, eval_only=False)
+        few = (*opts, "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE", "2")
+        with pytest.raises(ValueError, match="has an object to train on"):
+            objects(name, *few)
         with pytest.raises(ValueError, match=r"has 2 keypoints, but .*NUM_KEYPOINTS is 3"):
             objects(name, *other)
 
@@ -313,3 +324,17 @@ def test_faults_of_both_sets_do_not_stop_a_training_at_its_evaluation(folder):
         results = Trainer(cfg).train()
     assert set(results) == {"bbox", "segm", "boundary"} and results["segm"]["AP"] >= 0
     assert sum("objects without a mask" in note for note in notes) == 1
+
+
+def test_classes_of_data_sets_that_are_used_together_are_the_same():
+    names = {"a_of_a_test": ["pot", "lid"], "b_of_a_test": ["pot", "cup"]}
+    for name, classes in names.items():
+        MetadataCatalog.get(name).set(thing_classes=classes)
+    first, second = names
+    assert check_same_classes([first, first], [first]) == []
+    with pytest.raises(UserError, match=r"'b_of_a_test' has other .* 'a_of_a_test' \('cup' is 'lid' there\)"):
+        check_same_classes([first, second], [])
+    (note,) = check_same_classes([first], [second])
+    assert "by their order" in note
+    for name in names:
+        MetadataCatalog.remove(name)

@@ -92,7 +92,8 @@ def test_under_torchrun_its_numbers_count(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_an_evaluator_that_does_not_exist_is_said_before_training(tmp_path: Path) -> None:
     name = "panoptic_toy"
     DatasetCatalog.register(name, list)
-    MetadataCatalog.get(name).set(thing_classes=list("abcdefgh"), evaluator_type="coco_panoptic_seg")
+    classes = MetadataCatalog.get("shapes_train").thing_classes
+    MetadataCatalog.get(name).set(thing_classes=classes, evaluator_type="coco_panoptic_seg")
     try:
         with pytest.raises(UserError, match=r"'panoptic_toy'.*coco_panoptic_seg"):
             check("--eval-only", "DATASETS.TEST", f"('{name}',)", folder=tmp_path)
