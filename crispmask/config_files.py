@@ -15,7 +15,7 @@ from crispmask.remote_bases import REMOTE_BASE_FLAG, remote_bases_allowed
 
 BASE_KEY = "_BASE_"
 # Detectron2's largest config has 10 kB, 500 values and 4 bases; far beyond, a file is no config or a trap
-MAX_BYTES, MAX_VALUES, MAX_FILES = 2**20, 100_000, 100
+MAX_BYTES, MAX_VALUES, MAX_FILES, MAX_DIGITS = 2**18, 20_000, 100, 100
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:
@@ -62,7 +62,18 @@ class _Files:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values, and tuples, which Detectron2's own tools write."""
+    """Plain values, and tuples, which Detectron2's own tools write; stops where there are too many."""
+
+    def __init__(self, stream: bytes) -> None:
+        super().__init__(stream)
+        self._values = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """A value, in PyYAML's own way."""
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise yaml.YAMLError(f"it has more than {MAX_VALUES} values")
+        return super().compose_node(parent, index)
 
 
 _Loader.add_constructor(
@@ -117,7 +128,9 @@ def _check_node(path: str, node: yaml.Node | None) -> None:
         if id(part) not in sizes:
             sizes[id(part)] = MAX_VALUES + 1  # found again below itself, it has no end
             children = []
-            if isinstance(part, yaml.MappingNode):
+            if isinstance(part, yaml.ScalarNode):
+                _check_number(path, part)
+            elif isinstance(part, yaml.MappingNode):
                 _check_keys(path, part)
                 children = [child for pair in part.value for child in pair]
             elif isinstance(part, yaml.SequenceNode):
@@ -144,6 +157,13 @@ def _check_keys(path: str, mapping: yaml.MappingNode) -> None:
                 "second time, and only that would count: join them."
             )
         seen.add(key.value)
+
+
+def _check_number(path: str, scalar: yaml.ScalarNode) -> None:
+    """Stop on numbers that take long to read, for YAML has those to the base of 60 as well."""
+    if len(scalar.value) > MAX_DIGITS and scalar.tag.endswith((":int", ":float")):
+        line = scalar.start_mark.line + 1
+        raise UserError(f"Config file '{path}', line {line}: a number has more than {MAX_DIGITS} digits.")
 
 
 def _explain_tag(path: str, error: yaml.constructor.ConstructorError) -> str:

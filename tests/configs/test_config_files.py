@@ -148,7 +148,10 @@ MERGED = "a: &a0 {x: 1}\n" + "".join(f"b{i}: &a{i + 1} {{<<: [*a{i}, *a{i}]}}\n"
         (MERGED, "references"),
         ("a: &a [*a]\n", "references"),
         ("a: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
-        ("# " + "x" * 2**20 + "\nSEED: 1\n", "more than 1048576 bytes"),
+        ("# " + "x" * 2**18 + "\nSEED: 1\n", "more than 262144 bytes"),
+        ("SEED: [" + "1," * 20_000 + "]\n", "more than 20000 values"),
+        ("SEED: " + "1:" * 100_000 + "1\n", "line 1: a number has more than 100 digits"),
+        ("SOLVER: {BASE_LR: " + "1:" * 1000 + "1.0}\n", "line 1: a number has more than 100 digits"),
         (
             "SOLVER: {MAX_ITER: 1}\nSOLVER: {BASE_LR: 0.1}\n",
             "line 2: the key 'SOLVER' is there a second time",
