@@ -99,8 +99,9 @@ def get_config(path: str | Path | None = None, opts: Sequence[object] = ()) -> C
             getattr(import_module(package), function)(cfg)
     if path is not None:
         _merge_file(cfg, find_config(path))
+    # Any value may take the place of None, as a pair that of auto
     if "INPUT.VALUE_RANGE" in opts[::2]:
-        cfg.INPUT.VALUE_RANGE = None  # which any value may take the place of, as a pair that of auto
+        cfg.INPUT.VALUE_RANGE = None
     cfg.merge_from_list(list(opts))
     return cfg
 

@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 
 from crispmask.config import find_config, get_config
+from crispmask.engine.value_checks import value_of
 from crispmask.errors import UserError
 from crispmask.remote_bases import add_remote_base_flag
 
@@ -25,6 +26,14 @@ examples:
 
 without a GPU, --num-gpus counts processes on the CPU
 """
+
+# How values of a type are written on the command line
+_EXAMPLES = {
+    "tuple": '"(\'name\',)" or "(1, 2)"',
+    "list": '"[\'name\']" or "[1, 2]"',
+    "float": "0.5 or 1.0",
+    "bool": "True or False",
+}
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -59,9 +68,24 @@ def load_config(path: str, opts: Sequence[str], *, flag: str = "--config-file") 
         raise UserError("A value of the config is nested too deeply: correct it.") from error
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(_explain_key(path, error, opts)) from error
+    _check_plain(cfg)
     cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE, asked_for="MODEL.DEVICE" in opts[::2])
     cfg.freeze()
     return cfg
+
+
+def _check_plain(cfg: CfgNode) -> None:
+    """Stop on what yacs lets pass anywhere: null, but for keys that may be empty, and endless numbers."""
+    defaults = get_config()
+    for key in _keys(defaults):
+        usual, value = value_of(defaults, key), value_of(cfg, key)
+        if value is None and usual not in (None, ""):
+            kind = type(usual).__name__
+            raise UserError(
+                f"Config key {key} is null, and takes {_describe_type(kind)}: give it, or leave it out."
+            )
+        if isinstance(value, int) and value.bit_length() > 64:
+            raise UserError(f"Config key {key} is too large a number: correct it.")
 
 
 def check_pairs(opts: Sequence[str]) -> None:
@@ -113,15 +137,24 @@ def _explain_key(path: str, error: Exception, opts: Sequence[str]) -> str:
         return _explain_unknown_key(found[1])
     if found := re.search(r"Type mismatch \(<class '(.+?)'> vs. .*for config key: (\S+)", text):
         kind = found[1].rsplit(".", 1)[-1].replace("CfgNode", "section")
-        return f"Config key {found[2]} takes a value of type {kind}: correct the value given."
+        return f"Config key {found[2]} takes {_describe_type(kind)}: correct the value given."
     for key in opts[::2]:  # yacs descends into a number without a word about the key
         if key not in set(_keys(get_config())):
             return _explain_unknown_key(key)
     return f"Config file '{path}' is not one of a model: {text.rstrip('.')}."
 
 
+def _describe_type(kind: str) -> str:
+    return f"a value of type {kind}" + (f", as {_EXAMPLES[kind]}" if kind in _EXAMPLES else "")
+
+
 def _explain_unknown_key(key: str) -> str:
     keys = list(_keys(get_config()))
+    if key in keys:
+        return (
+            f"The config file has {key} as one word, or the VERSION of an older Detectron2: write its parts "
+            "as sections, one below the other, and VERSION 2."
+        )
     # Most slips are in the last part or in the section, so the last part alone is tried as well
     close = difflib.get_close_matches(key, keys, n=1, cutoff=0.75)
     tails = {name.rsplit(".", 1)[-1]: name for name in reversed(keys)}

@@ -6,7 +6,6 @@ Every check raises :class:`UserError`; what is odd but may be meant comes back a
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -27,6 +26,7 @@ from crispmask.engine.machine_checks import check_output_dir, check_processes
 from crispmask.engine.optimizer import OPTIMIZERS
 from crispmask.engine.resume import describe_changes
 from crispmask.engine.trainer import AMP_DTYPES, Trainer
+from crispmask.engine.value_checks import check_values, without_warnings
 from crispmask.engine.value_range import check_value_range
 from crispmask.errors import UserError
 from crispmask.evaluation.boundary_iou import boundary_width
@@ -35,8 +35,6 @@ from crispmask.idle_keys import describe_idle_keys
 
 # Meta-architectures whose number of classes is MODEL.ROI_HEADS.NUM_CLASSES
 ROI_META_ARCHITECTURES = ("GeneralizedRCNN", "PanopticFPN", "QueryTransfiner")
-# Values of Detectron2's INPUT.MASK_FORMAT
-MASK_FORMATS = ("polygon", "bitmask")
 
 
 def check_run(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
@@ -77,8 +75,6 @@ def check_training_options(cfg: CfgNode) -> None:
         raise UserError(
             f"CRISPMASK.OPTIMIZER '{options.OPTIMIZER}' is unknown: give {' or '.join(OPTIMIZERS)}."
         )
-    if options.ACCUMULATION_STEPS < 1:
-        raise UserError(f"CRISPMASK.ACCUMULATION_STEPS {options.ACCUMULATION_STEPS} must be 1 or more.")
     if not isinstance(options.FREEZE, (list, tuple)) or not all(isinstance(n, str) for n in options.FREEZE):
         raise UserError(f"CRISPMASK.FREEZE {options.FREEZE!r} is wrong: give names, as \"('backbone',)\".")
     if options.UNREADABLE_IMAGES not in UNREADABLE:
@@ -87,12 +83,7 @@ def check_training_options(cfg: CfgNode) -> None:
             f"{' or '.join(UNREADABLE)}."
         )
     check_value_range(cfg.INPUT.VALUE_RANGE)
-    if cfg.INPUT.MASK_FORMAT not in MASK_FORMATS:
-        raise UserError(
-            f"INPUT.MASK_FORMAT '{cfg.INPUT.MASK_FORMAT}' is unknown: give {' or '.join(MASK_FORMATS)}."
-        )
-    if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.MAX_ITER < 1:
-        raise UserError("SOLVER.IMS_PER_BATCH and SOLVER.MAX_ITER must be 1 or more.")
+    check_values(cfg)
     try:
         boundary_width(1, 1, cfg.TEST.BOUNDARY.DILATION_RATIO)
     except ValueError as error:
@@ -127,6 +118,8 @@ def used_datasets(cfg: CfgNode, eval_only: bool) -> list[str]:
     if not cfg.DATASETS[key]:
         raise UserError(f"DATASETS.{key} is empty: give a --config-file, or DATASETS.{key} \"('<name>',)\".")
     names = (*cfg.DATASETS.TEST,) if eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise UserError(f"DATASETS has {wrong[0]!r}, which is no name: give names, as \"('shapes_train',)\".")
     return list(dict.fromkeys(names))
 
 
@@ -276,15 +269,13 @@ def check_frozen_modules(cfg: CfgNode) -> None:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
-    logging.disable(logging.WARNING)  # the run itself tells what it loads
     try:
-        model = Trainer.build_model(cfg)
-        freeze_modules(model, names)
-        report = load_weights(model, cfg.MODEL.WEIGHTS, strict=False)
+        with without_warnings():  # the run itself tells what it loads
+            model = Trainer.build_model(cfg)
+            freeze_modules(model, names)
+            report = load_weights(model, cfg.MODEL.WEIGHTS, strict=False)
     except ImportError:  # deformable convolutions without Detectron2's compiled ops
         return
-    finally:
-        logging.disable(logging.NOTSET)
     check_frozen_weights(report, names, cfg.MODEL.WEIGHTS)
 
 

@@ -91,6 +91,7 @@ def check_devices(device: str, processes: int, asked: str) -> list[str]:
     if kind not in ("cpu", "cuda"):
         if processes > 1:
             raise UserError(f"{asked} needs MODEL.DEVICE cuda or cpu; on '{device}' one process can run.")
+        check_other_device(device)
         return [f"MODEL.DEVICE '{device}' is not tested: cuda and cpu are."]
     if kind == "cuda":
         gpus = torch.cuda.device_count()
@@ -106,6 +107,14 @@ def check_devices(device: str, processes: int, asked: str) -> list[str]:
     if processes > cores:
         return [f"{asked} is more than the {cores} CPU core(s): the processes will wait for each other."]
     return []
+
+
+def check_other_device(device: str) -> None:
+    """A device that is neither a CPU nor of CUDA is there and keeps the numbers that are put on it."""
+    try:
+        torch.ones(1, device=device).item()
+    except (AssertionError, ImportError, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"MODEL.DEVICE '{device}' is not there: give cuda or cpu.") from error
 
 
 def check_output_dir(folder: str) -> None:

@@ -177,7 +177,8 @@ class Trainer(DefaultTrainer):
         try:
             return super().build_model(cfg)
         except (AssertionError, KeyError, ValueError) as error:
-            raise UserError(f"The model of this config cannot be built: {error}") from error
+            reason = " ".join(str(error).split())  # torch prints tensors on many lines
+            raise UserError(f"The model of this config cannot be built: {reason}") from error
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
