@@ -150,7 +150,8 @@ def _usable_images(result: AnnotationCheck) -> list[dict[str, Any]]:
 
 def _name(image: Mapping[str, Any]) -> Any:
     """The file name of an image; of LVIS, where its loader looks: the folder and name in the address."""
-    end_of_url = "/".join(str(image.get("coco_url") or "").split("/")[-2:])
+    url = image.get("coco_url")
+    end_of_url = "/".join(url.split("/")[-2:]) if isinstance(url, str) else ""
     if end_of_url and "neg_category_ids" in image:
         return end_of_url
     return image.get("file_name") or end_of_url

@@ -120,6 +120,8 @@ def test_images_of_lvis_are_found_where_its_loader_finds_them(folder):
     found = check_annotation_file(written(folder, spoil), str(folder / "images"))
     assert found.images.paths == set()
     assert found.content["images"][0]["file_name"] == "more/1.jpg"
+    no_address = written(folder, lambda data: data["images"][0].update(coco_url=7, neg_category_ids=[]))
+    assert check_annotation_file(no_address, str(folder / "images")).images.paths == set()
 
 
 def test_file_that_is_none(tmp_path, capsys):
