@@ -40,10 +40,10 @@ def little_memory() -> Iterator[None]:
 @pytest.mark.parametrize("name", hostile_files.HOSTILE)
 def test_small_files_take_little(name: str, tmp_path: Path) -> None:
     path = hostile_files.write(tmp_path, name)
-    start = time.monotonic()
+    start = time.process_time()
     with little_memory(), pytest.raises(UserError, match=r"^Weight file '") as error:
         read_weight_file(path)
-    assert time.monotonic() - start < SECONDS
+    assert time.process_time() - start < SECONDS
     said = str(error.value)
     assert str(path) in said and "\n" not in said and len(said) < 400 + len(str(path))
     assert "MemoryError" not in said and "allocat" not in said
