@@ -9,6 +9,7 @@ with its plain IoU for crowds, is not repeated.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,10 +76,11 @@ def evaluate_bdd100k(
     raw = evaluate_rows(truth, rows, tasks, **options)
     figures = {task: average_precisions(raw[task]) for task in tasks}
     if mask_tasks := [task for task in tasks if task != "bbox"]:
-        painted = evaluate_rows(truth, paint(rows, truth, progress), mask_tasks, **options)
+        of_painted = replace(truth, limit_concerns=" for the figures without overlap")
+        painted = evaluate_rows(of_painted, paint(rows, truth, progress), mask_tasks, **options)
         for task in mask_tasks:
-            of_painted = average_precisions(painted[task])
-            figures[task] |= {f"nonoverlap/{name}": value for name, value in of_painted.items()}
+            without_overlap = average_precisions(painted[task])
+            figures[task] |= {f"nonoverlap/{name}": value for name, value in without_overlap.items()}
     for sentence in (*truth.notes, *findings.notes()):
         note(sentence)
     return figures

@@ -163,7 +163,9 @@ def coco_truth(images: Mapping[str, ImageResult]) -> GroundTruth:
     """The images as a COCO-format data set."""
     annotations = [annotation for image in images.values() for annotation in image.annotations]
     numbered = [{**annotation, "id": number} for number, annotation in enumerate(annotations, 1)]
-    return GroundTruth({name: image.size for name, image in images.items()}, dict(CLASSES), numbered)
+    sizes = {name: image.size for name, image in images.items()}
+    concerns = " by COCO's rules (Cityscapes' own figures have no limit)"
+    return GroundTruth(sizes, dict(CLASSES), numbered, limit_concerns=concerns)
 
 
 def group_by_image(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -24,7 +24,7 @@ from crispmask.evaluation.checks import (
 from crispmask.evaluation.formats.annotations import COPIES, NAME, Row, read_annotations
 from crispmask.evaluation.formats.findings import Findings
 from crispmask.evaluation.lvis_cocofied import COCO_SYNSETS, is_cocofied
-from crispmask.evaluation.official import FILE_ID, HOW, id_notes, official_annotations, official_rows
+from crispmask.evaluation.official import FILE_ID, HOW, NO_ID, id_notes, official_annotations, official_rows
 from crispmask.evaluation.progress import Progress, tracked
 
 # Detections of an image and category that count in COCO
@@ -56,6 +56,8 @@ class GroundTruth:
             :func:`without_classes`; None: each is evaluated.
         max_outline: pixels of outline that the polygons of a file may have together, which bounds the time
             that drawing them takes.
+        limit_concerns: where the limit of detections is not for all figures: which it is for, as a part of a
+            sentence, with a space in front.
     """
 
     sizes: dict[Any, tuple[int, int] | None]
@@ -67,6 +69,7 @@ class GroundTruth:
     is_official: bool = field(default=False, kw_only=True)
     category_ranks: Mapping[Any, int] | None = field(default=None, kw_only=True)
     max_outline: float = field(default=FILE_OUTLINE, kw_only=True)
+    limit_concerns: str = field(default="", kw_only=True)
 
     @property
     def limited_by(self) -> tuple[str, ...]:
@@ -153,7 +156,7 @@ def read_ground_truth(
     if not all(isinstance(i, int) and i > 0 for i in ids) or len(set(ids)) < len(ids):
         notes = id_notes(annotations)
         for annotation in annotations:
-            annotation.update({"id": annotation["index"] + 1, FILE_ID: annotation.get("id")})
+            annotation.update({"id": annotation["index"] + 1, FILE_ID: annotation.get("id", NO_ID)})
     # A COCO model knows all of COCO's categories, whichever of them a cocofied file has
     extra = frozenset(COCO_SYNSETS if is_cocofied(data["categories"]) else ())
     is_federated = any("neg_category_ids" in image for image in data["images"])

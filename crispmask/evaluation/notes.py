@@ -57,13 +57,14 @@ def limit_notes(gt: GroundTruth, rows: Sequence[Row], max_dets: int) -> list[str
     notes = []
     if cut := sum(max(0, count - max_dets) for count in counts.values()):
         notes.append(
-            f"{cut} of {len(rows)} detections were cut, as only the best {max_dets} of each {unit} count: "
-            "crispmask evaluate --max-dets, in training TEST.DETECTIONS_PER_IMAGE, raises the limit."
+            f"{cut} of {len(rows)} detections were cut, as only the best {max_dets} of each {unit} count"
+            f"{gt.limit_concerns}: crispmask evaluate --max-dets, in training TEST.DETECTIONS_PER_IMAGE, "
+            "raises the limit."
         )
     if max_dets != gt.max_dets:
         notes.append(
-            f"The best {max_dets} detections of each {unit} count, by the protocol's own rules the best "
-            f"{gt.max_dets}: these figures are not comparable with published ones."
+            f"The best {max_dets} detections of each {unit} count{gt.limit_concerns}, by the protocol's own "
+            f"rules the best {gt.max_dets}: these figures are not comparable with published ones."
         )
     return notes
 
@@ -105,7 +106,7 @@ def area_notes(found: Sequence[Row], tasks: Sequence[str]) -> list[str]:
     return [
         f"{is_other.sum()} of {len(found)} detections are small, medium or large by their {ours}, which "
         f"counts here, and of another size by their {theirs}, which pycocotools goes by: its APs, APm and "
-        f"APl differ; {HOW}."
+        f"APl may differ; {HOW}."
     ]
 
 

@@ -8,34 +8,38 @@ play no role and the area of a detected mask is its own. lvis-api and the Bounda
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crispmask.evaluation.checks import check_box, is_finite, short
-from crispmask.evaluation.formats.annotations import NUM_COPIES
+from crispmask.evaluation.checks import check_box, short
+from crispmask.evaluation.formats.annotations import COPIED_TO
 
 Row = dict[str, Any]
 # Keys of rows: the area of a detection by pycocotools, None being that of its mask; the id of an annotation
 # in the file, where it was numbered anew; whether a match with it counts as none
 AREA, FILE_ID, IS_NO_MATCH = "area in pycocotools", "file_id", "is no match"
+# Stands for the id of an annotation that has none
+NO_ID = ""
 HOW = "--official gives its figure"
 
 
 def id_notes(annotations: Sequence[Row]) -> list[str]:
     """What the ids of annotations change in pycocotools' figures, a sentence each."""
-    ids = [_file_id(annotation) for annotation in annotations]
-    # At any other id pycocotools stops: it has no figure that could differ
-    if not all(map(_is_number, ids)):
+    marks = [_mark(_file_id(annotation)) for annotation in annotations]
+    # pycocotools stops there: it has no figure that could differ
+    if None in marks:
         return []
     notes = []
-    if zeros := sum(map(_is_zero, ids)):
+    if zeros := marks.count(0):
         notes.append(
             f"{_count(zeros, 'annotation has', 'annotations have')} id 0: pycocotools takes a match with it "
-            f"for none, so its AP is too low; {HOW}."
+            f"for none, so its AP may be too low; {HOW}."
         )
-    if lost := len(ids) - len(set(ids)) + sum(a.get(NUM_COPIES, 0) for a in annotations):
+    copies = sum(len(annotation.get(COPIED_TO, ())) for annotation in annotations)
+    if lost := len(marks) - len({_file_id(annotation) for annotation in annotations}) + copies:
         notes.append(
             f"{_count(lost, 'annotation has', 'annotations have')} the id of another one: pycocotools knows "
             f"only the last of an id, in place of the others; {HOW}."
@@ -56,21 +60,17 @@ def official_annotations(
     Raises:
         ValueError: an id that pycocotools cannot take for a number.
     """
+    in_file = [(index, a) for a in annotations for index in (a["index"], *a.get(COPIED_TO, ()))]
+    in_file = [annotation for _, annotation in sorted(in_file, key=itemgetter(0))]
     last: dict[Any, Row] = {}
-    for annotation in annotations:
+    for annotation in in_file:
         last[_checked_id(annotation)] = annotation
     places = {image_id: place for place, image_id in enumerate(images)}
-    taken = [a for a in annotations if takes_empty or a.get("area", 1) > 0]
-    taken = (a for a in taken for _ in range(1 + a.get(NUM_COPIES, 0)))
-    taken = (last[_file_id(a)] for a in sorted(taken, key=lambda a: places[a["image_id"]]))
+    taken = [a for a in in_file if takes_empty or a.get("area", 1) > 0]
+    taken = [last[_file_id(a)] for a in sorted(taken, key=lambda a: places[a["image_id"]])]
     return [
-        {
-            **annotation,
-            "id": number,
-            FILE_ID: _file_id(annotation),
-            IS_NO_MATCH: _is_zero(_file_id(annotation)),
-        }
-        for number, annotation in enumerate(taken, 1)
+        {**a, "id": number, FILE_ID: _file_id(a), IS_NO_MATCH: _mark(_file_id(a)) == 0}
+        for number, a in enumerate(taken, 1)
     ]
 
 
@@ -117,26 +117,29 @@ def _has_box(row: Mapping[str, Any]) -> bool:
 
 
 def _file_id(annotation: Row) -> Any:
-    return annotation.get(FILE_ID, annotation.get("id"))
+    return annotation.get(FILE_ID, annotation.get("id", NO_ID))
 
 
 def _checked_id(annotation: Row) -> Any:
     key = _file_id(annotation)
-    if not _is_number(key):
+    if _mark(key) is None:
+        what = "no id" if key == NO_ID else f"id {short(key)}, which is no number"
         raise ValueError(
-            f"Annotation {annotation['index']} has id {short(key)}, which is no number: the official tools "
-            "stop there, so that they give no figure."
+            f"Annotation {annotation['index']} has {what}: the official tools stop there, so that they give "
+            "no figure."
         )
     return key
 
 
-def _is_number(key: Any) -> bool:
-    """Whether pycocotools can write an id into its array of numbers."""
-    return is_finite(key) or (isinstance(key, str) and key.strip().isdecimal())
-
-
-def _is_zero(key: Any) -> bool:
-    return key == 0 if not isinstance(key, str) else set(key.strip()) == {"0"}
+def _mark(key: Any) -> float | None:
+    """What pycocotools has in its array of numbers for a match with an id; None: it stops there."""
+    marks = np.zeros(1)
+    try:
+        hash(key)
+        marks[0] = key
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return float(marks[0])
 
 
 def _count(number: int, one: str, several: str) -> str:

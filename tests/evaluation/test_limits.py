@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import logging
+from pathlib import Path
 
 import pycocotools.mask as mask_utils
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from crispmask.cli import main
 from crispmask.evaluation import evaluate
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 FULL = pytest.approx(100)
 # 25.7 of a hundred hits on 400 objects, 75.2 of all: 26 and 76 of the 101 points of recall, which include 0
 CUT, ALL = pytest.approx(100 * 26 / 101), pytest.approx(100 * 76 / 101)
@@ -79,6 +81,21 @@ def test_limit_on_the_command_line(dense, tmp_path, capsys):
     assert "note: 200 of 300 detections were cut" in out.out and "cut" not in out.err
     assert main([*words, "--max-dets", "0"]) == 2
     assert "max_dets is 0: a number of detections" in capsys.readouterr().err
+
+
+def test_limit_names_the_figures_that_it_is_for(caplog):
+    rows = json.loads((GOLDEN / "bdd100k" / "predictions.json").read_text())
+    evaluate(GOLDEN / "bdd100k" / "bitmasks", rows, "bdd100k", "mask", max_dets=2)
+    cut = [record.message for record in caplog.records if "were cut" in record.message]
+    assert len(cut) == 2 and "overlap" not in cut[0] and "count for the figures without overlap" in cut[1]
+    caplog.clear()
+    city = GOLDEN / "boundary_cityscapes"
+    free, limited = (
+        evaluate(city / "gt", city / "predictions.json", "cityscapes", "mask", max_dets=limit)
+        for limit in (None, 1)
+    )
+    assert free["AP"] == limited["AP"] and free["coco/AP"] > limited["coco/AP"]
+    assert caplog.text.count("by COCO's rules (Cityscapes' own figures have no limit)") == 2
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,8 @@ def odd_set(seed, ids, boxes):
             "repeated": int(rng.integers(5, 15)),
             "repeated, 0": int(rng.integers(0, 6)),
         }
-        annotation["id"] = {**choices, "negative": -place, "text": str(place)}[ids]
+        choices |= {"negative": -place, "text": str(place), "text of halves": str(place / 2 - 1)}
+        annotation["id"] = {**choices, "flags": place % 2 == 0, "null": None}[ids]
     for row in results:
         if boxes:
             x, y, w, h = mask_utils.toBbox(row["segmentation"]).tolist()
@@ -59,7 +60,7 @@ def odd_set(seed, ids, boxes):
     return gt, results
 
 
-KINDS = ["from 0", "repeated", "repeated, 0", "negative", "text"]
+KINDS = ["from 0", "repeated", "repeated, 0", "negative", "text", "text of halves", "flags", "null"]
 
 
 @settings(max_examples=25, deadline=None)
@@ -110,7 +111,14 @@ def two_squares(first_id, second_id):
 
 
 @pytest.mark.parametrize(
-    ("ids", "said"), [((0, 1), "1 annotation has id 0"), ((9, 9), "1 annotation has the id")]
+    ("ids", "said"),
+    [
+        ((0, 1), "1 annotation has id 0"),
+        (("-0.0", 1), "1 annotation has id 0"),
+        ((9, 9), "1 annotation has the id"),
+        ((True, 1), "1 annotation has the id"),
+        ((None, None), "1 annotation has the id"),
+    ],
 )
 def test_odd_ids_are_noted_with_the_way_to_the_official_figure(ids, said, caplog):
     gt, results = two_squares(*ids)
@@ -131,6 +139,13 @@ def test_copies_of_an_annotation_are_objects_to_the_official_tool(caplog):
     ours = evaluate_coco(gt, results, ("segm",), official=True)["segm"]
     assert_same(ours, pycocotools_eval(gt, results))
     assert ours.stats[0] < 0.7
+
+
+def test_the_last_annotation_of_an_id_may_be_a_copy_of_the_first():
+    gt, results = two_squares(1, 1)
+    gt["annotations"].append(copy.deepcopy(gt["annotations"][0]))
+    ours = evaluate_coco(gt, results, ("segm",), official=True)["segm"]
+    assert_same(ours, pycocotools_eval(gt, results))
 
 
 def test_results_with_boxes_are_noted_where_sizes_differ(caplog):
@@ -172,7 +187,7 @@ def test_runs_of_no_pixel_end_masks_only_for_the_official_tool(caplog):
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda gt, results: gt["annotations"][1].pop("id"), "Annotation 1 has id None, which is no number"),
+        (lambda gt, results: gt["annotations"][1].pop("id"), "Annotation 1 has no id: the official"),
         (
             lambda gt, results: gt["annotations"][1].update(id="x"),
             "Annotation 1 has id 'x', which is no number",

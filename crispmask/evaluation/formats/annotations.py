@@ -20,8 +20,8 @@ from crispmask.evaluation.progress import Progress, tracked
 Row = dict[str, Any]
 # Key of a row for what messages call it; None: by its place in the file
 NAME = "name in messages"
-# Key of a row that has copies: how many were left out
-NUM_COPIES = "copies left out"
+# Key of a row that has copies: where in the file they stand that were left out
+COPIED_TO = "places of copies"
 # Numbers of the shortest part of a polygon: x and y of three corners
 SHORTEST_PART = 6
 
@@ -143,7 +143,7 @@ def without_copies(annotations: Sequence[Row], findings: Findings) -> list[Row]:
         copied = next((other for other in same if _is_copy(row, other)), None)
         if row.get("id") is not None and copied is not None:
             findings.add(COPIES, _place(row[NAME]))
-            copied[NUM_COPIES] = copied.get(NUM_COPIES, 0) + 1
+            copied.setdefault(COPIED_TO, []).append(row["index"])
             continue
         same.append(row)
         kept.append(row)
