@@ -66,13 +66,15 @@ def difference(first: Intervals, second: Intervals) -> Intervals:
 
 
 def _where(first: Intervals, second: Intervals, in_second: bool) -> Intervals:
-    edges = np.unique(np.concatenate([*first, *second]))
-    is_in = [
-        np.searchsorted(part.starts, edges, "right") > np.searchsorted(part.stops, edges, "right")
-        for part in (first, second)
-    ]
-    # The last edge begins nothing
-    chosen = np.flatnonzero((is_in[0] & (is_in[1] == in_second))[:-1])
+    edges = np.concatenate([*first, *second])
+    steps = np.array([1, -1, 2, -2], np.int8).repeat([len(part) for part in (*first, *second)])
+    # Four sorted parts are merged, which is faster by far than np.unique and a search of each edge
+    order = edges.argsort(kind="stable")
+    edges = edges[order]
+    is_last = np.diff(edges, append=edges[-1:] + 1) > 0
+    edges, depths = edges[is_last], steps[order].cumsum(dtype=np.int8)[is_last]
+    # 1 in the first alone, 2 in the second, 3 in both; the last edge begins nothing
+    chosen = np.flatnonzero(depths == (3 if in_second else 1))
     return Intervals(edges[chosen], edges[chosen + 1])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ from crispmask.evaluation.progress import Progress, tracked
 
 # Masks of a results file that are parsed together: enough to amortise NumPy's overhead in a few MiB.
 _CHUNK = 2048
+# Characters of the strings of a chunk: some hundred MB of arrays
+_CHUNK_CHARACTERS = 1 << 22
 # Longest number that pycocotools writes: a signed difference of two 32-bit run lengths.
 _MAX_CHARACTERS = 7
 MAX_COORDINATE = 1e6
@@ -158,10 +161,10 @@ def read_masks(
     """
     counts, areas = [rle["counts"] for rle in rles], [np.zeros(0, np.int64)]
     needless = 0
-    for start in tracked(range(0, len(rles), _CHUNK), f"Run lengths, {_CHUNK} masks at a time", progress):
-        expected = [rle["size"] for rle in rles[start : start + _CHUNK]]
+    for chunk in tracked(_chunks(counts), f"Run lengths, {_CHUNK} masks at a time", progress):
+        start, expected = chunk.start, [rle["size"] for rle in rles[chunk]]
         try:
-            runs = parse_runs(counts[start : start + _CHUNK])
+            runs = parse_runs(counts[chunk])
             pixels = np.array([height * width for height, width in expected])
             borders = np.arange(len(expected) + 1)
             _refuse(runs.pixels() != pixels, borders, _NOT_FILLED)
@@ -175,6 +178,17 @@ def read_masks(
             counts[start + i] = _compress(_without_needless(lengths.tolist()), *expected[i])["counts"]
         areas.append(runs.areas())
     return CheckedMasks(counts, np.concatenate(areas), needless)
+
+
+def _chunks(strings: Sequence[str | bytes]) -> list[slice]:
+    """Masks that are read in one go."""
+    edges, size = [0], 0
+    for index, string in enumerate(strings):
+        if index > edges[-1] and (index - edges[-1] == _CHUNK or size + len(string) > _CHUNK_CHARACTERS):
+            edges.append(index)
+            size = 0
+        size += len(string)
+    return [slice(*pair) for pair in pairwise([*edges, len(strings)]) if strings]
 
 
 def to_rle(segmentation: Any, height: int, width: int, is_checked: bool = False) -> dict[str, Any]:

@@ -5,6 +5,8 @@ import json
 import os
 import sys
 import threading
+import time
+import timeit
 
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -14,8 +16,9 @@ from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.analysis import pairs
 from crispmask.analysis.given_boxes import given_boxes
 from crispmask.cli import main
-from crispmask.evaluation import checks, evaluate
+from crispmask.evaluation import checks, evaluate, rle
 from crispmask.evaluation.coco import evaluate_coco
+from crispmask.evaluation.intervals import Intervals, intersection
 
 SIDE = 60_000
 SQUARE = [[10, 10, 30, 10, 30, 30, 10, 30]]
@@ -59,6 +62,29 @@ def test_gigapixels_are_not_made():
     iou = shared / (inner + smaller - shared)
     assert 0.5 < iou < 0.55 and evaluate(gt, rows(columns(45_000)))["AP"] == pytest.approx(10)
     assert evaluate(gt, rows(columns(SIDE)))["AP"] == FULL
+
+
+def test_boundaries_of_runs_are_made_by_merging_not_by_search():
+    starts = np.arange(SIDE) * SIDE
+    both = [Intervals(starts + shift, starts + shift + 50_000) for shift in (0, 700)]
+    assert intersection(*both).count() == SIDE * 49_300
+    shuffled = np.random.default_rng(0).permutation(np.concatenate([*both[0], *both[1]]))
+    merging, sorting = (
+        min(timeit.repeat(action, timer=time.process_time, number=2, repeat=3))
+        for action in (lambda: intersection(*both), lambda: np.sort(shuffled))
+    )
+    assert merging < sorting
+
+
+def test_masks_of_many_runs_are_read_a_few_at_a_time(monkeypatch):
+    sizes = []
+    parse = rle.parse_runs
+    monkeypatch.setattr(rle, "_CHUNK_CHARACTERS", 100)
+    monkeypatch.setattr(rle, "parse_runs", lambda strings: sizes.append(len(strings)) or parse(strings))
+    masks = [{"size": [1, 200], "counts": [0, *[1] * length, 200 - length]} for length in (60, 60, 1, 1, 150)]
+    masks = [rle.to_rle(mask, 1, 200) for mask in masks]
+    assert rle.read_masks(masks).areas.tolist() == [170, 170, 1, 1, 125]
+    assert sizes == [1, 3, 1]
 
 
 def test_classes_without_an_object_take_no_memory():
