@@ -57,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         ``SystemExit(1)``, one that Ctrl-C stopped by ``SystemExit(130)``, ``--help`` by ``SystemExit(0)``.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if sys.stdout is None:  # the shell closed it, with >&-
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name or a dash that the terminal's encoding lacks is no reason to stop
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -230,7 +230,13 @@ def read_predictions(
         ValueError: unreadable, or a row of an unknown image or category or without a finite score.
     """
     data = load_json(source, "predictions", progress)
-    data = getattr(data, "dataset", {"annotations": data})["annotations"]
+    data = getattr(data, "dataset", {"annotations": data})
+    if "annotations" not in data:
+        raise ValueError(
+            "The predictions have no 'annotations': a list of results, or what COCO.loadRes makes of it, is "
+            "needed."
+        )
+    data = data["annotations"]
     if isinstance(data, Mapping):
         raise ValueError("The predictions are a dict, as ground truth is: a list of results is needed.")
     check_rows(data, "the predictions")
@@ -256,10 +262,6 @@ def _score(row: Mapping[str, Any], where: str, gt: GroundTruth, categories: Coll
         ValueError: an unknown image or category, or no finite score.
     """
     is_alone = gt.category_ranks is not None
-    if is_alone and row.get("category_id") is None:
-        check_image_id(row, where, gt.sizes)
-    else:
-        check_ids(row, where, gt.sizes, categories)
     score = row.get("score")
     if score is None and "predicted_iou" in row:
         if not is_alone:
@@ -268,6 +270,10 @@ def _score(row: Mapping[str, Any], where: str, gt: GroundTruth, categories: Coll
                 "class_agnostic (--class-agnostic) takes it for the score and all categories for one."
             )
         score = row["predicted_iou"]
+    if is_alone and row.get("category_id") is None:
+        check_image_id(row, where, gt.sizes)
+    else:
+        check_ids(row, where, gt.sizes, categories)
     if not is_finite(score):
         raise ValueError(f"{where} has score {short(score)}; a finite number is needed.")
     return float(score)

@@ -82,3 +82,10 @@ def test_interrupt_is_one_line_and_closed_pipe_none() -> None:
     )
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait(60) == 141
+
+
+def test_a_closed_output_is_no_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Python has no stdout where the shell closed it."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main([*EVALUATE, "--iou-type", "mask", "--json", str(tmp_path / "figures.json")]) == 0
+    assert (tmp_path / "figures.json").is_file()

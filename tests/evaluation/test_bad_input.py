@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lvis_sets import real_lvis
+from pycocotools.coco import COCO
 
 from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.evaluation import evaluate
@@ -283,3 +284,9 @@ def test_category_ids_of_another_kind_are_refused():
     gt["images"][1]["neg_category_ids"] = [str(i) for i in gt["images"][1]["neg_category_ids"]] or ["1"]
     with pytest.raises(ValueError, match="Entry 1 of 'images' has neg_category_ids"):
         evaluate(gt, results, "lvis")
+
+
+def test_an_empty_coco_is_no_results():
+    gt = {"images": [{"id": 1}], "annotations": [], "categories": []}
+    with pytest.raises(ValueError, match="The predictions have no 'annotations'"):
+        evaluate(gt, COCO())

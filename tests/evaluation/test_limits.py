@@ -145,12 +145,9 @@ def test_masks_of_segment_anything(segment_anything):
 @pytest.mark.parametrize(
     ("change", "options", "sentence"),
     [
-        ({}, {}, "Prediction 0 has no category_id: that of its category"),
-        (
-            {"category_id": 1},
-            {},
-            "no score but a predicted_iou, as masks of Segment Anything .*--class-agnostic",
-        ),
+        ({}, {}, "no score but a predicted_iou, as masks of Segment Anything .*--class-agnostic"),
+        ({"score": 0.9}, {}, "Prediction 0 has no category_id: that of its category"),
+        ({"category_id": 1}, {}, "no score but a predicted_iou, as masks of Segment Anything"),
         ({"image_id": None}, {"class_agnostic": True}, "Prediction 0 has image_id None"),
         ({"category_id": 9}, {"class_agnostic": True}, "Prediction 0 has category_id 9"),
         ({"predicted_iou": None}, {"class_agnostic": True}, "Prediction 0 has score None"),
