@@ -13,12 +13,14 @@ from pycocotools import mask as mask_utils
 from crispmask.analysis import html
 from crispmask.analysis.error_maps import EXTRA, MISSED, error_map, most_wrong, picture_of, whole_object
 from crispmask.analysis.object_quality import ObjectQuality, summarize
-from crispmask.analysis.pairs import Pair
+from crispmask.analysis.pairs import MAX_DECODED, Pair
 from crispmask.evaluation.boundary_iou import boundary_width
 from crispmask.evaluation.inputs import GroundTruth, Row
 from crispmask.evaluation.progress import Progress
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+# Pixels of a window that is cut out, in which windows are compared by sums of 8 bytes a pixel
+MAX_WINDOW = 2**26
 # Image of an id, (H, W, 3) uint8 RGB; None: there is none
 ImageReader = Callable[[object], NDArray[np.uint8] | None]
 # Page of objects, each with the pair of every file
@@ -197,6 +199,12 @@ def _gallery(
 
 def _gallery_entry(gt: GroundTruth, annotation: Row, pairs: Mapping[str, Pair], read: ImageReader) -> str:
     """An object: its image, and of every file the error map of the whole and of a part, enlarged."""
+    name = gt.class_names[annotation["category_id"]]
+    title = f"{name}, image {annotation['image_id']}, annotation {annotation['id']}"
+    heading = f"<h3>{html.escape(title)}</h3>"
+    rows = [annotation, *(pair.prediction for pair in pairs.values())]
+    if not _can_be_drawn(gt.size(annotation["image_id"]), rows):
+        return heading + html.paragraph("Too large to be drawn.")
     truth = _decode(annotation)
     found = {label: _decode(pair.prediction) for label, pair in pairs.items()}
     whole = whole_object(truth, np.logical_or.reduce(list(found.values())))
@@ -211,9 +219,14 @@ def _gallery_entry(gt: GroundTruth, annotation: Row, pairs: Mapping[str, Pair], 
         zoom = most_wrong(*found.values()) if len(found) == 2 else most_wrong(truth, mask)
         caption = f"{label}: {zoom.side} pixels wide; {_pixels(pairs[label])} in all"
         figures.append(html.figure(error_map(truth, mask, image, zoom), caption))
-    name = gt.class_names[annotation["category_id"]]
-    title = f"{name}, image {annotation['image_id']}, annotation {annotation['id']}"
-    return f'<h3>{html.escape(title)}</h3><div class="row">{"".join(figures)}</div>'
+    return f'{heading}<div class="row">{"".join(figures)}</div>'
+
+
+def _can_be_drawn(size: tuple[int, int], rows: Sequence[Row]) -> bool:
+    """Whether an image and the square around masks of it have few enough pixels."""
+    boxes = np.array([mask_utils.toBbox(row["segmentation"]) for row in rows])
+    extent = (boxes[:, :2] + boxes[:, 2:]).max(axis=0) - boxes[:, :2].min(axis=0)
+    return size[0] * size[1] <= MAX_DECODED and extent.max() ** 2 <= MAX_WINDOW
 
 
 def _decode(row: Row) -> NDArray[np.bool_]:

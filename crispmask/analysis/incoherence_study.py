@@ -33,7 +33,8 @@ import torch
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from crispmask.analysis.pairs import one_to_one, overlaps_by_group, with_masks_and_boxes
+from crispmask.analysis.pairs import MAX_DECODED, one_to_one, overlaps_by_group, with_masks_and_boxes
+from crispmask.evaluation.checks import short
 from crispmask.evaluation.coco import DILATION_RATIO, average_precisions, evaluate_rows
 from crispmask.evaluation.inputs import GroundTruth, Row
 from crispmask.evaluation.progress import Progress
@@ -121,7 +122,8 @@ def study_incoherence(
         progress: where to say how far it is.
 
     Raises:
-        ValueError: a grid that is too fine, or a row without a readable mask or box; the message names it.
+        ValueError: a grid that is too fine, an image that is too large, or a row without a readable mask or
+            box; the message names it.
     """
     if size << depth > MAX_SIDE:
         raise ValueError(
@@ -134,6 +136,7 @@ def study_incoherence(
     counts = [_Counts() for _ in range(depth)]
     filled: list[dict[Any, Row]] = [{} for _ in range(depth)]
     found = list(_objects_of(annotations, rows))
+    _check_sizes(gt, found)
     for row, annotation, counted in progress.track(found, "Incoherent regions"):
         truth, mask = (mask_utils.decode(one["segmentation"]).astype(bool) for one in (annotation, row))
         true_cells, cells = (sample_grid(one, row["bbox"], size << depth) for one in (truth, mask))
@@ -150,6 +153,17 @@ def study_incoherence(
         shares = (counts[level].shares(combine) for combine in (_mean, _pooled))
         levels.append(LevelStudy(size << level, *shares, *after))
     return IncoherenceStudy(len(counts[0].box), *before, levels)
+
+
+def _check_sizes(gt: GroundTruth, found: Sequence[tuple[Row, Row, bool]]) -> None:
+    """Refuse images whose masks would fill the memory."""
+    for _, annotation, _ in found:
+        height, width = gt.size(annotation["image_id"])
+        if height * width > MAX_DECODED:
+            raise ValueError(
+                f"Image {short(annotation['image_id'])} has {height} x {width} pixels, and incoherent "
+                f"regions are found in images of {MAX_DECODED} at most: correct its size, or leave it out."
+            )
 
 
 def sample_grid(mask: Mask, box: Sequence[float], side: int) -> Mask:

@@ -24,6 +24,9 @@ from crispmask.evaluation.regions import with_boxes, with_masks
 from crispmask.evaluation.rle import parse_runs
 from crispmask.ops import erosion_residue
 
+# Pixels of images whose masks are decoded whole
+MAX_DECODED = 2**28
+
 
 @dataclass(frozen=True)
 class Pair:

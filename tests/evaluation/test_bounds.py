@@ -64,6 +64,18 @@ def test_gigapixels_are_not_made():
     assert evaluate(gt, rows(columns(SIDE)))["AP"] == FULL
 
 
+def test_analyses_do_not_decode_gigapixels(tmp_path, capsys):
+    paths = [str(tmp_path / name) for name in ("gt.json", "dt.json")]
+    for path, content in zip(paths, (dataset(columns(SIDE), SIDE), rows(columns(50_000))), strict=True):
+        with open(path, "w") as file:
+            json.dump(content, file)
+    assert main(["analyze", "boundary", *paths, "--output", str(tmp_path / "page")]) == 0
+    assert "Too large to be drawn" in (tmp_path / "page" / "report.html").read_text()
+    capsys.readouterr()
+    assert main(["analyze", "incoherence", *paths]) == 2
+    assert "Image 1 has 60000 x 60000 pixels" in capsys.readouterr().err
+
+
 def test_boundaries_of_runs_are_made_by_merging_not_by_search():
     starts = np.arange(SIDE) * SIDE
     both = [Intervals(starts + shift, starts + shift + 50_000) for shift in (0, 700)]
