@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,8 @@ UNREADABLE = ("stop", "skip")
 class ImageMapper(DatasetMapper):
     """Detectron2's mapper with our reader of images, in training, evaluation and prediction.
 
-    With ``skip`` it gives None for an image of the training data that cannot be read, so that Detectron2's
-    loader takes another one, and says so in the next dict, as ``unreadable``: a list of sentences.
+    With ``skip`` another image is taken, by chance, for one of the training data that cannot be read, and its
+    dict says so, as ``unreadable``: a list of sentences.
     """
 
     @configurable
@@ -37,7 +38,7 @@ class ImageMapper(DatasetMapper):
         *,
         value_range: Range | None = None,
         unreadable: str = "stop",
-        num_images: int | None = None,
+        others: Sequence[dict[str, Any]] = (),
         **options: Any,
     ) -> None:
         """
@@ -45,7 +46,8 @@ class ImageMapper(DatasetMapper):
             is_train: whether images are augmented and annotations kept.
             value_range: of files of more than 8 bits that state none.
             unreadable: of ``UNREADABLE``; it is for training, evaluation always stops.
-            num_images: files of the data sets, to stop when none of them can be read.
+            others: dicts of the data sets, which ``skip`` chooses from. Detectron2's loader would do that,
+                but that of its release 0.6 cannot with Python 3.11 or newer.
             options: of Detectron2's mapper.
 
         Raises:
@@ -56,7 +58,7 @@ class ImageMapper(DatasetMapper):
             raise UserError(f"INPUT.VALUE_RANGE {value_range} must be found first, as train_net.py does.")
         self.value_range = value_range
         self.skips = is_train and unreadable == "skip"
-        self.num_images = num_images
+        self.others = others
         self._unread: set[str] = set()
         self._untold: list[str] = []
 
@@ -70,17 +72,13 @@ class ImageMapper(DatasetMapper):
             "unreadable": cfg.CRISPMASK.UNREADABLE_IMAGES,
         }
 
-    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:
-        """A dict of Detectron2's models, or None: see the class.
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """A dict of Detectron2's models.
 
         Raises:
             DataError: the image cannot be read, none of them can, or it has another size than its dict says.
         """
-        record = copy.deepcopy(dataset_dict)
-        try:
-            picture = self.read(record["file_name"])
-        except ImageError as error:
-            return self._skip(record["file_name"], error)
+        record, picture = self._read_record(dataset_dict)
         check_size(record, picture)
         augmented = T.AugInput(self.in_format(picture), sem_seg=_read_labels(record))
         transforms = self.augmentations(augmented)
@@ -119,16 +117,28 @@ class ImageMapper(DatasetMapper):
         height, width = picture.shape[:2]
         return {"image": as_tensor(augmented.image), "height": height, "width": width}
 
-    def _skip(self, path: str, error: ImageError) -> None:
-        """Note an image that cannot be read, for the next dict, or raise."""
+    def _read_record(self, dataset_dict: dict[str, Any]) -> tuple[dict[str, Any], NDArray[np.uint8]]:
+        """A copy of the dict with its picture, or of another one for it."""
+        while True:
+            record = copy.deepcopy(dataset_dict)
+            try:
+                return record, self.read(record["file_name"])
+            except ImageError as error:
+                self._note_unread(record["file_name"], error)
+            while dataset_dict["file_name"] in self._unread:
+                dataset_dict = self.others[np.random.randint(len(self.others))]
+
+    def _note_unread(self, path: str, error: ImageError) -> None:
+        """Note an image that cannot be read, for the dict of the one that is taken, or raise."""
         sentence = str(error).rstrip(".")
         if not self.skips:
             others = "or set CRISPMASK.UNREADABLE_IMAGES skip" if self.is_train else "or evaluate another"
             raise DataError(f"{sentence}: mend the file, take it out of the data set, {others}.") from error
         self._unread.add(path)
         self._untold.append(sentence)
-        if self.num_images is not None and len(self._unread) >= self.num_images:
-            raise DataError(f"None of the {self.num_images} images can be read. {sentence}.") from error
+        if all(other["file_name"] in self._unread for other in self.others):
+            number = len(self._unread)
+            raise DataError(f"None of the {number} images can be read. {sentence}.") from error
 
 
 class KeepPixels(T.Augmentation):

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
+    DatasetFromList,
     build_detection_test_loader,
     build_detection_train_loader,
 )
-from detectron2.engine import DefaultTrainer, hooks
+from detectron2.engine import DefaultTrainer, hooks, train_loop
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
@@ -150,7 +151,10 @@ class Trainer(DefaultTrainer):
             raise UserError(str(error)) from error
         if cfg.MODEL.MASK_ON:
             check_mask_format(dicts, cfg.INPUT.MASK_FORMAT)
-        mapper = ImageMapper(cfg, is_train=True, num_images=len({image["file_name"] for image in dicts}))
+        skips = cfg.CRISPMASK.UNREADABLE_IMAGES == "skip"
+        # Packed as Detectron2 packs them for the processes of a loader
+        others = DatasetFromList(dicts, copy=False) if skips else ()
+        mapper = ImageMapper(cfg, is_train=True, others=others)
         return build_detection_train_loader(cfg, dataset=dicts, mapper=mapper)
 
     @classmethod
@@ -214,7 +218,7 @@ def without_traceback() -> Iterator[None]:
     def is_news(record: logging.LogRecord) -> bool:
         return not (record.exc_info and isinstance(record.exc_info[1], UserError))
 
-    loop = logging.getLogger("detectron2.engine.train_loop")
+    loop = logging.getLogger(train_loop.__name__)
     loop.addFilter(is_news)
     try:
         yield

@@ -88,17 +88,18 @@ def test_an_unreadable_image_stops_with_its_name(tmp_path: Path) -> None:
             mapper(False, opts)(broken(tmp_path))
 
 
-def test_a_skipped_image_is_told_with_the_next(tmp_path: Path) -> None:
-    Image.new("RGB", (16, 16)).save(tmp_path / "good.png")
+def test_another_image_is_taken_for_a_skipped_one_and_tells_of_it(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16), "white").save(tmp_path / "good.png")
     good = {"file_name": str(tmp_path / "good.png")}
-    skips = mapper(True, ("CRISPMASK.UNREADABLE_IMAGES", "skip"), num_images=3)
+    skip, first, second = ("CRISPMASK.UNREADABLE_IMAGES", "skip"), broken(tmp_path), broken(tmp_path, "b.jpg")
+    skips = mapper(True, skip, others=[first, good, second])
     assert "unreadable" not in skips(good)
-    assert skips(broken(tmp_path)) is None and skips(broken(tmp_path, "b.jpg")) is None
-    told = skips(good)["unreadable"]
-    assert len(told) == 2 and "broken.jpg" in told[0] and "b.jpg" in told[1]
-    assert "unreadable" not in skips(good)
-    with pytest.raises(DataError, match=r"None of the 3 images can be read\. .*c\.jpg'"):
-        skips(broken(tmp_path, "c.jpg"))
+    found = skips(first)
+    assert found["file_name"] == good["file_name"] and (found["image"] == 255).all()
+    assert "broken.jpg" in found["unreadable"][0]
+    assert "b.jpg" in skips(second)["unreadable"][0] and "unreadable" not in skips(good)
+    with pytest.raises(DataError, match=r"None of the 2 images can be read\. .*\.jpg'"):
+        mapper(True, skip, others=[first, second])(first)
 
 
 def test_another_size_than_the_data_set_says(tmp_path: Path) -> None:
