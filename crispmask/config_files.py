@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from crispmask.errors import UserError
+from crispmask.network import limited_patience
 from crispmask.remote_bases import REMOTE_BASE_FLAG, remote_bases_allowed
 
 BASE_KEY = "_BASE_"
@@ -207,7 +208,7 @@ def _fetch(address: str, wanted: str) -> bytes:
     from detectron2.utils.file_io import PathManager
 
     try:
-        with PathManager.open(address, "rb") as file:
+        with limited_patience(), PathManager.open(address, "rb") as file:
             return file.read(MAX_BYTES + 1)
     except Exception as error:  # whatever the network, or the handler of the address, raises
         raise UserError(f"{wanted}, which cannot be fetched: {' '.join(str(error).split())}.") from error

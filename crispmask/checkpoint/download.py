@@ -19,8 +19,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from string import punctuation
 from textwrap import shorten
-from urllib.parse import ParseResult, parse_qsl, urlparse
+from urllib.parse import ParseResult, parse_qsl, quote, urlparse
 
 from detectron2.utils.file_io import PathManager
 from iopath.common.download import download
@@ -28,6 +29,7 @@ from iopath.common.file_io import file_lock, get_cache_dir
 
 from crispmask.checkpoint.integrity import UnreadableWeightsError
 from crispmask.errors import UserError
+from crispmask.network import limited_patience
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,12 @@ def check_hash(path: str) -> str:
         parsed = urlparse(path)
     except ValueError as error:
         raise UserError(f"Weight file '{path}' has no valid address: {error}: correct it.") from error
+    if parsed.scheme in _SCHEMES and "@" in parsed.netloc:  # none of the messages may tell a password
+        shown = parsed._replace(netloc=parsed.netloc.rpartition("@")[2], query="").geturl()
+        raise UserError(
+            f"Weight file '{shown}' is given with a user or a password, which are not sent: download it "
+            "otherwise and give its path."
+        )
     queries = parse_qsl(parsed.query, keep_blank_values=True)
     unknown = {key for key, _ in queries} - _QUESTIONS
     if parsed.scheme in _SCHEMES:  # a server may be asked for anything
@@ -90,9 +98,10 @@ def fetch(path: str) -> Path:
     """
     parsed = urlparse(path)
     try:
-        if parsed.scheme in _SCHEMES and not path.startswith(_DETECTRON2):
-            return _download(parsed)
-        return Path(PathManager.get_local_path(parsed._replace(query="").geturl()))
+        with limited_patience():
+            if parsed.scheme in _SCHEMES and not path.startswith(_DETECTRON2):
+                return _download(parsed)
+            return Path(PathManager.get_local_path(parsed._replace(query="").geturl()))
     except Exception as error:  # each of the path handlers raises its own kinds
         reason = shorten(str(error), 160, placeholder=" ...").rstrip(".") or type(error).__name__
         raise UserError(
@@ -127,8 +136,15 @@ def _download(parsed: ParseResult) -> Path:
     if not local.is_file():
         with file_lock(str(local)):  # against the other processes of a run
             if not local.is_file():
-                download(address, str(folder), filename=local.name)
+                download(_with_escapes(address), str(folder), filename=local.name)
     return local
+
+
+def _with_escapes(address: str) -> str:
+    """An address as a server takes it: blanks and letters beyond ASCII as ``%20``; what is escaped stays."""
+    parsed = urlparse(address)
+    path, query = (quote(part, safe=punctuation) for part in (parsed.path, parsed.query))
+    return parsed._replace(path=path, query=query).geturl()
 
 
 def _as_file_name(text: str) -> str:

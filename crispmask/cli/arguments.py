@@ -20,4 +20,7 @@ def add_dilation_ratio(parser: argparse.ArgumentParser, default: float | None = 
 
 def weight_path(weights: str) -> str:
     """Path of a weight file that is given as ``PATH`` or ``PATH?sha256=...``."""
-    return urlparse(weights).path
+    try:
+        return urlparse(weights).path
+    except ValueError:  # who fetches it says what is wrong with the address
+        return weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from crispmask import network
 from crispmask.checkpoint import load_weights
 from crispmask.checkpoint.download import check_hash, fetch
 from crispmask.checkpoint.release import convert_checkpoint
@@ -142,3 +144,33 @@ def test_no_address_leads_out_of_the_cache(server: Server, tmp_path: Path) -> No
 def test_what_is_not_there_is_said(server: Server) -> None:
     with pytest.raises(UserError, match=r"cannot be fetched \(HTTP Error 404: Not Found\): download it"):
         loaded(address(server, "gone.pth"))
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"), [("my model.pth", "my%20model.pth"), ("a%20\u00fc.pth", "a%20%C3%BC.pth")]
+)
+def test_blanks_and_letters_are_sent_as_escapes(
+    given: str, asked: str, server: Server, tmp_path: Path
+) -> None:
+    server.files[f"127.0.0.1/{asked}"] = weights(3, tmp_path)
+    assert loaded(address(server, given)) == 3
+
+
+def test_a_password_is_not_told(server: Server) -> None:
+    path = address(server, "m.pth?token=secret2&md5=0").replace("//", "//me:secret1@")
+    with pytest.raises(UserError, match="a password, which are not sent: download it otherwise") as error:
+        loaded(path)
+    assert "secret" not in str(error.value) and "/m.pth'" in str(error.value)
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(network, "SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        path = f"http://127.0.0.1:{silent.getsockname()[1]}/m.pth"
+        with pytest.raises(UserError, match=r"cannot be fetched \(.*timed out"):
+            loaded(path)
+    assert socket.getdefaulttimeout() is None

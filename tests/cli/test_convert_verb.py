@@ -172,6 +172,7 @@ def test_wrong_words_are_said_before_the_file_is_read(
     assert "--allow-missing needs something to check against" in failure(
         [source, "x.pth", "--allow-missing", "*"], capsys
     )
+    assert "has no valid address" in failure(["http://[::1/in.pth", "x.pth"], capsys)
     assert "in.pth' is empty" in failure([source, tmp_path / "x.pth"], capsys)
     assert "invalid choice: 'mmdet'" in failure([source, "x.pth", "--source", "mmdet"], capsys)
 
