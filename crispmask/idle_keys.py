@@ -38,6 +38,12 @@ _TRAINING = (
     *("SOLVER.*", "CRISPMASK.OPTIMIZER", "CRISPMASK.LR_FACTORS", "CRISPMASK.FREEZE", "CRISPMASK.AMP_DTYPE"),
     *("CRISPMASK.ACCUMULATION_STEPS", "CRISPMASK.WANDB_PROJECT", "*_TRAIN", "INPUT.MIN_SIZE_TRAIN_SAMPLING"),
     *("INPUT.RANDOM_FLIP", "INPUT.CROP.*", "TEST.EVAL_PERIOD", "TEST.PRECISE_BN.*", "DATALOADER.REPEAT_*"),
+    *("INPUT.MASK_FORMAT", "VIS_PERIOD", "CRISPMASK.UNREADABLE_IMAGES", "DATALOADER.ASPECT_RATIO_GROUPING"),
+    *("DATALOADER.FILTER_EMPTY_ANNOTATIONS", "MODEL.RPN.IOU_*", "MODEL.ROI_HEADS.IOU_*"),
+    *("MODEL.*.BATCH_SIZE_PER_IMAGE", "MODEL.*.POSITIVE_FRACTION", "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT"),
+    # A loss of Mask Transfiner's decides which heads there are
+    *("MODEL.*.SMOOTH_L1_BETA", "MODEL.RPN.*LOSS*", "MODEL.ROI_BOX_HEAD.*LOSS*"),
+    "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES",
 )
 _EVALUATION = (
     *("TEST.BOUNDARY.*", "TEST.AUG.*", "TEST.EVAL_PERIOD", "TEST.EXPECTED_RESULTS", "DATALOADER.*"),
@@ -108,6 +114,11 @@ _GENERAL = (
         "SOLVER.CLIP_GRADIENTS.ENABLED is False",
     ),
     IdleKeys(
+        ("SOLVER.CLIP_GRADIENTS.NORM_TYPE",),
+        lambda cfg: cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE == "value",
+        "SOLVER.CLIP_GRADIENTS.CLIP_TYPE value takes no norm",
+    ),
+    IdleKeys(
         ("SOLVER.STEPS",),
         _differs("SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR"),
         "SOLVER.LR_SCHEDULER_NAME is not WarmupMultiStepLR",
@@ -139,6 +150,24 @@ _GENERAL = (
     ),
     IdleKeys(
         ("INPUT.CROP.TYPE", "INPUT.CROP.SIZE"), _off("INPUT.CROP.ENABLED"), "INPUT.CROP.ENABLED is False"
+    ),
+    IdleKeys(
+        ("TEST.PRECISE_BN.NUM_ITER",), _off("TEST.PRECISE_BN.ENABLED"), "TEST.PRECISE_BN.ENABLED is False"
+    ),
+    IdleKeys(
+        ("MODEL.RESNETS.DEFORM_MODULATED", "MODEL.RESNETS.DEFORM_NUM_GROUPS"),
+        lambda cfg: not any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE),
+        "MODEL.RESNETS.DEFORM_ON_PER_STAGE has no stage",
+    ),
+    IdleKeys(
+        ("MODEL.ANCHOR_GENERATOR.ANGLES",),
+        _differs("MODEL.ANCHOR_GENERATOR.NAME", "RotatedAnchorGenerator"),
+        "MODEL.ANCHOR_GENERATOR.NAME is not RotatedAnchorGenerator",
+    ),
+    IdleKeys(
+        ("MODEL.ROI_BOX_HEAD.FED_LOSS_*",),
+        _off("MODEL.ROI_BOX_HEAD.USE_FED_LOSS"),
+        "MODEL.ROI_BOX_HEAD.USE_FED_LOSS is False",
     ),
     IdleKeys(
         ("MODEL.ROI_HEADS.*", "MODEL.ROI_BOX_*", "MODEL.ROI_MASK_HEAD.*", "MODEL.RPN.*"),
@@ -200,7 +229,9 @@ def describe_idle_keys(cfg: CfgNode, path: str, opts: Sequence[str], purpose: st
         for key in keys:
             if reason := _reason(cfg, key, known):
                 reasons.setdefault(reason, []).append(key)
-    return [
+    counts = {key: opts[::2].count(key) for key in given}
+    again = [f"{key} is given {n} times: the last value counts." for key, n in counts.items() if n > 1]
+    return again + [
         f"{', '.join(keys)} {'has' if len(keys) == 1 else 'have'} no effect: {reason}."
         for reason, keys in reasons.items()
     ]

@@ -29,6 +29,11 @@ def idle(*opts: str, path: str = "", purpose: str = "train") -> list[str]:
         ("", "CRISPMASK.OPTIMIZER ADAMW SOLVER.MOMENTUM 0.8", "not SGD"),
         ("", "CRISPMASK.AMP_DTYPE float16", "AMP.ENABLED is False"),
         ("", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE 5.0", "CLIP_GRADIENTS.ENABLED is False"),
+        (
+            "",
+            "SOLVER.CLIP_GRADIENTS.ENABLED True SOLVER.CLIP_GRADIENTS.NORM_TYPE 1.0",
+            "CLIP_TYPE value takes no norm",
+        ),
         ("", "SOLVER.LR_SCHEDULER_NAME WarmupCosineLR SOLVER.STEPS (5,)", "not WarmupMultiStepLR"),
         ("", "SOLVER.LR_SCHEDULER_NAME WarmupCosineLR SOLVER.GAMMA 0.5", "no steps"),
         ("", "SOLVER.BASE_LR_END 0.001", "not WarmupCosineLR"),
@@ -37,6 +42,9 @@ def idle(*opts: str, path: str = "", purpose: str = "train") -> list[str]:
         ("", "MODEL.MASK_ON False MODEL.ROI_MASK_HEAD.NUM_CONV 2", "MASK_ON is False"),
         (TINY, "TEST.BOUNDARY.ENABLED False TEST.BOUNDARY.DILATION_RATIO 0.1", "BOUNDARY.ENABLED is False"),
         ("", "TEST.AUG.FLIP False", "AUG.ENABLED is False"),
+        ("", "TEST.PRECISE_BN.NUM_ITER 3", "PRECISE_BN.ENABLED is False"),
+        ("", "MODEL.RESNETS.DEFORM_NUM_GROUPS 2", "DEFORM_ON_PER_STAGE has no stage"),
+        ("", "MODEL.ANCHOR_GENERATOR.ANGLES [[0]]", "not RotatedAnchorGenerator"),
         ("", "INPUT.CROP.SIZE (0.5,0.5)", "CROP.ENABLED is False"),
         ("", "MODEL.META_ARCHITECTURE RetinaNet MODEL.ROI_HEADS.NUM_CLASSES 3", "one stage"),
         ("", "MODEL.RETINANET.NUM_CLASSES 3", "not RetinaNet"),
@@ -137,3 +145,27 @@ def test_weights_that_are_given_twice(capsys: pytest.CaptureFixture[str]) -> Non
     out = capsys.readouterr().out
     assert "note: --weights has no effect: MODEL.WEIGHTS is given, too.\n" in out
     assert "note: TEST.EVAL_PERIOD has no effect: nothing is evaluated.\n" in out
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        *("MODEL.RPN.BATCH_SIZE_PER_IMAGE 5", "MODEL.ROI_HEADS.POSITIVE_FRACTION 0.5", "VIS_PERIOD 5"),
+        *("MODEL.RPN.LOSS_WEIGHT 0.5", "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA 0.5", "INPUT.MASK_FORMAT bitmask"),
+        *("CRISPMASK.UNREADABLE_IMAGES skip", "DATALOADER.FILTER_EMPTY_ANNOTATIONS False"),
+    ],
+)
+def test_what_only_training_reads_is_named_in_an_evaluation(opts: str) -> None:
+    (note,) = idle(*opts.split(), path=TINY, purpose="evaluate")
+    assert note == f"{opts.split()[0]} has no effect: nothing is trained."
+    assert idle(*opts.split(), path=TINY) == []
+
+
+def test_losses_that_decide_what_is_in_a_model_have_an_effect() -> None:
+    words = ("MODEL.TRANSFINER.BOUNDARY_LOSS_WEIGHT", "0.0", "MODEL.TRANSFINER.SEMANTIC_LOSS_WEIGHT", "0.0")
+    assert idle(*words, path="transfiner/coco/R_50_FPN_1x.yaml", purpose="evaluate") == []
+
+
+def test_a_key_that_is_given_twice_is_named() -> None:
+    (note,) = idle("SEED", "1", "SEED", "2")
+    assert note == "SEED is given 2 times: the last value counts."

@@ -97,6 +97,8 @@ def check_pairs(opts: Sequence[str]) -> None:
     for word in opts[::2]:
         if word.startswith("--"):
             raise UserError(f"'{word}' comes after the KEY VALUE pairs: put every flag before the first key.")
+        if word != "".join(word.split()) or not word:
+            raise UserError(f"'{word}' is no config key: give KEY VALUE pairs, the key without blanks.")
     for word in opts:
         key, equals, value = word.partition("=")
         if equals and re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+", key):

@@ -120,4 +120,6 @@ def _check_schedule(cfg: CfgNode) -> None:
             build_lr_scheduler(cfg, build_optimizer(cfg, nn.Linear(1, 1)))
     except (ArithmeticError, AssertionError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()).rstrip(".") or "its numbers do not fit together"
-        raise UserError(f"SOLVER makes no optimizer and schedule: {reason}: correct its keys.") from error
+        raise UserError(
+            f"SOLVER and CRISPMASK.LR_FACTORS make no optimizer and schedule: {reason}: correct them."
+        ) from error

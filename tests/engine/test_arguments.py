@@ -27,6 +27,7 @@ TINY = str(Path(__file__).with_name("tiny.yaml"))
         (["SEED", "0x" + "1" * 5000], ["SEED is too large a number"]),
         (["DATASETS.TRAIN", "shapes_train"], ["DATASETS.TRAIN", "as \"('name',)\""]),
         (["SOLVER.MAX_ITER"], ["'SOLVER.MAX_ITER' has no value"]),
+        ([" SEED", "1"], ["' SEED' is no config key", "without blanks"]),
         (["SOLVER.MAX_ITER=5"], ["SOLVER.MAX_ITER 5"]),
         (["SOLVER.MAX_ITER", "5", "--eval-only"], ["'--eval-only'", "before the first key"]),
     ],

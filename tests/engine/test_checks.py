@@ -64,7 +64,7 @@ def check(*words: str, folder: Path) -> tuple[CfgNode, list[str]]:
         ("", "SOLVER.BASE_LR 1e400", ["SOLVER.BASE_LR inf", "finite"]),
         ("", "SOLVER.LR_SCHEDULER_NAME Step", ["SOLVER", "Unknown LR scheduler: Step"]),
         ("", "SOLVER.WARMUP_METHOD cosine", ["SOLVER", "Unknown warmup method: cosine"]),
-        ("", "SOLVER.STEPS ('a',)", ["SOLVER makes no optimizer and schedule"]),
+        ("", "SOLVER.STEPS ('a',)", ["SOLVER", "make no optimizer and schedule"]),
         ("", "SOLVER.MOMENTUM -1.0", ["Invalid momentum value: -1.0"]),
         ("", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE all", ["CLIP_TYPE 'all'", "value, norm or full_model"]),
         ("", "SEED 4294967296", ["SEED 4294967296 is too large"]),
