@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from crispmask.data.raw_modes import correct_raw_modes, is_separate, raw_mode, raw_modes, replace_raw_mode
+
 Range = tuple[float, float]
 
 WHITE = 65535
@@ -29,7 +31,8 @@ _MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _WHITE_IS_ZERO, _UNSIGNED = 258, 262, 339, 0, 1
 # Smallest and largest value, as any type and as whole numbers
 _EXTREMES = ((340, 341), (280, 281))
-_COLOURS, _LITTLE_ENDIAN = ("RGB", "RGBA", "RGBX"), sys.byteorder == "little"
+# All samples of a pixel, and those of a layer
+_COLOURS, _LITTLE_ENDIAN = ("RGB", "RGBA", "RGBX", *"RGBA"), sys.byteorder == "little"
 # Of 16-bit colours Pillow keeps the high byte. The other byte is what it keeps of swapped ones.
 _SWAPPED = {
     **{f"{mode};16B": f"{mode};16L" for mode in _COLOURS},
@@ -62,7 +65,7 @@ class _Samples:
 def is_deep(image: Image.Image) -> bool:
     """Whether an opened file, of which no pixel was read, has more than 8 bits a sample."""
     return image.mode in _MODES or (
-        image.format in ("PNG", "TIFF") and any(";16" in mode for mode in _raw_modes(image))
+        image.format in ("PNG", "TIFF") and any(";16" in mode for mode in raw_modes(image))
     )
 
 
@@ -125,13 +128,13 @@ def _read(path: str | Path, image: Image.Image) -> _Samples:
 
 
 def _read_png(path: str | Path, image: Image.Image) -> _Samples:
-    raw_mode = next(iter(_raw_modes(image)), "")
+    mode = next(iter(raw_modes(image)), "")
     values = _all_bytes(path, image)
     if values is None:
         return _Samples(None, None, None, (0, WHITE))
     bits = _significant_bits(path)
     alpha = None
-    if raw_mode.startswith(("LA", "RGBA")):
+    if mode.startswith(("LA", "RGBA")):
         alpha = _scale(*_by_bits(values[..., -1], bits[-1] if bits else 0, (0, WHITE)))
         values, bits = values[..., :-1], bits[:-1]
     elif "transparency" in image.info:  # the one grey or colour that is
@@ -186,31 +189,24 @@ def _stated_by_tags(tags: dict[int, Any], usual: Range | None) -> Range | None:
 
 def _all_bytes(path: str | Path, image: Image.Image) -> NDArray[Any] | None:
     """(H, W, C) values of a file, None if they are 16-bit colours of a kind that Pillow cuts."""
-    raw_modes = _raw_modes(image)
+    modes = raw_modes(image)
+    # Of layers libtiff gives the high bytes, whatever it is asked
+    swappable = modes <= _SWAPPED.keys() and not (
+        image.format == "TIFF" and image.tile[0][0] == "libtiff" and is_separate(image)
+    )
     image.load()
     if image.mode in _MODES:
         return np.asarray(image)[..., None]
-    if not raw_modes <= _SWAPPED.keys():
+    if not swappable:
         return None
     with open(path, "rb") as file, Image.open(file) as other:
-        other.tile = [_swapped(tile) for tile in other.tile]
+        correct_raw_modes(other)
+        other.tile = [replace_raw_mode(tile, _SWAPPED[raw_mode(tile)]) for tile in other.tile]
         other.load()
         low = np.asarray(other).astype(np.uint16)
-    if raw_modes == {"LA;16B"}:
+    if modes == {"LA;16B"}:
         return low[..., ::2] << 8 | low[..., 1::2]
     return np.asarray(image).astype(np.uint16) << 8 | low
-
-
-def _raw_modes(image: Image.Image) -> set[str]:
-    """How Pillow will unpack the tiles of a file."""
-    modes = (args if isinstance(args, str) else next(iter(args or ()), "") for *_, args in image.tile)
-    return {mode for mode in modes if isinstance(mode, str)}
-
-
-def _swapped(tile: tuple[Any, ...]) -> tuple[Any, ...]:
-    codec, extents, offset, args = tile
-    swapped = _SWAPPED[args] if isinstance(args, str) else (_SWAPPED[args[0]], *args[1:])
-    return type(tile)(codec, extents, offset, swapped) if hasattr(tile, "_fields") else (*tile[:3], swapped)
 
 
 def _significant_bits(path: str | Path) -> tuple[int, ...]:

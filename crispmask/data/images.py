@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from crispmask.data.deep_images import Range, eight_bits, extremes, is_deep
+from crispmask.data.raw_modes import correct_raw_modes
 
 # What Pillow raises on files whose headers or pixels are broken
 _PILLOW_ERRORS = (
@@ -104,8 +105,9 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     with opened_image(path) as image:
         orientation = _orientation(image)
         width, height = image.size
-        # Pillow gives TIFF files the size that they will have
-        if orientation in _QUARTER_TURNS and image.format != "TIFF":
+        # Pillow gives TIFF files the size that they will have, by the tag of TIFF but not by that in XMP
+        swapped = image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.Orientation) in _QUARTER_TURNS
+        if orientation in _QUARTER_TURNS and not swapped:
             width, height = height, width
     return Header(height, width, orientation if orientation in _TURNS else 1)
 
@@ -122,6 +124,7 @@ def opened_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
             raise ValueError("it is a pipe or a device")  # which would be waited for
         # An open file, since of some turned TIFF files that it maps into memory Pillow mixes up the sides
         with open(path, "rb") as file, Image.open(file) as image:
+            correct_raw_modes(image)
             yield image
     except (FileNotFoundError, IsADirectoryError):
         raise ImageError(f"There is no image file '{path}'.") from None

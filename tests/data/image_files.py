@@ -38,17 +38,22 @@ def write_png16(path: Path, values: np.ndarray, **chunks: bytes) -> Path:
     return path
 
 
-def write_tiff(path: Path, values: np.ndarray, order: str = "<", **more: object) -> Path:
-    """An uncompressed TIFF of (H, W) or (H, W, C) values of any type.
+def write_tiff(
+    path: Path, values: np.ndarray, order: str = "<", data: bytes | None = None, **more: object
+) -> Path:
+    """A TIFF of (H, W) or (H, W, C) values of any type.
 
     Args:
         path: the file.
         values: what it holds, as their type says.
         order: ``<`` or ``>``, of the bytes.
-        more: ``tag_<number>``: (format of ``struct``, values); a tag that is set anyway is replaced.
+        data: what stands for the pixels in the file; None: the values, one after the other.
+        more: ``tag_<number>``: (format of ``struct``, values); a tag that is set anyway is replaced. Offsets
+            of strips count from the start of the data.
     """
     height, width, samples = np.atleast_3d(values).shape
-    data = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    if data is None:
+        data = values.astype(values.dtype.newbyteorder(order)).tobytes()
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     tags = {
         256: ("L", [width]),
@@ -67,7 +72,10 @@ def write_tiff(path: Path, values: np.ndarray, order: str = "<", **more: object)
     start = 8 + 2 + 12 * len(tags) + 4
     long_values = {tag: struct.pack(order + form * len(v), *v) for tag, (form, v) in sorted(tags.items())}
     long_values = {tag: value for tag, value in long_values.items() if len(value) > 4}
-    tags[273] = ("L", [start + sum(len(value) for value in long_values.values())])
+    first = start + sum(len(value) for value in long_values.values())
+    tags[273] = ("L", [first + offset for offset in tags[273][1]])
+    if 273 in long_values:
+        long_values[273] = struct.pack(order + "L" * len(tags[273][1]), *tags[273][1])
     entries, place = b"", start
     for tag, (form, v) in sorted(tags.items()):
         value = struct.pack(order + form * len(v), *v)

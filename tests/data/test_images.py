@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from crispmask.data.images import ImageError, read_image
-from tests.data.image_files import png_start, write_png16, write_tiff
+from crispmask.data.images import ImageError, read_header, read_image
+from tests.data.image_files import png_chunk, png_start, write_png16, write_tiff
 
 # Left half red, right half blue
 TWO_COLOURS = np.zeros((20, 40, 3), np.uint8)
@@ -197,6 +198,91 @@ def test_premultiplied_colours_of_sixteen_bits_are_not_read_wrong(tmp_path: Path
     assert (read_image(path) == 255).all()
     with pytest.raises(ImageError, match=r"rgba\.tif'.*upper 8, and its range is 0 to 4095"):
         read_image(path, (0, 4095))
+
+
+def grey_as_colours(values: np.ndarray) -> np.ndarray:
+    return np.repeat(values[..., None], 3, axis=2)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", ["float32", "int16", "int32"])
+def test_numbers_of_compressed_tiff_files_whatever_their_byte_order(
+    tmp_path: Path, kind: str, order: str
+) -> None:
+    data = zlib.compress(GREY.astype(np.dtype(kind).newbyteorder(order)).tobytes())
+    path = write_tiff(tmp_path / "a.tif", GREY.astype(kind), order, data, tag_259=("H", [8]))
+    assert np.array_equal(read_image(path, (0, 255)), grey_as_colours(GREY))
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_tiff_files_with_layers(tmp_path: Path, order: str) -> None:
+    """Planar configuration 2: one plane of red, one of green, one of blue, or one of grey alone."""
+    layers = {"tag_284": ("H", [2])}
+    for kind, value_range in (
+        ("uint8", None),
+        ("uint16", (0, 255)),
+        ("float32", (0, 255)),
+        ("int32", (0, 255)),
+    ):
+        path = write_tiff(tmp_path / f"{kind}.tif", GREY.astype(kind), order, **layers)
+        assert np.array_equal(read_image(path, value_range), grey_as_colours(GREY)), kind
+    path = write_tiff(tmp_path / "inverted.tif", 255 - GREY, order, tag_262=("H", [0]), **layers)
+    assert np.array_equal(read_image(path), grey_as_colours(GREY))
+    for kind, factor in (("uint8", 1), ("uint16", 257)):
+        colours = np.dstack([GREY, GREY[::-1], 255 - GREY])
+        planes = colours.astype(kind).transpose(2, 0, 1) * np.dtype(kind).type(factor)
+        size = planes[0].nbytes
+        path = write_tiff(
+            tmp_path / f"colours_{kind}.tif",
+            colours.astype(kind),
+            order,
+            planes.astype(planes.dtype.newbyteorder(order)).tobytes(),
+            tag_273=("L", [0, size, 2 * size]),
+            tag_279=("L", [size] * 3),
+            **layers,
+        )
+        assert np.array_equal(read_image(path), colours), kind
+
+
+def test_compressed_layers_of_sixteen_bits_have_no_other_range(tmp_path: Path) -> None:
+    """libtiff gives Pillow their high bytes alone, which are enough for all 16 bits."""
+    colours = np.dstack([GREY] * 3).astype(np.uint16) * 257
+    strips = [zlib.compress(plane.astype("<u2").tobytes()) for plane in colours.transpose(2, 0, 1)]
+    starts = [0, len(strips[0]), len(strips[0]) + len(strips[1])]
+    path = write_tiff(
+        tmp_path / "a.tif",
+        colours,
+        "<",
+        b"".join(strips),
+        tag_259=("H", [8]),
+        tag_273=("L", starts),
+        tag_279=("L", [len(strip) for strip in strips]),
+        tag_284=("H", [2]),
+    )
+    assert np.array_equal(read_image(path), grey_as_colours(GREY))
+    with pytest.raises(ImageError, match=r"a.tif' cannot be read: of its 16 bits Pillow gives the upper 8"):
+        read_image(path, (0, 4095))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_transparent_grey_of_few_bits(tmp_path: Path, bits: int) -> None:
+    values = np.arange(8) % (1 << bits)
+    line = "".join(f"{value:0{bits}b}" for value in values)
+    pixels = zlib.compress(bytes([0, *(int(line[i : i + 8], 2) for i in range(0, len(line), 8))]))
+    chunks = png_chunk(b"tRNS", b"\0\1") + png_chunk(b"IDAT", pixels) + png_chunk(b"IEND", b"")
+    path = tmp_path / "a.png"
+    path.write_bytes(png_start(8, 1, bits) + chunks)
+    expected = np.where(values == 1, 255, values * (255 // ((1 << bits) - 1)))
+    assert read_image(path)[0, :, 0].tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("in_xmp", [False, True])
+def test_the_header_has_the_size_of_the_turned_picture(tmp_path: Path, in_xmp: bool) -> None:
+    xmp = b'<rdf:Description tiff:Orientation="6"/>'
+    tag = {"tag_700": ("B", xmp)} if in_xmp else {"tag_274": ("H", [6])}
+    path = write_tiff(tmp_path / "a.tif", TWO_COLOURS, **tag)
+    assert read_header(path) == (40, 20, 6)
+    assert read_image(path).shape == (40, 20, 3)
 
 
 def test_broken_files_are_named(tmp_path: Path) -> None:
