@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, BinaryIO
+from zlib import crc32
 
 import torch
 from safetensors import safe_open
@@ -34,6 +35,8 @@ from crispmask.errors import UserError
 logger = logging.getLogger(__name__)
 
 SAFETENSORS = ".safetensors"
+# Bytes of a file's name that file systems take
+LONGEST_NAME = 255
 # Beside the weights: the INPUT.VALUE_RANGE that they were trained with
 VALUE_RANGE = "value_range"
 # What a download leaves in place of a checkpoint, by its first bytes
@@ -258,13 +261,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Fill ``path`` through a temporary file beside it, so that a reader sees the old file or the new one.
 
     Args:
-        path: file to write; ``<path>.tmp`` is overwritten, so what a killed run left there is reused.
+        path: file to write; ``<path>.tmp``, or ``<a number>.tmp`` where that name would be too long, is
+            overwritten, so what a killed run left there is reused.
         write: called with the open file.
 
     Raises:
         OSError: the disk is full or not writable; ``path`` is then as it was.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
+    name = os.fsencode(path.name)
+    temporary = path.with_name(f"{path.name}.tmp" if len(name) <= LONGEST_NAME - 4 else f"{crc32(name)}.tmp")
     try:
         with temporary.open("wb") as file:
             write(file)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,9 +110,10 @@ def _labels(paths: Sequence[str]) -> dict[str, str]:
     """A short name for each file: its own, or the first part of the path in which two of them differ."""
     if len(paths) == 1:
         return {Path(paths[0]).stem: paths[0]}
-    if Path(paths[0]).resolve() == Path(paths[1]).resolve():
+    places = [Path(os.path.realpath(path)) for path in paths]
+    if places[0] == places[1]:
         raise UserError(f"'{paths[0]}' is given twice: give two results files to compare.")
-    pairs = list(zip(*(reversed(Path(path).resolve().parts) for path in paths), strict=False))
+    pairs = list(zip(*(reversed(place.parts) for place in places), strict=False))
     different = next(pair for pair in pairs if pair[0] != pair[1])
     if different is pairs[0]:
         different = tuple(Path(name).stem for name in different)

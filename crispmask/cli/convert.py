@@ -18,6 +18,7 @@ pickle.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -154,7 +155,7 @@ def _output_path(source: str, target: str) -> Path:
         path = path.with_suffix(SUFFIXES[0])
     if path.suffix not in SUFFIXES:
         raise UserError(f"OUT '{path}' ends in '{path.suffix}': it must end in {' or '.join(SUFFIXES)}.")
-    if path.resolve() == Path(weight_path(source)).resolve():
+    if os.path.realpath(path) == os.path.realpath(weight_path(source)):
         raise UserError(f"IN and OUT are the same file, '{path}': give OUT another name.")
     if not path.parent.is_dir():
         raise UserError(f"OUT '{path}': there is no folder '{path.parent}'; make it first.")

@@ -18,6 +18,7 @@ example:
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -124,11 +125,11 @@ def _plan(args: argparse.Namespace) -> dict[Path, Path]:
     if not 0 <= args.score_threshold <= 1:
         raise UserError(f"--score-threshold {args.score_threshold} must be from 0 to 1.")
     for word in args.input:
-        if re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+", word) and not Path(word).exists():
+        if re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+", word) and not os.path.exists(word):
             raise UserError(f"'{word}' follows --input as if it were an image: put another flag before it.")
     paths = find_images(args.input)
     targets = [Path(args.output) / name for name in png_names(paths)]
-    if overwritten := {path.resolve() for path in paths} & {path.resolve() for path in targets}:
+    if overwritten := set(map(os.path.realpath, paths)) & set(map(os.path.realpath, targets)):
         raise UserError(f"'{min(overwritten)}' would be overwritten: give another folder to --output.")
     sheets = {_sheet_path(target, kind) for target in targets for kind in args.show}
     if twice := sheets.intersection(targets):

@@ -27,17 +27,29 @@ def check_output_file(path: str | Path | None, others: Iterable[str | Path | Non
     """Make the folder of a file that is written later, so that a wrong path fails before the work.
 
     Raises:
-        UserError: the path is a folder, one of the ``others``, or its folder cannot be made.
+        UserError: the path is a folder, one of the ``others``, or cannot be written, or its folder not made.
     """
     if path is None:
         return None
     path = Path(path)
-    if any(other is not None and Path(other).resolve() == path.resolve() for other in others):
+    if any(other is not None and os.path.realpath(other) == os.path.realpath(path) for other in others):
         raise UserError(f"'{path}' is given twice and would be overwritten: give another file.")
     if path.is_dir():
         raise UserError(f"'{path}' is a folder: give the name of a file.")
     check_output_folder(path.parent)
+    try:
+        _check_writable(path)
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be written: {error.strerror}.") from error
     return path
+
+
+def _check_writable(path: Path) -> None:
+    if not os.path.lexists(path):
+        path.touch()
+        path.unlink()
+    elif path.is_file() or not path.exists():  # a pipe would end with the trial
+        path.open("ab").close()
 
 
 def check_output_folder(path: str | Path) -> Path:

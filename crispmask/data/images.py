@@ -23,6 +23,7 @@ from crispmask.data.raw_modes import correct_raw_modes
 # What Pillow raises on files whose headers or pixels are broken
 _PILLOW_ERRORS = (
     *(OSError, SyntaxError, ValueError, LookupError, EOFError, TypeError, AttributeError, OverflowError),
+    RuntimeError,  # of its reader of AVIF
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
 # What brings a picture upright that was taken as the value of its EXIF tag says

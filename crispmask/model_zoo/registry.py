@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -109,7 +110,7 @@ def published() -> tuple[Published, ...]:
 
 def name_of(path: str | Path) -> str:
     """Name of the config at a path; empty for a file that is none of the package's."""
-    path, root = Path(path).resolve(), config_root()
+    path, root = Path(os.path.realpath(path)), config_root()
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else ""
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from crispmask.errors import UserError
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
+    *(".tif", ".tiff", ".webp"),
+)
 
 
 def find_images(inputs: Sequence[str | Path]) -> list[Path]:
@@ -22,7 +26,7 @@ def find_images(inputs: Sequence[str | Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for path in map(Path, inputs):
-        if not path.is_dir():
+        if not os.path.isdir(path):  # unlike those of Path, it takes any name and folder
             found[path] = None
             continue
         try:
@@ -30,7 +34,7 @@ def find_images(inputs: Sequence[str | Path]) -> list[Path]:
         except OSError as error:
             raise UserError(f"The folder '{path}' cannot be read: {error.strerror}.") from error
         # A link that leads nowhere is an image that is missed
-        files = sorted(file for file in named if file.is_file() or not file.exists())
+        files = sorted(file for file in named if os.path.isfile(file) or not os.path.exists(file))
         if not files:
             raise UserError(
                 f"The folder '{path}' holds no image ({', '.join(SUFFIXES)}): give one that does, or files."
@@ -40,12 +44,15 @@ def find_images(inputs: Sequence[str | Path]) -> list[Path]:
 
 
 def png_names(paths: Sequence[Path]) -> list[str]:
-    """A file name for the picture of each image: its own with the suffix .png, numbered if there are two."""
-    names: dict[str, None] = {}
+    """A file name for the picture of each image: its own with the suffix .png, numbered if there are two.
+
+    No two names differ in capitals alone, which are one file on some systems.
+    """
+    names: dict[str, str] = {}
     for path in paths:
         name, number = f"{path.stem}.png", 1
-        while name in names:
+        while name.casefold() in names:
             number += 1
             name = f"{path.stem}-{number}.png"
-        names[name] = None
-    return list(names)
+        names[name.casefold()] = name
+    return list(names.values())

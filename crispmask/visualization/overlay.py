@@ -9,7 +9,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, isqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from crispmask.visualization.labels import place_labels
 Color = tuple[int, int, int]
 
 FILL_OPACITY = 0.35
+# Of an enlarged picture, which Pillow opens again
+MOST_PIXELS = 1 << 27
 # Width of an outline in pixels of the result
 LINE_WIDTH = 2.0
 # Samples along the side of a pixel of the result, fewer where an object has more samples than this
@@ -66,9 +68,17 @@ def draw_objects(
 
     Returns:
         (H * S, W * S, 3) uint8 RGB.
+
+    Raises:
+        ValueError: they would be more than ``MOST_PIXELS``.
     """
     height, width = picture.shape[:2]
     size = (width * scale, height * scale)
+    if scale > 1 and size[0] * size[1] > MOST_PIXELS:
+        most = max(1, isqrt(MOST_PIXELS // (width * height)))
+        raise ValueError(
+            f"{scale} times enlarged it has {size[0]} x {size[1]} pixels: {most} times is the most"
+        )
     canvas = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC) if scale > 1 else None
     pixels = np.array(picture if canvas is None else canvas)
     ordered = sorted(objects, key=_extent, reverse=True)

@@ -294,3 +294,9 @@ def test_odd_names_and_tensors_are_named(content: dict, sentence: str, tmp_path:
     with pytest.raises(UserError, match=sentence) as error:
         read_weight_file(path)
     assert str(path) in str(error.value)
+
+
+def test_a_name_as_long_as_can_be_is_written(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 251 + ".png")
+    write_atomically(path, lambda file: file.write(b"whole"))
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(path.name, b"whole")]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from crispmask.cli.output import write_csv
+from crispmask.cli.output import check_output_file, write_csv
+from crispmask.errors import UserError
 
 
 def written(path: Path, *cells: object) -> list[str]:
@@ -45,3 +46,16 @@ def test_numbers_and_other_text_stay(tmp_path: Path) -> None:
 def test_column_names_too(tmp_path: Path) -> None:
     write_csv(tmp_path / "x.csv", ["=1"], [])
     assert (tmp_path / "x.csv").read_text() == "'=1\n"
+
+
+def test_a_file_that_cannot_be_written_fails_before_the_work(tmp_path: Path) -> None:
+    loop = tmp_path / "loop.json"
+    loop.symlink_to(loop)
+    for path in (loop, tmp_path / ("x" * 252 + ".json"), Path("/proc/figures.json")):
+        with pytest.raises((UserError, OSError), match=r"cannot be written|too long"):
+            check_output_file(path)
+    assert check_output_file(tmp_path / "new" / "a.json") == tmp_path / "new" / "a.json"
+    assert not (tmp_path / "new" / "a.json").exists()
+    (tmp_path / "old.json").write_text("{}")
+    check_output_file(tmp_path / "old.json", [loop])
+    assert (tmp_path / "old.json").read_text() == "{}"

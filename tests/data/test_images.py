@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from crispmask.data.images import ImageError, read_header, read_image
 from tests.data.image_files import png_chunk, png_start, write_png16, write_tiff
@@ -301,6 +301,17 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     for name in [*names, "missing.png", "pipe.png"]:
         with pytest.raises(ImageError, match=rf"{name}'.*\.$"):
             read_image(tmp_path / name)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_a_broken_avif_file_is_named(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.avif", TWO_COLOURS)
+    content = path.read_bytes()
+    start = content.index(b"mdat") + 4
+    for damaged in (content[:start] + bytes(len(content) - start), content.replace(b"av01", b"av00")):
+        path.write_bytes(damaged)
+        with pytest.raises(ImageError, match=r"a.avif' cannot be read: Failed to decode"):
+            read_image(path)
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "tif", "gif", "webp", "bmp", "ppm", "deep.png", "deep.tif"])

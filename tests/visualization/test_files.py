@@ -27,3 +27,18 @@ def test_no_two_pictures_get_one_name() -> None:
     paths = [Path(p) for p in ("a/1.jpg", "a/1.png", "b/1.jpg", "b/1-2.jpg")]
     names = png_names(paths)
     assert names[:2] == ["1.png", "1-2.png"] and len(set(names)) == 4
+
+
+def test_names_that_differ_in_capitals_alone_are_one_file_on_some_systems() -> None:
+    assert png_names([Path("IMG.JPG"), Path("img.jpg"), Path("Img.png")]) == [
+        "IMG.png",
+        "img-2.png",
+        "Img-3.png",
+    ]
+
+
+def test_a_name_that_no_file_can_have_is_an_image_that_is_missed(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 300 + ".jpg")
+    loop = tmp_path / "loop.jpg"
+    loop.symlink_to(loop)
+    assert find_images([long, tmp_path]) == [long, loop]

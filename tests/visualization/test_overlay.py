@@ -123,3 +123,10 @@ def test_nothing_found_leaves_the_picture_and_a_box_without_mask_is_drawn() -> N
 def test_colours_of_neighbours_differ() -> None:
     colors = np.array([distinct_color(i) for i in range(30)], int)
     assert (np.abs(np.diff(colors, axis=0)).sum(axis=1) > 150).all()
+
+
+def test_a_picture_that_would_be_huge_is_refused_with_the_scale_that_works() -> None:
+    with pytest.raises(
+        ValueError, match=r"1000 times enlarged it has 80000 x 60000 pixels: 167 times is the most"
+    ):
+        draw_objects(GREY, [], 1000)
