@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -16,6 +17,9 @@ from crispmask.errors import print_error
 EXIT_CODE = 128 + signal.SIGINT
 # A process closes its sockets a moment before its children have another parent
 SECONDS_TO_END = 0.2
+# What a fork or the end of an object takes at most
+SECONDS_TO_LEAVE = 0.1
+_PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
@@ -29,7 +33,7 @@ def exit_on_interrupt(program: str, kept: Callable[[], str]) -> Iterator[None]:
     if _in_main_thread() and signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with forks_ignoring_interrupts():
+        with forks_ignoring_interrupts(), _none_lost():
             yield
     except KeyboardInterrupt:
         if _in_main_thread():  # a second Ctrl-C ends what may hang, without a word
@@ -64,6 +68,33 @@ def forks_ignoring_interrupts() -> Iterator[None]:
         yield
     finally:
         _forks_ignore -= 1
+
+
+@contextmanager
+def _none_lost() -> Iterator[None]:
+    """Ask again for a Ctrl-C that came where Python drops exceptions, as while it forks."""
+    before, process = sys.unraisablehook, os.getpid()
+
+    def hook(dropped: sys.UnraisableHookArgs) -> None:
+        if dropped.exc_type is not KeyboardInterrupt:
+            before(dropped)
+        elif os.getpid() == process:
+            # Now it would be dropped once more
+            again = threading.Timer(SECONDS_TO_LEAVE, signal.raise_signal, [signal.SIGINT])
+            again.daemon = True
+            again.start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def end_with_parent() -> None:
+    """Let this process end when the thread that started it does, however that ends; on Linux alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _after_fork() -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -53,10 +54,24 @@ def test_training_says_where_it_goes_on(processes: int, tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "Traceback" not in said
+    deadline = time.monotonic() + 4  # less than loaders of data wait for a process that is gone
+    while is_running(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     (line,) = [line for line in said.splitlines() if "train_net.py: stopped." in line]
     done = int((tmp_path / "last_checkpoint").read_text()[6:13]) + 1
     assert f"model_{done - 1:07d}.pth' has {done} iterations." in line
     assert line.endswith(shlex.join(["python", str(ROOT / "train_net.py"), "--resume", *words]))
+
+
+def is_running(group: int) -> bool:
+    """Whether a process of a session is left."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            stat = path.read_text().rpartition(")")[2].split()
+            if int(stat[3]) == group and stat[0] != "Z":
+                return True
+    return False
 
 
 def kept(folder: Path, *flags: str, started: float = 0.0) -> str:
@@ -134,3 +149,16 @@ def test_processes_that_are_started_leave_it_to_this_one(capfd: pytest.CaptureFi
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         raise KeyboardInterrupt
     assert capfd.readouterr().err == "x: stopped. Nothing\n"
+
+
+def test_an_interrupt_that_python_drops_is_asked_for_again() -> None:
+    """As one that comes while it forks: an exception of what is called then is told of, and that is all."""
+
+    class Interrupted:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop, exit_on_interrupt("crispmask", lambda: "Nothing was written"):
+        Interrupted()
+        time.sleep(10)
+    assert stop.value.code == 130

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
@@ -16,7 +19,7 @@ from torch.multiprocessing import ProcessExitedException, start_processes
 
 from crispmask.engine.torchrun import Ranks, read_ranks
 from crispmask.errors import ProcessError, exit_on_user_error
-from crispmask.interrupt import forks_ignoring_interrupts, interrupts_ignored
+from crispmask.interrupt import end_with_parent, forks_ignoring_interrupts, interrupts_ignored
 
 # Patience with a process that is told to end
 SECONDS_TO_END = 10
@@ -71,12 +74,32 @@ def launch(
 
 
 def _end(processes: Sequence[BaseProcess]) -> None:
-    """End processes, which may wait for each other."""
+    """End processes, which may wait for each other, and theirs that load data.
+
+    Those would wait for seconds, and complain when nobody takes their data, so they are halted first.
+    """
+    loaders = [pid for process in processes for pid in _children(process.pid)]
+    _send(loaders, signal.SIGSTOP)
     for process in processes:
         process.terminate()
+    _send(loaders, signal.SIGKILL)
     for process in processes:
         process.join(SECONDS_TO_END)
         process.kill()
+
+
+def _children(pid: int | None) -> list[int]:
+    """Processes that the main thread of a process has started; empty where the system does not tell."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _send(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def free_port() -> int:
@@ -99,6 +122,7 @@ def _spawned(
     rank = machine_rank * local_size + local_rank
     if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
+    end_with_parent()  # torch has asked for a SIGINT, which is ignored
     with exit_on_user_error(), forks_ignoring_interrupts():
         _run_rank(main, args, Ranks(rank, num_machines * local_size, local_rank, local_size), url, device)
 
