@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
+from collections.abc import Iterable
 
 # Control characters, line and paragraph separators, marks that turn the direction of text, and halves of
 # characters, which cannot be written
 _OBEYED = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 _ANY = re.compile(_OBEYED)
+# What Python makes of bytes of a file's name that are no text
+_NO_TEXT = re.compile("[\udc80-\udcff]")
 # What log messages are laid out with: their own lines, and colours, which change nothing but colours
 _LAID_OUT = re.compile(rf"(\x1b\[[0-9;]*m|[\n\t])|{_OBEYED}")
 # Further lines of a message are indented; those of a name would pass for new messages
@@ -18,6 +22,14 @@ _MESSAGE = re.compile(rf"(\n(?=  ))|{_OBEYED}")
 def printable(text: object) -> str:
     r"""Text on one line, with ``\x1b`` and the like for what a terminal would obey."""
     return _ANY.sub(_escaped, str(text))
+
+
+def command_line(words: Iterable[object]) -> str:
+    r"""A command for bash and zsh, of which nothing is changed where it is printed.
+
+    Bytes of a name that are no text, and what a terminal would obey, stand as ``$'a\u000ab.jpg'``.
+    """
+    return " ".join(map(_quoted, map(str, words)))
 
 
 def printable_message(text: object) -> str:
@@ -32,6 +44,14 @@ class PrintableLog(logging.Filter):
         text = _LAID_OUT.sub(lambda found: found[1] or _escaped(found), record.getMessage())
         record.msg, record.args = text, None
         return True
+
+
+def _quoted(word: str) -> str:
+    if not _ANY.search(word):
+        return shlex.quote(word)
+    text = re.sub(r"([\\'])", r"\\\1", word)
+    text = _NO_TEXT.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
+    return "$'" + _ANY.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "'"
 
 
 def _escaped(found: re.Match[str]) -> str:

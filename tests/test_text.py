@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
 import sys
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from crispmask.cli import main
 from crispmask.cli.output import print_notes, print_table
 from crispmask.errors import UserError, exit_on_user_error
-from crispmask.text import PrintableLog, printable, printable_message
+from crispmask.text import PrintableLog, command_line, printable, printable_message
 
 # Clears the screen, renames the window, turns text round, goes back, ends a line; no character at all
 OBEYED = (
@@ -66,3 +68,23 @@ def test_the_name_of_the_program_is_that_of_its_file(
     with pytest.raises(SystemExit), exit_on_user_error():
         raise UserError("No.")
     assert capsys.readouterr().err == "train_net.py: No.\n"
+
+
+def test_a_printed_command_is_the_one_that_was_given() -> None:
+    words = [
+        "plain",
+        "",
+        "a b",
+        "it's",
+        "new\nline.jpg",
+        "\\n",
+        "\x1b[2J'\\",
+        "\u2028",
+        "\x9b1",
+        "图",
+        os.fsdecode(b"bad\xff.jpg"),
+    ]
+    printed = printable_message(command_line(["printf", "%s\\0", *words]))
+    assert printed.encode()
+    done = subprocess.run(["bash", "-c", printed], capture_output=True, env={"LC_ALL": "C.UTF-8"}, check=True)
+    assert done.stdout.split(b"\0")[:-1] == [os.fsencode(word) for word in words]

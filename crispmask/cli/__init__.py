@@ -12,19 +12,20 @@ import argparse
 import io
 import os
 import re
-import shlex
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from inspect import getdoc
+from pathlib import Path
 from typing import Any, NoReturn
 
 from crispmask import __version__
 from crispmask.errors import UserError, print_error
 from crispmask.interrupt import exit_on_interrupt
 from crispmask.remote_bases import remote_bases
+from crispmask.text import command_line
 
 ANALYSES = {
     "boundary": ("crispmask.cli.analyze_boundary", "where outlines are wrong: HTML page and CSV"),
@@ -91,7 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _describe_kept(args: argparse.Namespace, words: Sequence[str]) -> str:
     """What is kept of an interrupted verb, which writes at its end unless it has set ``args.kept``."""
     kept = args.kept() if hasattr(args, "kept") else "Nothing was written"
-    return f"{kept}. Again with: {shlex.join(['crispmask', *words])}"
+    as_module = Path(sys.argv[0]).parts[-2:] == ("crispmask", "__main__.py")
+    program = ["python", "-m", "crispmask"] if as_module else ["crispmask"]
+    return f"{kept}. Again with: {command_line([*program, *words])}"
 
 
 class _Parser(argparse.ArgumentParser):

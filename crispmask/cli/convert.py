@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,7 @@ from crispmask.cli.arguments import weight_path
 from crispmask.cli.output import print_notes, say
 from crispmask.errors import UserError
 from crispmask.remote_bases import add_remote_base_flag
+from crispmask.text import command_line
 
 if TYPE_CHECKING:
     from crispmask.checkpoint.release import Conversion
@@ -130,12 +130,12 @@ def _print_use(conversion: Conversion, output: Path, *, whole: bool) -> None:
     config = ["--config-file", conversion.config]
     overrides = ["MODEL.WEIGHTS", str(output), *conversion.opts]
     if not report.fits:
-        say(f"Train it, also what is missing:  {shlex.join([*train_net, *config, *overrides])}")
+        say(f"Train it, also what is missing:  {command_line([*train_net, *config, *overrides])}")
     if whole:
         lenient = () if report.fits else LENIENT
         words = ["crispmask", "verify", conversion.config, str(output), *conversion.opts, *lenient]
-        say(f"Compare it with the published figures:  {shlex.join(words)}")
-        say(f"Evaluate it:  {shlex.join([*train_net, '--eval-only', *config, *overrides, *lenient])}")
+        say(f"Compare it with the published figures:  {command_line(words)}")
+        say(f"Evaluate it:  {command_line([*train_net, '--eval-only', *config, *overrides, *lenient])}")
 
 
 def _config_name(config: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from detectron2.config import CfgNode
 
 from crispmask.config_files import read_config_file
 from crispmask.errors import UserError
+from crispmask.text import command_line
 
 # Keys that say where a run is and what it tells, not what it does
 _OF_NO_INTEREST = ("OUTPUT_DIR", "VERSION")
@@ -94,8 +94,8 @@ def describe_kept(cfg: CfgNode | None, args: argparse.Namespace, words: Sequence
             words = words if args.resume else ["--resume", *words]
     command = [sys.argv[0], *words]
     if "RANK" in os.environ:
-        return f"{kept}. {how} with torchrun, its flags as before, and: {shlex.join(command)}"
-    return f"{kept}. {how} with: {shlex.join(['python', *command])}"
+        return f"{kept}. {how} with torchrun, its flags as before, and: {command_line(command)}"
+    return f"{kept}. {how} with: {command_line(['python', *command])}"
 
 
 def _describe_checkpoint(tag: Path) -> str:
