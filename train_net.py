@@ -36,6 +36,7 @@ from crispmask.engine import (
 )
 from crispmask.interrupt import exit_on_interrupt
 from crispmask.remote_bases import remote_bases
+from crispmask.text import make_stdout_tolerant
 
 
 def setup(args: argparse.Namespace) -> tuple[CfgNode, list[str]]:
@@ -74,6 +75,7 @@ def main(cfg: CfgNode, args: argparse.Namespace, notes: Sequence[str]) -> dict[s
 
 def run(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
     """The whole command."""
+    make_stdout_tolerant()
     words = sys.argv[1:] if argv is None else argv
     args = argument_parser().parse_args(words)
     cfg, started = None, time.time()

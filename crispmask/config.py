@@ -126,7 +126,8 @@ def _merge_file(cfg: CfgNode, path: Path) -> None:
 
 
 def find_config(path: str | Path) -> Path:
-    """Path of a config: ``path`` itself if it is a file, else the config of that name in the package.
+    """Path of a config: ``path`` itself if it is a file, else the config of that name in the package, else in
+    Detectron2's model zoo.
 
     Raises:
         FileNotFoundError: there is no such file in either place.
@@ -139,6 +140,11 @@ def find_config(path: str | Path) -> Path:
     for folder in (here / "configs", here.parent / "configs"):
         if (folder / inside).is_file():
             return folder / inside
+    from detectron2 import model_zoo
+
+    if (found := Path(model_zoo.__file__).with_name("configs") / path).is_file():
+        return found
     raise FileNotFoundError(
-        f"No config file '{path}': it is neither a file nor one of the configs that come with CrispMask."
+        f"No config file '{path}': it is neither a file nor one of the configs that come with CrispMask or "
+        "Detectron2."
     )

@@ -98,6 +98,8 @@ def _loader_of(place: str) -> _Kind:
 
 def _parse(path: str, content: bytes, kind: _Kind) -> dict[str, Any]:
     """The values of a file, which must be sections."""
+    if path.endswith(".py"):
+        raise UserError(f"Config file '{path}' is a program (a LazyConfig) and is not run: give a YAML file.")
     loader = None
     try:
         loader = kind(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -38,11 +39,35 @@ def print_error(program: str, message: object) -> None:
     print(f"{program}: {printable_message(message)}", file=sys.stderr, flush=True)
 
 
+def full_disk(error: BaseException | None) -> OSError | None:
+    """The first error that says that a disk takes no more, of an error and those that led to it, or None.
+
+    It is full, a quota is used up, or it is read-only. What follows, as from torch.save, may be any error.
+    """
+    found = None
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            found = error
+        error = error.__cause__ or error.__context__
+    return found
+
+
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Turn a :class:`UserError` into its sentence on stderr and exit code 2, without a traceback."""
+    """Turn a :class:`UserError` into its sentence on stderr and exit code 2, without a traceback.
+
+    A full disk is one, wherever it is met.
+    """
     try:
         yield
+    except (OSError, RuntimeError) as error:
+        reason = full_disk(error)
+        if reason is None:
+            raise
+        place = f"'{reason.filename}'" if reason.filename else "A file"
+        remedy = "make room and start again; a training goes on with --resume"
+        print_error(Path(sys.argv[0]).name, f"{place} cannot be written: {reason.strerror}: {remedy}.")
+        raise SystemExit(2) from None
     except UserError as error:
         # Under torchrun all processes of a machine fail alike
         if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, ProcessError):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import re
 import shlex
+import sys
 from collections.abc import Iterable
 
 # Control characters, line and paragraph separators, marks that turn the direction of text, and halves of
@@ -35,6 +38,15 @@ def command_line(words: Iterable[object]) -> str:
 def printable_message(text: object) -> str:
     """A message of one or more lines, of which the further ones are indented; see :func:`printable`."""
     return _MESSAGE.sub(lambda found: found[1] or _escaped(found), str(text))
+
+
+def make_stdout_tolerant() -> None:
+    """Keep what stdout cannot print, or that it is closed, from being a reason to stop."""
+    if sys.stdout is None:  # the shell closed it, with >&-
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name or a dash that the terminal's encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class PrintableLog(logging.Filter):

@@ -30,7 +30,7 @@ from crispmask.checkpoint.pickles import (
     load_tensors,
 )
 from crispmask.checkpoint.unpickler import StandIn, shown
-from crispmask.errors import UserError
+from crispmask.errors import UserError, full_disk
 
 logger = logging.getLogger(__name__)
 
@@ -276,7 +276,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
+        if (reason := full_disk(error)) is not None:
+            reason.filename = str(path)
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise

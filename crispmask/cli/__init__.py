@@ -9,7 +9,6 @@ stand inside of functions, so that help and mistyped flags are answered at once.
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import re
 import signal
@@ -25,7 +24,7 @@ from crispmask import __version__
 from crispmask.errors import UserError, print_error
 from crispmask.interrupt import exit_on_interrupt
 from crispmask.remote_bases import remote_bases
-from crispmask.text import command_line
+from crispmask.text import command_line, make_stdout_tolerant
 
 ANALYSES = {
     "boundary": ("crispmask.cli.analyze_boundary", "where outlines are wrong: HTML page and CSV"),
@@ -58,11 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ``SystemExit(1)``, one that Ctrl-C stopped by ``SystemExit(130)``, ``--help`` by ``SystemExit(0)``.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if sys.stdout is None:  # the shell closed it, with >&-
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A name or a dash that the terminal's encoding lacks is no reason to stop
-        sys.stdout.reconfigure(errors="backslashreplace")
+    make_stdout_tolerant()
     try:
         args = _parse(words)
         with (

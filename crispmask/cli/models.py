@@ -48,7 +48,7 @@ def load_model_config(args: argparse.Namespace) -> CfgNode:
     # It warns of a function that Detectron2 calls in every convolution
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
-    return load_config(_path_of(args.config_file), [*weights, *args.opts])
+    return load_config(args.config_file, [*weights, *args.opts])
 
 
 def print_idle_keys(args: argparse.Namespace, cfg: CfgNode, purpose: str) -> None:
@@ -56,26 +56,10 @@ def print_idle_keys(args: argparse.Namespace, cfg: CfgNode, purpose: str) -> Non
     from crispmask.cli.output import print_notes
     from crispmask.idle_keys import describe_idle_keys
 
-    notes = describe_idle_keys(cfg, _path_of(args.config_file), args.opts, purpose)
+    notes = describe_idle_keys(cfg, args.config_file, args.opts, purpose)
     if args.weights and "MODEL.WEIGHTS" in args.opts[::2]:
         notes.append("--weights has no effect: MODEL.WEIGHTS is given, too.")
     print_notes(notes)
-
-
-def _path_of(config_file: str) -> str:
-    """A config of Detectron2's model zoo by its name there; every other name as it is."""
-    from detectron2.model_zoo import get_config_file
-
-    from crispmask.config import find_config
-
-    try:
-        find_config(config_file)
-    except FileNotFoundError:
-        try:
-            return get_config_file(config_file)
-        except RuntimeError:  # the zoo has no such config either
-            pass
-    return config_file
 
 
 def known_classes(cfg: CfgNode) -> list[tuple[int, str]]:

@@ -40,6 +40,9 @@ def argument_parser() -> argparse.ArgumentParser:
     """Detectron2's flags; ``--dist-url`` finds a free port by itself on one machine."""
     parser = default_argument_parser(epilog=EPILOG)
     add_remote_base_flag(parser)
+    # Detectron2's help speaks of its LazyConfig, too
+    (opts,) = (action for action in parser._actions if action.dest == "opts")
+    opts.metavar, opts.help = "KEY VALUE", "changes to the config, after all flags"
     # A fixed port would let two runs of one user on one machine collide
     parser.set_defaults(dist_url="auto")
     return parser

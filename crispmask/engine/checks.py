@@ -133,8 +133,9 @@ def check_dataset(cfg: CfgNode, name: str, *, eval_only: bool) -> list[str]:
     except (UnknownDatasetError, OSError, ModuleNotFoundError) as error:
         if not getattr(error, "strerror", None):
             raise UserError(str(error)) from error
+        place = f"'{error.filename}'" if error.filename else "a file of it"
         raise UserError(
-            f"Data set '{name}': '{error.filename}' cannot be read or written ({error.strerror}): correct "
+            f"Data set '{name}': {place} cannot be read or written ({error.strerror}): correct "
             "$DETECTRON2_DATASETS, the folder of the data sets."
         ) from error
     notes = _check_contents(cfg, name, eval_only=eval_only)

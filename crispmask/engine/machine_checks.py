@@ -121,6 +121,10 @@ def check_output_dir(folder: str) -> None:
     """``OUTPUT_DIR`` can be made and written into; nothing is made here."""
     if not folder or "://" in folder:
         raise UserError(f"OUTPUT_DIR '{folder}' is no folder of this machine: give one.")
+    try:
+        folder.encode()
+    except UnicodeEncodeError as error:  # its bytes are of another encoding; TensorBoard takes none such
+        raise UserError(f"OUTPUT_DIR {folder!r} is no text in UTF-8: give another name.") from error
     path = Path(os.path.abspath(folder))
     there = next(above for above in (path, *path.parents) if os.path.lexists(above))
     try:

@@ -38,7 +38,7 @@ from crispmask.engine.resume import own_settings
 from crispmask.engine.steps import TrainSteps
 from crispmask.engine.unreadable import UnreadableImages
 from crispmask.engine.writers import build_writers
-from crispmask.errors import UserError
+from crispmask.errors import UserError, full_disk
 from crispmask.evaluation.build import EVALUATORS, build_evaluator, evaluator_type
 
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -216,7 +216,8 @@ def without_traceback() -> Iterator[None]:
     """Keep Detectron2's loop from logging the traceback of what is told in a sentence."""
 
     def is_news(record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], UserError))
+        error = record.exc_info[1] if record.exc_info else None
+        return not (isinstance(error, UserError) or full_disk(error) is not None)
 
     loop = logging.getLogger(train_loop.__name__)
     loop.addFilter(is_news)

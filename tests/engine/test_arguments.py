@@ -77,6 +77,21 @@ def test_a_config_of_the_package_is_found_by_its_name() -> None:
     assert load_config("Base-RCNN-FPN.yaml", []).MODEL.FPN.IN_FEATURES == ["res2", "res3", "res4", "res5"]
 
 
+def test_a_config_of_detectron2_is_found_by_its_name() -> None:
+    name = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
+    assert load_config(name, []).MODEL.MASK_ON and Path(arguments.resolve_config_file(name)).is_file()
+    with pytest.raises(UserError, match="No config file 'COCO-InstanceSegmentation'"):
+        load_config("COCO-InstanceSegmentation", [])
+
+
+def test_a_program_is_no_config(tmp_path: Path) -> None:
+    path = tmp_path / "lazy.py"
+    path.write_text("model = 1\n")
+    with pytest.raises(UserError, match=r"lazy\.py' is a program \(a LazyConfig\) and is not run"):
+        load_config(str(path), [])
+    assert "LazyConfig" not in arguments.argument_parser().format_help()
+
+
 def test_overrides_win_and_the_config_is_frozen() -> None:
     cfg = load_config(TINY, ["SOLVER.MAX_ITER", "7", "CRISPMASK.AMP_DTYPE", "float16"])
     assert (cfg.SOLVER.MAX_ITER, cfg.CRISPMASK.AMP_DTYPE, cfg.MODEL.FPN.OUT_CHANNELS) == (7, "float16", 32)

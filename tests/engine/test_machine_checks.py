@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import train_net
-from crispmask.engine import UserError, launch, machine_checks
+from crispmask.engine import AtomicCheckpointer, UserError, exit_on_user_error, launch, machine_checks
 from crispmask.engine.machine_checks import check_output_dir
 from crispmask.engine.torchrun import VARIABLES, Ranks, read_ranks
 
@@ -194,3 +195,35 @@ def test_under_torchrun_only_one_process_a_machine_prints(
         with pytest.raises(SystemExit):
             train_net.run(["--config-file", "nowhere.yaml"])
         assert capsys.readouterr().err.startswith(expected) and bool(expected) == (rank == "0")
+
+
+def test_a_folder_that_is_no_text_is_refused() -> None:
+    with pytest.raises(UserError, match="is no text in UTF-8: give another name"):
+        check_output_dir("out/\udcff")
+
+
+def save_on_a_full_disk(*_: object) -> None:
+    try:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    except OSError:
+        raise RuntimeError("unexpected pos 64 vs 0")  # noqa: B904  as torch.save
+
+
+def test_a_full_disk_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_, exit_on_user_error():
+        save_on_a_full_disk()
+    assert exit_.value.code == 2
+    assert "A file cannot be written: No space left on device: make room" in capsys.readouterr().err
+    for other in (FileNotFoundError("x"), RuntimeError("x")):
+        with pytest.raises(type(other)), exit_on_user_error():
+            raise other
+
+
+def test_a_checkpoint_that_is_not_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch, "save", save_on_a_full_disk)
+    with pytest.raises(SystemExit), exit_on_user_error():
+        AtomicCheckpointer(torch.nn.Linear(1, 1), str(tmp_path)).save("model_final")
+    assert f"'{tmp_path}/model_final.pth' cannot be written: No space" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
