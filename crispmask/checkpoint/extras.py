@@ -1,4 +1,4 @@
-"""Tensors in a weight file that are no weights of its model: copies, and values for the input."""
+"""What is in a weight file and no part of its model: copies, values for the input, and names of a wrapper."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 _PREPROCESSOR = "data_preprocessor."
 _COPY = "ema_"
+_COMPILED = "_orig_mod"
 
 
 def leave_out_extras(model: dict[str, Any]) -> list[str]:
@@ -29,6 +30,21 @@ def leave_out_extras(model: dict[str, Any]) -> list[str]:
         "data_preprocessor.* left out: the config has MODEL.PIXEL_MEAN and MODEL.PIXEL_STD.": len(inputs),
     }
     return [f"{n} tensor{'s' * (n > 1)} named {note}" for note, n in notes.items() if n]
+
+
+def drop_compiled_names(model: dict[str, Any]) -> None:
+    """Take the part ``_orig_mod``, which torch.compile puts around a module, out of names, in place."""
+    renamed = {_without_wrapper(name): value for name, value in model.items()}
+    if len(renamed) < len(model) or list(renamed) == list(model):
+        return
+    model.clear()
+    model.update(renamed)
+    if versions := getattr(model, "_metadata", None):  # those of the modules
+        model._metadata = {_without_wrapper(name): version for name, version in versions.items()}  # type: ignore[attr-defined]
+
+
+def _without_wrapper(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part != _COMPILED)
 
 
 def _copies(names: Iterable[str]) -> list[str]:

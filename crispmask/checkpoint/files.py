@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from crispmask.checkpoint.extras import leave_out_extras
+from crispmask.checkpoint.extras import drop_compiled_names, leave_out_extras
 from crispmask.checkpoint.integrity import UnreadableWeightsError, check_values, check_zip, refuse_tar
 from crispmask.checkpoint.pickles import (
     TORCH_MAGIC,
@@ -80,6 +80,7 @@ def read_weight_file(
             notes += _finish(content)
             _check_heuristics(path, content)
             check_values(path, content["model"])
+            drop_compiled_names(content["model"])
             notes += leave_out_extras(content["model"])
         except UserError:
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlparse
@@ -105,9 +105,10 @@ class WeightCheckpointer(DetectionCheckpointer):
                 f"than one guess is possible: give a file with the names of the model."
             ) from error
         wrong = {name for name, _, _ in found.incorrect_shapes}
+        absent = [*found.missing_keys, *_made_up(found.missing_keys, self.model)]
         self.report = WeightReport(
             total=sum(not is_optional(name) for name in self.model.state_dict()),
-            missing=tuple(name for name in found.missing_keys if not (name in wrong or is_optional(name))),
+            missing=tuple(name for name in absent if not (name in wrong or is_optional(name))),
             unexpected=tuple(name for name in found.unexpected_keys if not is_optional(name)),
             wrong_shapes=tuple(found.incorrect_shapes),
         )
@@ -127,6 +128,15 @@ class WeightCheckpointer(DetectionCheckpointer):
             self.report.total,
             table,
         )
+
+
+def _made_up(missing: Collection[str], model: nn.Module) -> list[str]:
+    """Statistics of frozen batch norms that are not in a file, nor the weights beside them.
+
+    Detectron2 sets them itself, and does not name them, as files of its first version have the weights alone.
+    """
+    names = (name for name in model.state_dict() if name.endswith((".running_mean", ".running_var")))
+    return [n for n in names if n not in missing and f"{n.rpartition('.')[0]}.weight" in missing]
 
 
 def _converted_for(metadata: Mapping[str, Any]) -> str:

@@ -114,3 +114,22 @@ def test_versions_of_modules_stay(tmp_path: Path) -> None:
     versions = model._metadata
     assert versions["backbone.bottom_up.res2.0.norm"] == {"version": 2} and versions[""] == {"version": 1}
     assert "backbone" not in versions
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_names_of_a_compiled_model_are_those_of_the_model(prefix: str, tmp_path: Path) -> None:
+    model = tiny_detector()
+    compiled = {f"{prefix}{name}": value + 1 for name, value in model.state_dict().items()}
+    torch.save({"model": compiled}, tmp_path / "compiled.pth")
+    report = load_weights(model, tmp_path / "compiled.pth")
+    assert report.fits and report.loaded == report.total
+    name, value = next(iter(model.state_dict().items()))
+    assert torch.equal(value, compiled[prefix + name])
+
+
+def test_statistics_that_no_file_gave_are_not_counted_as_loaded(tmp_path: Path) -> None:
+    model = tiny_detector()
+    weights = {name: value for name, value in model.state_dict().items() if "backbone" not in name}
+    torch.save({"model": weights}, tmp_path / "half.pth")
+    report = load_weights(model, tmp_path / "half.pth", strict=False)
+    assert report.loaded == len(weights) and any("running_mean" in name for name in report.missing)
