@@ -28,7 +28,7 @@ class ImageMapper(DatasetMapper):
     """Detectron2's mapper with our reader of images, in training, evaluation and prediction.
 
     With ``skip`` another image is taken, by chance, for one of the training data that cannot be read, and its
-    dict says so, as ``unreadable``: a list of sentences.
+    dict says so, as ``unreadable``: a list of paths, each with a sentence.
     """
 
     @configurable
@@ -60,7 +60,7 @@ class ImageMapper(DatasetMapper):
         self.skips = is_train and unreadable == "skip"
         self.others = others
         self._unread: set[str] = set()
-        self._untold: list[str] = []
+        self._untold: list[tuple[str, str]] = []
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class ImageMapper(DatasetMapper):
             others = "or set CRISPMASK.UNREADABLE_IMAGES skip" if self.is_train else "or evaluate another"
             raise DataError(f"{sentence}: mend the file, take it out of the data set, {others}.") from error
         self._unread.add(path)
-        self._untold.append(sentence)
+        self._untold.append((path, sentence))
         if all(other["file_name"] in self._unread for other in self.others):
             number = len(self._unread)
             raise DataError(f"None of the {number} images can be read. {sentence}.") from error

@@ -23,7 +23,8 @@ class UnreadableImages(HookBase):
         """
         self.period = period
         self.skips = 0
-        self.sentences: dict[str, None] = {}
+        # What was said of each file at first: Pillow may find other words for the same file
+        self.sentences: dict[str, str] = {}
 
     def watch(self, loader: Iterable[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
         """The batches of a loader, whose dicts may say what others they stand for."""
@@ -41,20 +42,20 @@ class UnreadableImages(HookBase):
             self._tell()
 
     def _note(self, image: Mapping[str, Any]) -> None:
-        for sentence in image.get("unreadable", ()):
+        for path, sentence in image.get("unreadable", ()):
             self.skips += 1
-            if sentence not in self.sentences:
-                self.sentences[sentence] = None
+            if path not in self.sentences:
+                self.sentences[path] = sentence
                 logger.warning("%s. Another image takes its place.", sentence)
 
     def _tell(self) -> None:
-        counts = comm.gather((self.skips, list(self.sentences)))
+        counts = comm.gather((self.skips, self.sentences))
         skips = sum(count for count, _ in counts)
         if skips:
-            files = dict.fromkeys(sentence for _, sentences in counts for sentence in sentences)
+            files = {path: said for _, sentences in counts for path, said in sentences.items()}
             logger.warning(
                 "%d image file(s) could not be read, and others took their place %d time(s). %s.",
                 len(files),
                 skips,
-                ". ".join(files),
+                ". ".join(files.values()),
             )

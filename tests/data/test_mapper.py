@@ -96,8 +96,9 @@ def test_another_image_is_taken_for_a_skipped_one_and_tells_of_it(tmp_path: Path
     assert "unreadable" not in skips(good)
     found = skips(first)
     assert found["file_name"] == good["file_name"] and (found["image"] == 255).all()
-    assert "broken.jpg" in found["unreadable"][0]
-    assert "b.jpg" in skips(second)["unreadable"][0] and "unreadable" not in skips(good)
+    ((path, sentence),) = found["unreadable"]
+    assert path == first["file_name"] and "broken.jpg" in sentence
+    assert "b.jpg" in skips(second)["unreadable"][0][1] and "unreadable" not in skips(good)
     with pytest.raises(DataError, match=r"None of the 2 images can be read\. .*\.jpg'"):
         mapper(True, skip, others=[first, second])(first)
 

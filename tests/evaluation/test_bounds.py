@@ -85,7 +85,8 @@ def test_boundaries_of_runs_are_made_by_merging_not_by_search():
         min(timeit.repeat(action, timer=time.process_time, number=2, repeat=3))
         for action in (lambda: intersection(*both), lambda: np.sort(shuffled))
     )
-    assert merging < sorting
+    # Each takes about as long on a quiet machine; a search takes many times that
+    assert merging < 4 * sorting
 
 
 def test_masks_of_many_runs_are_read_a_few_at_a_time(monkeypatch):
