@@ -70,11 +70,17 @@ def load_coco(name: str) -> list[dict[str, Any]]:
     Raises:
         ValueError: the file cannot be used, or has other classes than the metadata; the message names it.
     """
+    images = read_registered(name)
+    log_notes(MetadataCatalog.get(name), images)
+    return images.dicts
+
+
+def read_registered(name: str) -> CocoImages:
+    """:func:`load_coco` with the notes that it logs."""
     metadata = MetadataCatalog.get(name)
     images = read_coco(metadata.json_file, metadata.image_root)
     set_classes(metadata, images)
-    log_notes(metadata, images)
-    return images.dicts
+    return images
 
 
 def log_notes(metadata: Metadata, images: CocoImages) -> None:

@@ -15,7 +15,7 @@ from detectron2.data.datasets.cityscapes import load_cityscapes_instances
 from detectron2.utils.file_io import PathManager
 
 from crispmask.data import bdd100k, cityscapes, lvis
-from crispmask.data.coco import CocoImages, load_coco, read_coco, set_classes, take_over
+from crispmask.data.coco import CocoImages, load_coco, read_registered, take_over
 from crispmask.data.metadata import MovableMetadata
 from crispmask.data.shapes import CATEGORIES, SPLITS, ensure_shapes, json_path, shapes_folder
 from crispmask.errors import UserError
@@ -97,11 +97,7 @@ def read_dataset(name: str) -> CocoImages | None:
     metadata = MetadataCatalog.get(name)
     if loader is _load_cityscapes:
         return cityscapes.read_cityscapes(metadata.image_dir, metadata.gt_dir)
-    if loader not in (load_coco, load_shapes):
-        return None
-    images = read_coco(metadata.json_file, metadata.image_root)
-    set_classes(metadata, images)
-    return images
+    return read_registered(name) if loader in (load_coco, load_shapes) else None
 
 
 def require_dataset(name: str) -> None:
