@@ -35,16 +35,18 @@ class DrawnObject:
     """What is drawn of one object.
 
     Attributes:
-        mask: (H, W) bool; None: the box is drawn.
+        mask: (h, w) bool; None: the box is drawn.
         box: x0, y0, x1, y1 in pixels of the picture, x1 and y1 exclusive.
         label: text at the box; empty: none.
         color: of fill, outline and label.
+        corner: x, y in the picture of the first pixel of the mask, which lies inside of it.
     """
 
     mask: NDArray[np.bool_] | None
     box: tuple[float, float, float, float]
     label: str
     color: Color
+    corner: tuple[int, int] = (0, 0)
 
 
 def distinct_color(index: int) -> Color:
@@ -55,7 +57,10 @@ def distinct_color(index: int) -> Color:
 
 
 def draw_objects(
-    picture: NDArray[np.uint8], objects: Sequence[DrawnObject], scale: int = 1
+    picture: NDArray[np.uint8],
+    objects: Sequence[DrawnObject],
+    scale: int = 1,
+    fill_opacity: float = FILL_OPACITY,
 ) -> NDArray[np.uint8]:
     """Draw objects on a copy of a picture, large ones first, so that none is hidden.
 
@@ -65,6 +70,7 @@ def draw_objects(
         picture: (H, W, 3) uint8 RGB.
         objects: the most important ones first; may be empty.
         scale: S, at least 1.
+        fill_opacity: 0 (outlines only) to 1.
 
     Returns:
         (H * S, W * S, 3) uint8 RGB.
@@ -84,7 +90,9 @@ def draw_objects(
     ordered = sorted(objects, key=_extent, reverse=True)
     for item in ordered:
         if item.mask is not None and item.mask.any():
-            paint_mask(pixels, item.mask, item.color, scale)
+            (x, y), (rows, columns) = item.corner, item.mask.shape
+            window = pixels[y * scale : (y + rows) * scale, x * scale : (x + columns) * scale]
+            paint_mask(window, item.mask, item.color, scale, fill_opacity)
     result = Image.fromarray(pixels)
     draw = ImageDraw.Draw(result)
     for item in ordered:
