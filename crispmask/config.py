@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from crispmask.config_files import read_config_file
+from crispmask.config_files import read_config_file, read_config_text
 from crispmask.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,13 +76,16 @@ def add_crispmask_config(cfg: CfgNode) -> None:
     cfg.TEST.BOUNDARY.DILATION_RATIO = 0.02
 
 
-def get_config(path: str | Path | None = None, opts: Sequence[object] = ()) -> CfgNode:
+def get_config(
+    path: str | Path | None = None, opts: Sequence[object] = (), *, text: str | None = None
+) -> CfgNode:
     """Detectron2's defaults with every key of CrispMask, merged with a YAML file and a list of overrides.
 
     Args:
         path: YAML file; where no such file exists, a config of the package, with or without the
             leading ``configs/`` (``refinemask/coco/R_50_FPN_1x.yaml``).
         opts: ``KEY, VALUE, KEY, VALUE, ...``.
+        text: YAML in place of that of a file; ``path`` is then its name in messages.
 
     Nothing that a config says is run; see :func:`crispmask.config_files.read_config_file`.
 
@@ -97,8 +100,11 @@ def get_config(path: str | Path | None = None, opts: Sequence[object] = ()) -> C
     for package, function in HEAD_PACKAGES.items():
         if find_spec(package) is not None:
             getattr(import_module(package), function)(cfg)
-    if path is not None:
-        _merge_file(cfg, find_config(path))
+    if text is not None:
+        _merge_values(cfg, read_config_text(text, str(path)), str(path))
+    elif path is not None:
+        found = find_config(path)
+        _merge_values(cfg, read_config_file(found), str(found))
     # Any value may take the place of None, as a pair that of auto
     if "INPUT.VALUE_RANGE" in opts[::2]:
         cfg.INPUT.VALUE_RANGE = None
@@ -106,15 +112,15 @@ def get_config(path: str | Path | None = None, opts: Sequence[object] = ()) -> C
     return cfg
 
 
-def _merge_file(cfg: CfgNode, path: Path) -> None:
+def _merge_values(cfg: CfgNode, plain: Mapping[str, Any], name: str) -> None:
     """Merge a file in place; one of an older version is brought up to date, as Detectron2 does it."""
     from detectron2.config import CfgNode as CN
     from detectron2.config import compat
 
-    values = CN(read_config_file(path))
-    version = values["VERSION"] if "VERSION" in values else compat.guess_version(values, str(path))
+    values = CN(plain)
+    version = values["VERSION"] if "VERSION" in values else compat.guess_version(values, name)
     if not isinstance(version, int) or not 0 < version <= cfg.VERSION:
-        raise UserError(f"Config file '{path}' has VERSION {version!r}: only 1 to {cfg.VERSION} can be read.")
+        raise UserError(f"Config file '{name}' has VERSION {version!r}: only 1 to {cfg.VERSION} can be read.")
     if version == cfg.VERSION:
         cfg.merge_from_other_cfg(values)
         return

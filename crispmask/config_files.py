@@ -38,6 +38,21 @@ def read_own_values(path: str | Path) -> dict[str, Any]:
     return values
 
 
+def read_config_text(text: str, name: str) -> dict[str, Any]:
+    """Values of a whole config that is no file of its own, as one that is stored with weights.
+
+    Args:
+        text: YAML, without bases.
+        name: what messages call it.
+
+    Raises:
+        UserError: it is no YAML of plain values, or too large.
+    """
+    if len(content := text.encode(errors="replace")) > MAX_BYTES:
+        raise UserError(f"Config file '{name}' is no config: it has more than {MAX_BYTES} bytes.")
+    return _parse(name, content, _Loader)
+
+
 class _Files:
     """The files of one config; counts them, for bases may multiply."""
 

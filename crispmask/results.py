@@ -237,7 +237,8 @@ class Result:
 
     def drawn_objects(self, labels: bool = True) -> list[DrawnObject]:
         """What :func:`crispmask.visualization.overlay.draw_objects` takes, a colour for each object."""
-        from crispmask.visualization.overlay import DrawnObject, distinct_color
+        from crispmask.visualization.colors import distinct_color
+        from crispmask.visualization.overlay import DrawnObject
 
         drawn = []
         for number, (found, box) in enumerate(zip(self, self.boxes.tolist(), strict=True)):

@@ -7,8 +7,8 @@ import os
 import pickle
 import shlex
 import stat
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, BinaryIO
@@ -73,37 +73,60 @@ def read_weight_file(
     """
     path = Path(path)
     notes: list[str] = []
-    with open_weight_file(path) as file:
+    with open_weight_file(path) as file, _faults_as_sentences(path):
         _refuse_lookalikes(path, file)
-        try:
-            content = _as_checkpoint(path, _read(path, file, trust_pickle))
-            notes += _finish(content)
-            _check_heuristics(path, content)
-            check_values(path, content["model"])
-            drop_compiled_names(content["model"])
-            notes += leave_out_extras(content["model"])
-        except UserError:
-            raise
-        except UnsafePickleError as error:
-            raise UserError(_explain_unsafe(path, str(error))) from error
-        except MisnamedPickleError as error:
-            raise UserError(
-                f"Weight file '{path}' is a pickle of arrays: give it a name that ends in .pkl."
-            ) from error
-        except ModuleNotFoundError as error:  # of a trusted file, which may import what it likes
-            raise UserError(
-                f"Weight file '{path}' needs the Python module '{error.name}', which is not there: install "
-                f"its package."
-            ) from error
-        except Exception as error:  # torch, pickle and safetensors raise nearly every kind on wrong bytes
-            reason = shown(shorten(str(error), 160, placeholder=" ..."), 160) or type(error).__name__
-            raise UnreadableWeightsError(
-                f"Weight file '{path}' cannot be read: it is cut short, or no checkpoint ({reason}): "
-                f"get the file again."
-            ) from error
+        content = _as_checkpoint(path, _read(path, file, trust_pickle))
+        notes += _finish(content)
+        _check_heuristics(path, content)
+        check_values(path, content["model"])
+        drop_compiled_names(content["model"])
+        notes += leave_out_extras(content["model"])
     for note in notes:
         tell(note) if tell else logger.info("'%s': %s", path, note)
     return content
+
+
+def read_beside_weights(path: str | Path, key: str) -> Any:
+    """What a weight file holds under a key beside the weights, without reading these; None: nothing.
+
+    Raises:
+        UserError: as :func:`read_weight_file`, but for what concerns the weights alone.
+    """
+    path = Path(path)
+    with open_weight_file(path) as file, _faults_as_sentences(path):
+        _refuse_lookalikes(path, file)
+        _refuse_wrong_suffix(path, _kind(file))
+        if path.suffix.lower() == SAFETENSORS:
+            with safe_open(path, framework="pt") as tensors:
+                return (tensors.metadata() or {}).get(key)
+        value, reason = Finisher().beside(_as_dict(path, _read(path, file, trust_pickle=False)).get(key))
+    return None if reason else value
+
+
+@contextmanager
+def _faults_as_sentences(path: Path) -> Iterator[None]:
+    """Turn what a file makes its readers raise into a :class:`UserError` with a sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except UnsafePickleError as error:
+        raise UserError(_explain_unsafe(path, str(error))) from error
+    except MisnamedPickleError as error:
+        raise UserError(
+            f"Weight file '{path}' is a pickle of arrays: give it a name that ends in .pkl."
+        ) from error
+    except ModuleNotFoundError as error:  # of a trusted file, which may import what it likes
+        raise UserError(
+            f"Weight file '{path}' needs the Python module '{error.name}', which is not there: install its "
+            f"package."
+        ) from error
+    except Exception as error:  # torch, pickle and safetensors raise nearly every kind on wrong bytes
+        reason = shown(shorten(str(error), 160, placeholder=" ..."), 160) or type(error).__name__
+        raise UnreadableWeightsError(
+            f"Weight file '{path}' cannot be read: it is cut short, or no checkpoint ({reason}): get the "
+            f"file again."
+        ) from error
 
 
 def open_weight_file(path: str | Path) -> BinaryIO:

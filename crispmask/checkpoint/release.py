@@ -24,6 +24,7 @@ from crispmask.checkpoint.files import (
     write_safetensors,
 )
 from crispmask.checkpoint.integrity import check_floats
+from crispmask.checkpoint.model_info import MODEL_INFO, describe_model
 from crispmask.checkpoint.report import (
     MAX_GROUPS,
     Shape,
@@ -43,7 +44,7 @@ from crispmask.errors import UserError
 # A file whose names stay as they are
 DETECTRON2 = "detectron2"
 # What stands beside the weights and says what they are
-_CARRIED = {"model", "__author__", "matching_heuristics", "config", VALUE_RANGE}
+_CARRIED = {"model", "__author__", "matching_heuristics", "config", VALUE_RANGE, MODEL_INFO}
 _CARRIED |= {"made_by", "made_from", "made_from_sha256"}
 WITHOUT_BOUNDARY_HEAD = ("MODEL.TRANSFINER.BOUNDARY_LOSS_WEIGHT", "0.0")
 
@@ -123,9 +124,9 @@ def convert_checkpoint(
     }
     if content.get("matching_heuristics"):
         metadata["matching_heuristics"] = "True"
-    if VALUE_RANGE in content:
-        given = content[VALUE_RANGE]
-        metadata[VALUE_RANGE] = given if isinstance(given, str) else json.dumps(given)
+    for key in (VALUE_RANGE, MODEL_INFO):
+        if key in content:
+            metadata[key] = content[key] if isinstance(content[key], str) else json.dumps(content[key])
     if source == DETECTRON2 and not config:
         unchecked = WeightReport(total=0)
         unused = tuple(allow_missing)
@@ -148,6 +149,8 @@ def convert_checkpoint(
     report = best.report.leaving_out(allowed)
     tensors = {name: value for name, value in tensors.items() if name not in report.missing}
     metadata["config"] = " ".join((best.config, *best.opts))
+    if report.fits and source != TRANSFORMERS and MODEL_INFO not in metadata:
+        metadata[MODEL_INFO] = json.dumps(describe_model(get_config(best.config, best.opts)).to_dict())
     return Conversion(
         tensors, best.config, best.opts, others, report, best.report, unused, metadata, tuple(notes)
     )

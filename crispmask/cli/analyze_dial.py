@@ -135,8 +135,9 @@ def _checked_config(args: argparse.Namespace) -> CfgNode:
     check_pairs(args.opts)
     cfg = _config_of(args, {})
     if cfg.MODEL.ROI_MASK_HEAD.NAME != "TransfinerMaskHead" or not cfg.MODEL.MASK_ON:
+        given = args.config_file or cfg.MODEL.WEIGHTS
         raise UserError(
-            f"The dial is that of Mask Transfiner; the mask head of '{args.config_file}' is "
+            f"The dial is that of Mask Transfiner; the mask head of '{given}' is "
             f"{cfg.MODEL.ROI_MASK_HEAD.NAME}: give one of the configs of configs/transfiner."
         )
     check_dataset(cfg, used_datasets(cfg, eval_only=True)[0], eval_only=True)

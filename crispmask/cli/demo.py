@@ -10,7 +10,11 @@ nodes of each level, and what four nodes (red) attend to in the last layer, as i
 --json writes the detections as COCO-format results. The image_id is the number that is the file name, as in
 COCO, if that holds for all images; otherwise they are counted from 1. A file_name is always there.
 
-example:
+A weight file that CrispMask wrote says which model it is, and how its classes are called; for others give
+--config-file. category_id is that of the annotation file of the training.
+
+examples:
+  crispmask demo --weights output/model_final.pth --input photos/ cat.jpg --output drawn/
   crispmask demo --config-file configs/refinemask/coco/R_50_FPN_1x.yaml --weights model.pth \\
       --input photos/ cat.jpg --output drawn/ MODEL.DEVICE cpu
 """
@@ -203,13 +207,18 @@ def _image_ids(paths: Sequence[Path]) -> dict[Path, int]:
     return dict(zip(paths, numbers, strict=True))
 
 
-def _drawn_objects(found: Instances, classes: Sequence[tuple[int, str]]) -> list[DrawnObject]:
-    from crispmask.visualization.overlay import DrawnObject, distinct_color
+def _drawn_objects(found: Instances, classes: Sequence[tuple[int | str, str]]) -> list[DrawnObject]:
+    from crispmask.visualization.colors import Color, distinct_color
+    from crispmask.visualization.overlay import DrawnObject
+
+    def color(number: int, index: int) -> Color:
+        """That of the class; of the object where the model has no other class."""
+        return distinct_color(index if len(classes) > 1 else number)
 
     masks = found.pred_masks.numpy() if found.has("pred_masks") else [None] * len(found)
     rows = zip(masks, found.pred_boxes.tensor.tolist(), found.pred_classes, found.scores, strict=True)
     return [
-        DrawnObject(mask, tuple(box), f"{classes[index][1]} {100 * score:.0f}%", distinct_color(number))
+        DrawnObject(mask, tuple(box), f"{classes[index][1]} {100 * score:.0f}%", color(number, int(index)))
         for number, (mask, box, index, score) in enumerate(rows)
     ]
 
@@ -236,7 +245,7 @@ def _write_views(
     args: argparse.Namespace,
     path: Path,
     picture: NDArray[np.uint8],
-    classes: Sequence[tuple[int, str]],
+    classes: Sequence[tuple[int | str, str]],
 ) -> None:
     """Write the sheets of ``--show`` beside a picture, as ``<name>-quadtree.png``."""
     if not args.show:
@@ -256,7 +265,7 @@ def _sheet_path(picture: Path, kind: str) -> Path:
 
 
 def _result_rows(
-    found: Instances, classes: Sequence[tuple[int, str]], image_id: int, path: Path
+    found: Instances, classes: Sequence[tuple[int | str, str]], image_id: int, path: Path
 ) -> list[dict[str, Any]]:
     """COCO-format results of an image."""
     from detectron2.evaluation.coco_evaluation import instances_to_coco_json

@@ -7,6 +7,7 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from crispmask.errors import UserError
 from crispmask.remote_bases import add_remote_base_flag
 
 if TYPE_CHECKING:
@@ -17,9 +18,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare ``--config-file``, ``--weights`` and the ``KEY VALUE`` pairs."""
     parser.add_argument(
         "--config-file",
-        required=True,
+        default="",
         metavar="FILE",
-        help="config of CrispMask or Detectron2: a file, or the name of one that comes with them",
+        help="config of CrispMask or Detectron2: a file, or the name of one that comes with them "
+        "(default: the one that is stored with the weights)",
     )
     add_remote_base_flag(parser)
     parser.add_argument(
@@ -36,17 +38,25 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def load_model_config(args: argparse.Namespace) -> CfgNode:
     """The frozen config that the flags of :func:`add_model_arguments` name, with all heads registered.
 
+    Without ``--config-file`` it is the one that the weights were trained with.
+
     Raises:
         UserError: no such config, or a wrong key or value.
     """
     from crispmask.config import HEAD_PACKAGES
-    from crispmask.engine.arguments import load_config
+    from crispmask.engine.arguments import check_pairs, load_config, load_stored_config
 
     import_module("crispmask.data.builtin")  # registers its data sets, whose class names a model may use
     for package in HEAD_PACKAGES:
         import_module(package)
     # It warns of a function that Detectron2 calls in every convolution
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    check_pairs(args.opts)
+    given = dict(zip(args.opts[::2], args.opts[1::2], strict=True)).get("MODEL.WEIGHTS", args.weights)
+    if not args.config_file and given:
+        return load_stored_config(given, args.opts)
+    if not args.config_file:
+        raise UserError("Give --weights, the checkpoint of a trained model, or --config-file.")
     weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
     return load_config(args.config_file, [*weights, *args.opts])
 
@@ -62,19 +72,13 @@ def print_idle_keys(args: argparse.Namespace, cfg: CfgNode, purpose: str) -> Non
     print_notes(notes)
 
 
-def known_classes(cfg: CfgNode) -> list[tuple[int, str]]:
-    """Category id and name of each class of a model, from the data sets of its config.
+def known_classes(cfg: CfgNode) -> list[tuple[int | str, str]]:
+    """Category id and name of each class of a model: of its training, if the weights say, else those of
+    :func:`~crispmask.data.classes.registered_classes`."""
+    from crispmask.checkpoint.model_info import read_model_info
+    from crispmask.data.classes import class_count, registered_classes
 
-    Where no data set with as many classes is registered, the id is the index of the class.
-    """
-    from detectron2.data import MetadataCatalog
-
-    head = cfg.MODEL.RETINANET if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else cfg.MODEL.ROI_HEADS
-    for dataset in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        metadata = MetadataCatalog.get(dataset)
-        names = metadata.get("thing_classes") or []
-        if len(names) == head.NUM_CLASSES:
-            to_index = metadata.get("thing_dataset_id_to_contiguous_id") or {i: i for i in range(len(names))}
-            ids = {index: category_id for category_id, index in to_index.items()}
-            return [(ids[index], name) for index, name in enumerate(names)]
-    return [(index, f"class {index}") for index in range(head.NUM_CLASSES)]
+    info = read_model_info(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
+    if info is not None and len(info.class_names) == class_count(cfg):
+        return list(zip(info.category_ids, info.class_names, strict=True))
+    return registered_classes(cfg)

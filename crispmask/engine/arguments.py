@@ -11,6 +11,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 
+import crispmask
+from crispmask.checkpoint.model_info import read_model_info
 from crispmask.config import find_config, get_config
 from crispmask.engine.value_checks import value_of
 from crispmask.errors import UserError
@@ -48,13 +50,16 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def load_config(path: str, opts: Sequence[str], *, flag: str = "--config-file") -> CfgNode:
+def load_config(
+    path: str, opts: Sequence[str], *, flag: str = "--config-file", text: str | None = None
+) -> CfgNode:
     """The frozen config of a run.
 
     Args:
         path: config file or the name of one that comes with CrispMask; empty: the defaults.
         opts: ``KEY, VALUE, KEY, VALUE, ...``.
         flag: what the user gave it as.
+        text: YAML in place of that of a file, from ``path``, be it of weights.
 
     Raises:
         UserError: no such file, not a config, an unknown key, a value of the wrong type, or a GPU
@@ -62,7 +67,7 @@ def load_config(path: str, opts: Sequence[str], *, flag: str = "--config-file") 
     """
     check_pairs(opts)
     try:
-        cfg = get_config(path or None, opts)
+        cfg = get_config(path or None, opts, text=text)
     except FileNotFoundError as error:
         raise UserError(f"{error} Give {flag} a path that exists.") from error
     except OSError as error:
@@ -72,9 +77,41 @@ def load_config(path: str, opts: Sequence[str], *, flag: str = "--config-file") 
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(_explain_key(path, error, opts)) from error
     _check_plain(cfg)
-    cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE, asked_for="MODEL.DEVICE" in opts[::2])
+    asked_for = "MODEL.DEVICE" in opts[::2]
+    if text is not None and not asked_for:  # where it was trained says nothing of where it is used
+        cfg.MODEL.DEVICE = get_config().MODEL.DEVICE
+    cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE, asked_for=asked_for)
     cfg.freeze()
     return cfg
+
+
+def load_stored_config(weights: str, opts: Sequence[str]) -> CfgNode:
+    """The frozen config that a model was trained with, from its weight file.
+
+    Its device is that of a config that names none.
+
+    Args:
+        weights: file, address or ``detectron2://`` name; it becomes ``MODEL.WEIGHTS``.
+        opts: ``KEY, VALUE, KEY, VALUE, ...``.
+
+    Raises:
+        UserError: the file cannot be read, or does not say; or as :func:`load_config`.
+    """
+    check_pairs(opts)
+    info = read_model_info(weights)
+    if info is None:
+        raise UserError(
+            f"Weight file '{weights}' does not say what it was trained with: give --config-file, the config "
+            "of its model."
+        )
+    try:
+        load_config(weights, (), text=info.config)
+    except UserError as error:
+        raise UserError(
+            f"The config that is stored in '{weights}' is not one of this version, {crispmask.__version__}, "
+            f"but of {info.version}: give --config-file. {error}"
+        ) from error
+    return load_config(weights, [*opts, "MODEL.WEIGHTS", weights], text=info.config)
 
 
 def _check_plain(cfg: CfgNode) -> None:

@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from crispmask.checkpoint.files import VALUE_RANGE
 from crispmask.checkpoint.load import UnfitWeightsError
+from crispmask.checkpoint.model_info import MODEL_INFO, describe_model, write_model_info
 from crispmask.data.coco import take_over
 from crispmask.data.contents import load_training_images
 from crispmask.data.mapper import ImageMapper
@@ -75,13 +76,15 @@ class Trainer(DefaultTrainer):
             clip_norm_type=clip.NORM_TYPE,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        # Reading the training images has registered their classes
+        self.info = describe_model(cfg)
         # A backbone or a detector may be what the training starts from
         self.checkpointer = AtomicCheckpointer(
             model,
             cfg.OUTPUT_DIR,
             strict=False,
             trainer=weakref.proxy(self),
-            metadata={VALUE_RANGE: cfg.INPUT.VALUE_RANGE},
+            metadata={VALUE_RANGE: cfg.INPUT.VALUE_RANGE, MODEL_INFO: self.info.to_dict()},
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -106,6 +109,8 @@ class Trainer(DefaultTrainer):
         """Train up to ``SOLVER.MAX_ITER``, evaluate, and return the results if any are expected."""
         if self.start_iter >= self.max_iter:
             logger.info("Nothing left to train: the checkpoint is at SOLVER.MAX_ITER %d.", self.max_iter)
+        if comm.is_main_process():
+            write_model_info(self.info, self.cfg.OUTPUT_DIR)
         with without_traceback():
             return super().train()
 

@@ -6,7 +6,6 @@ Outlines are made on a finer grid than that of the result, so that they stay cri
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, isqrt
@@ -15,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
+from crispmask.visualization.colors import Color
 from crispmask.visualization.labels import place_labels
-
-Color = tuple[int, int, int]
 
 FILL_OPACITY = 0.35
 # Of an enlarged picture, which Pillow opens again
@@ -47,13 +45,6 @@ class DrawnObject:
     label: str
     color: Color
     corner: tuple[int, int] = (0, 0)
-
-
-def distinct_color(index: int) -> Color:
-    """Bright colours, of which neighbours in the sequence differ most."""
-    golden = (5**0.5 - 1) / 2
-    red, green, blue = colorsys.hsv_to_rgb((0.58 + index * golden) % 1, 0.85, 1.0)
-    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def draw_objects(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from crispmask.visualization.colors import distinct_color
 from crispmask.visualization.labels import place_labels
-from crispmask.visualization.overlay import DrawnObject, coverage, distinct_color, draw_objects
+from crispmask.visualization.overlay import DrawnObject, coverage, draw_objects
 
 GREY = np.full((60, 80, 3), 100, np.uint8)
 
@@ -120,9 +123,19 @@ def test_nothing_found_leaves_the_picture_and_a_box_without_mask_is_drawn() -> N
     assert (boxed[10, 10:50] == (255, 0, 0)).all() and (boxed[20:30, 20:40] == 100).all()
 
 
-def test_colours_of_neighbours_differ() -> None:
-    colors = np.array([distinct_color(i) for i in range(30)], int)
-    assert (np.abs(np.diff(colors, axis=0)).sum(axis=1) > 150).all()
+# What people without red or without green cones see, in linear light (Vienot, Brettel and Mollon 1999)
+PROTANOPIA = [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]]
+DEUTERANOPIA = [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]]
+
+
+@pytest.mark.parametrize("seen", [np.eye(3), PROTANOPIA, DEUTERANOPIA])
+def test_colours_differ_for_any_colour_vision(seen: Any) -> None:
+    linear = (np.array([distinct_color(i) for i in range(21)]) / 255) ** 2.2
+    colors = 255 * (linear @ np.array(seen).T).clip(0, 1) ** (1 / 2.2)
+    for first, least in ((colors[:7], 25), (colors[7:14], 12), (colors[14:], 12)):
+        apart = np.abs(first[:, None] - first[None]).max(axis=-1) + 1e3 * np.eye(len(first))
+        assert apart.min() > least
+    assert len({distinct_color(i) for i in range(21)}) == 21 and distinct_color(21) == distinct_color(0)
 
 
 def test_a_picture_that_would_be_huge_is_refused_with_the_scale_that_works() -> None:
