@@ -33,6 +33,7 @@ ANALYSES = {
 }
 DATA = {
     "check": ("crispmask.cli.data_check", "what an annotation file holds, and what is wrong with it"),
+    "convert": ("crispmask.cli.data_convert", "YOLO, LabelMe, VOC, CVAT or masks made a COCO-format file"),
 }
 # Verb: the module, or a table of more verbs, and one line about it
 VERBS: dict[str, tuple[str | dict[str, tuple[str, str]], str]] = {

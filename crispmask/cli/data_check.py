@@ -11,20 +11,16 @@ ids, boxes, areas and sizes, and file names as the images are found.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crispmask.cli.output import check_output_file, print_table, write_json
+from crispmask.cli.output import check_output_file, print_findings, print_table, write_json
 from crispmask.errors import UserError
 from crispmask.text import printable
 
 if TYPE_CHECKING:
     from crispmask.data.annotation_check import AnnotationCheck
     from crispmask.data.image_files import ImageFaults
-
-# Sentences of one kind that are printed
-SHOWN = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,8 +47,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(str(error)) from error
     _print_summary(found, args.file)
     faults = [*found.errors, *(found.images.sentences(f"'{args.file}'") if found.images else [])]
-    _print_list("faults", faults)
-    _print_list("for training", found.training)
+    print_findings("faults", faults)
+    print_findings("for training", found.training)
     if found.images:
         _print_images(found.images)
     if fixed:
@@ -77,7 +73,7 @@ def _print_summary(found: AnnotationCheck, path: str) -> None:
     print(f"sizes       {', '.join(f'{count} {size}' for size, count in found.sizes.items())}")
     columns = ("id", "class", "objects", "images", "crowd regions")
     print_table(columns, [(str(i), *cells) for i, *cells in found.class_rows])
-    _print_list("left out or mended", found.notes)
+    print_findings("left out or mended", found.notes)
 
 
 def _share(usable: int, total: int) -> str:
@@ -88,16 +84,6 @@ def _print_images(images: ImageFaults) -> None:
     """All the names, as many as are printed of anything."""
     if not images.paths:
         print("image files: all there, of the sizes that the file says")
-    _print_list("images that are not there", images.missing)
-    _print_list("images that cannot be read", list(images.unreadable.values()))
-    _print_list("images of another size", list(images.other_sizes.values()))
-
-
-def _print_list(title: str, lines: Sequence[str]) -> None:
-    if not lines:
-        return
-    print(f"{title}:")
-    for line in lines[:SHOWN]:
-        print(f"  {printable(line)}")
-    if len(lines) > SHOWN:
-        print(f"  and {len(lines) - SHOWN} more")
+    print_findings("images that are not there", images.missing)
+    print_findings("images that cannot be read", list(images.unreadable.values()))
+    print_findings("images of another size", list(images.other_sizes.values()))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Columns of a table that is piped into a file, where nobody says how wide a line may be
 PIPED_WIDTH = 200
+# Sentences of one kind that are printed
+MOST_LINES = 10
 # The wide forms count in some languages
 FORMULA_STARTS = (*"=+-@\t\r\n", *"＝＋－＠")
 
@@ -156,6 +158,17 @@ def print_notes(notes: Iterable[str]) -> None:
     """Print what a reader of the figures has to know, a line each."""
     for note in notes:
         say(f"note: {note}")
+
+
+def print_findings(title: str, lines: Sequence[str]) -> None:
+    """Print what was found wrong with a file, the first ``MOST_LINES`` and the number of the others."""
+    if not lines:
+        return
+    print(f"{title}:")
+    for line in lines[:MOST_LINES]:
+        say(f"  {line}")
+    if len(lines) > MOST_LINES:
+        print(f"  and {len(lines) - MOST_LINES} more")
 
 
 def print_rules(gt: GroundTruth, path: str, notes: Iterable[str] = ()) -> None:

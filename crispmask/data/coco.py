@@ -225,6 +225,11 @@ def _box(row: Row, size: tuple[int, int], findings: Findings) -> list[float]:
         return list(box)
     if box is not None:
         findings.add(NO_SIDES, row[NAME].lower())
+    return box_of_mask(mask, size)
+
+
+def box_of_mask(mask: Any, size: tuple[int, int]) -> list[float]:
+    """x, y, width and height of compressed run lengths, or of polygons where they lie in an image (H, W)."""
     if not isinstance(mask, list):
         return mask_utils.toBbox(mask).tolist()
     corners = np.concatenate([np.asarray(part, np.float64) for part in mask]).reshape(-1, 2)
