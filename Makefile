@@ -1,10 +1,12 @@
 # make setup   install everything into $(VENV); nothing is done when it is there already
 # make test    set-up, lint, types, tests
 # make demo    set-up, then train and compare Mask R-CNN, RefineMask and Mask Transfiner on shapes
+# make test-browser  open the pages of reports in a headless Chromium; screenshots go to output/browser
 # make lint    ruff and mypy alone
 #
 # VENV=path    the environment to use; the active one: make setup VENV="$VIRTUAL_ENV"
 # PYTHON=...   the interpreter that a new environment is made with (3.10 or newer)
+# CHROMIUM=... the browser of test-browser, if it is not on the path
 # PYTEST_ARGS= instead of two workers, e.g. PYTEST_ARGS="-x tests/ops"
 
 PYTHON ?= python3
@@ -17,7 +19,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 # The heads are named because an editable install must be renewed when one is added
 SETUP_INPUTS = pyproject.toml setup.py $(wildcard tools/*.py *_d2/__init__.py)
 
-.PHONY: setup lint test demo
+.PHONY: setup lint test test-browser demo
 
 setup: $(STAMP)
 
@@ -33,6 +35,11 @@ lint: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-browser: $(STAMP)
+	@for name in "$(CHROMIUM)" chromium chromium-browser google-chrome google-chrome-stable; do command -v "$$name" >/dev/null && exit 0; done; \
+		echo "There is no Chromium: install one (on Debian and Ubuntu: apt install chromium), or name one with CHROMIUM=/path/to/chromium."; exit 1
+	CHROMIUM="$(CHROMIUM)" $(BIN)/python -m pytest tests/browser
 
 demo: $(STAMP)
 	$(BIN)/python projects/shapes_benchmark/run.py

@@ -12,5 +12,9 @@ setup(
     ],
     package_dir={"crispmask.configs": "configs"},
     include_package_data=False,
-    package_data={"crispmask.configs": ["**/*.yaml"], "crispmask.model_zoo": ["figures.yaml"]},
+    package_data={
+        "crispmask.analysis": ["templates/*"],
+        "crispmask.configs": ["**/*.yaml"],
+        "crispmask.model_zoo": ["figures.yaml"],
+    },
 )

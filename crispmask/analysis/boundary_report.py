@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from crispmask.analysis import html
-from crispmask.analysis.error_maps import EXTRA, MISSED, error_map, most_wrong, picture_of, whole_object
+from crispmask.analysis.charts import Charts, histogram
+from crispmask.analysis.gallery import Exhibition, largest_differences
+from crispmask.analysis.image_files import ImageFiles
 from crispmask.analysis.object_quality import ObjectQuality, summarize
-from crispmask.analysis.pairs import MAX_DECODED, Pair
+from crispmask.analysis.page import Number, Page, Paragraph, Section, Table
 from crispmask.evaluation.boundary_iou import boundary_width
-from crispmask.evaluation.inputs import GroundTruth, Row
+from crispmask.evaluation.inputs import GroundTruth
 from crispmask.evaluation.progress import Progress
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-# Pixels of a window that is cut out, in which windows are compared by sums of 8 bytes a pixel
-MAX_WINDOW = 2**26
-# Image of an id, (H, W, 3) uint8 RGB; None: there is none
-ImageReader = Callable[[object], NDArray[np.uint8] | None]
-# Page of objects, each with the pair of every file
-Gallery = Callable[[Sequence[tuple[Row, Mapping[str, Pair]]]], str]
 
 
 @dataclass(frozen=True)
@@ -51,9 +44,9 @@ def build_report(
     ratio: float,
     *,
     worst: int,
-    read: ImageReader,
+    images: ImageFiles,
     progress: Progress,
-) -> str:
+) -> Page:
     """The whole page.
 
     Args:
@@ -61,91 +54,106 @@ def build_report(
         files: one or two results files.
         ratio: boundary width as a share of the image diagonal.
         worst: objects that are shown of each kind.
-        read: gives the image of an id.
+        images: the images of the data set.
         progress: where to say how far it is.
     """
-    gallery = partial(_gallery, gt, read, progress)
-    parts = [
-        _inputs(gt_path, files, ratio),
-        html.table(["", *_ap_columns(files)], _ap_rows(files)),
-        _thin_objects(gt, files[0].objects, ratio),
-        "<h2>Objects</h2>",
-        _size_table(files),
-        _histograms(files),
-        "<h2>Classes</h2>",
-        html.table(["class", *_class_columns(files)], _class_rows(gt, files), tall=True),
+    objects = {file.label: file.objects for file in files}
+    compared = len(files) > 1
+    exhibition = Exhibition(gt, images, worst * (len(files) + compared), progress=progress)
+    sections = [largest_differences(objects, worst, exhibition)] if compared else []
+    sections += [_worst(number, file, worst, exhibition) for number, file in enumerate(files, 1)]
+    sections += [
+        Section("Average precision", "figures", [_ap_table(files), _protocol(ratio)]),
+        Section("Objects", "objects", [_size_table(files), _histograms(files), _thin(gt, files, ratio)]),
+        Section("Classes", "classes", [_class_table(gt, files)]),
+        Section("Files", "files", [_inputs(gt_path, files)]),
     ]
-    if len(files) == 2:
-        parts.append(_differences(files, worst, gallery))
-    parts += [_worst(file, worst, gallery) for file in files]
-    return html.page("Boundary analysis", "\n".join(parts))
+    return Page("Boundary analysis", _summary(files), sections)
 
 
-def _inputs(gt_path: str, files: Sequence[Assessment], ratio: float) -> str:
-    names = [("ground truth", gt_path), *((file.label, file.path) for file in files)]
-    return html.table(["", "file"], names, texts=2) + html.paragraph(
+def _summary(files: Sequence[Assessment]) -> str:
+    said = [
+        f"{file.label} reaches a Boundary AP of {file.figures['boundary']['AP']:.1f} and a mask AP of "
+        f"{file.figures['mask']['AP']:.1f}"
+        for file in files
+    ]
+    return f"{', '.join(said)}, over {len(files[0].objects)} objects."
+
+
+def _worst(number: int, file: Assessment, count: int, exhibition: Exhibition) -> Section:
+    """The objects that a file found with the lowest Boundary IoU."""
+    found = sorted((o.pair for o in file.objects if o.pair), key=lambda pair: pair.boundary_iou)
+    text = f"The lowest Boundary IoU among the {len(found)} objects that {file.label} found."
+    gallery = exhibition.gallery([{file.label: pair} for pair in found[:count]])
+    return Section(f"Worst outlines of {file.label}", f"worst-{number}", [Paragraph(text), gallery])
+
+
+def _ap_table(files: Sequence[Assessment]) -> Table:
+    rows: list[list[object]] = []
+    for kind in ("mask", "boundary"):
+        base = files[0].figures[kind]
+        rows += [[file.label, kind, *_compared(file.figures[kind], base)] for file in files]
+    caption = "AP of masks and of boundaries" + (
+        f", and the difference to {files[0].label}" * (len(files) > 1)
+    )
+    return Table(caption, ["predictions", "of", *METRICS], rows, texts=2)
+
+
+def _compared(figures: Mapping[str, float], base: Mapping[str, float]) -> list[object]:
+    if figures is base:
+        return [base[metric] for metric in METRICS]
+    return [
+        Number(figures[m], f"{figures[m]:.1f}", f"{figures[m] - base[m]:+.1f}")
+        if math.isfinite(figures[m])
+        else figures[m]
+        for m in METRICS
+    ]
+
+
+def _protocol(ratio: float) -> Paragraph:
+    return Paragraph(
         f"COCO's protocol. The boundary is {100 * ratio:g}% of the image diagonal wide; AP of boundaries "
         "takes the smaller of mask IoU and Boundary IoU."
     )
 
 
-def _ap_columns(files: Sequence[Assessment]) -> list[str]:
-    columns = [f"{kind} {file.label}" for kind in ("mask", "boundary") for file in files]
-    return columns + (["mask difference", "boundary difference"] if len(files) == 2 else [])
-
-
-def _ap_rows(files: Sequence[Assessment]) -> list[list[object]]:
-    rows: list[list[object]] = []
-    for metric in METRICS:
-        values = [[file.figures[kind][metric] for file in files] for kind in ("mask", "boundary")]
-        differences = [f"{pair[1] - pair[0]:+.1f}" for pair in values] if len(files) == 2 else []
-        rows.append([metric, *values[0], *values[1], *differences])
-    return rows
-
-
-def _thin_objects(gt: GroundTruth, objects: Sequence[ObjectQuality], ratio: float) -> str:
+def _thin(gt: GroundTruth, files: Sequence[Assessment], ratio: float) -> Paragraph:
     """Say for how many objects AP of masks and of boundaries cannot differ."""
-    thin = 0
+    objects, thin = files[0].objects, 0
     for item in objects:
         width = boundary_width(*gt.size(item.annotation["image_id"]), ratio)
         thin += min(mask_utils.toBbox(item.annotation["segmentation"])[2:]) <= 2 * width
-    return html.paragraph(
+    return Paragraph(
         f"{thin} of {len(objects)} objects have a side of at most twice the width of the boundary: they are "
         "all boundary, and of two such masks the Boundary IoU is the mask IoU."
     )
 
 
-def _size_table(files: Sequence[Assessment]) -> str:
+def _size_table(files: Sequence[Assessment]) -> Table:
     rows: list[list[object]] = []
     for file in files:
         for size in ("all", "small", "medium", "large"):
             s = summarize(item for item in file.objects if size in ("all", item.size))
             rows.append([file.label, size, s.objects, s.found, 100 * s.mask_iou, 100 * s.boundary_iou])
-    text = html.paragraph(
+    caption = (
         "An object is found if a prediction of its class has a mask IoU of 0.5 or more with it, whatever its "
         "score; the means are over the objects that were found."
     )
     columns = ["predictions", "size", "objects", "found", "mean mask IoU", "mean Boundary IoU"]
-    return text + html.table(columns, rows, texts=2)
+    return Table(caption, columns, rows, texts=2)
 
 
-def _histograms(files: Sequence[Assessment]) -> str:
+def _histograms(files: Sequence[Assessment]) -> Charts:
     pairs = {file.label: [item.pair for item in file.objects if item.pair] for file in files}
-    charts = [
-        html.histogram(title, {label: [value(pair) for pair in group] for label, group in pairs.items()})
-        for title, value in (("mask IoU", _mask_iou), ("Boundary IoU", _boundary_iou))
-    ]
-    key = html.color_key(dict(zip(pairs, html.SERIES_COLORS, strict=False)))
-    return f'{key}<div class="row">{"".join(charts)}</div>'
+    values = {
+        "Mask IoU": {label: [pair.mask_iou for pair in group] for label, group in pairs.items()},
+        "Boundary IoU": {label: [pair.boundary_iou for pair in group] for label, group in pairs.items()},
+    }
+    return Charts([histogram(f"{name} of the objects found", name, by) for name, by in values.items()])
 
 
-def _class_columns(files: Sequence[Assessment]) -> list[str]:
-    names = ("mask AP", "boundary AP", "found", "mean Boundary IoU")
-    return ["objects", *(f"{name} {file.label}" for name in names for file in files)]
-
-
-def _class_rows(gt: GroundTruth, files: Sequence[Assessment]) -> list[list[object]]:
-    """Rows of the classes that have objects, the lowest Boundary AP of the last file first."""
+def _class_table(gt: GroundTruth, files: Sequence[Assessment]) -> Table:
+    """The classes that have objects, the lowest Boundary AP of the last file first."""
     rows: list[list[object]] = []
     for category_id, name in gt.class_names.items():
         groups = [[o for o in file.objects if o.annotation["category_id"] == category_id] for file in files]
@@ -156,99 +164,12 @@ def _class_rows(gt: GroundTruth, files: Sequence[Assessment]) -> list[list[objec
         means = [100 * s.boundary_iou for s in sums]
         rows.append([name, sums[0].objects, *ap[0], *ap[1], *(s.found for s in sums), *means])
     last = 1 + 2 * len(files)
-    return sorted(rows, key=lambda row: row[last])
+    rows.sort(key=lambda row: row[last])
+    names = ("mask AP", "Boundary AP", "found", "mean Boundary IoU")
+    columns = [f"{name} {file.label}" if len(files) > 1 else name for name in names for file in files]
+    return Table("The lowest Boundary AP first", ["class", "objects", *columns], rows)
 
 
-def _differences(files: Sequence[Assessment], count: int, gallery: Gallery) -> str:
-    """The objects that both files found and whose outlines differ most."""
-    first, second = files
-    both = [(a, b) for a, b in zip(first.objects, second.objects, strict=True) if a.pair and b.pair]
-    both.sort(key=lambda pair: abs(_gain(*pair)), reverse=True)
-    better = sum(_gain(*pair) > 0 for pair in both)
-    only = [
-        sum(bool(a.pair) and not b.pair for a, b in zip(x.objects, y.objects, strict=True))
-        for x, y in ((first, second), (second, first))
-    ]
-    text = (
-        f"Both found {len(both)} objects, and {second.label} has the higher Boundary IoU in {better} of "
-        f"them. {only[0]} objects were found by {first.label} alone, {only[1]} by {second.label} alone."
-    )
-    shown = gallery([(a.annotation, {first.label: a.pair, second.label: b.pair}) for a, b in both[:count]])
-    return f"<h2>Largest differences</h2>{html.paragraph(text)}{shown}"
-
-
-def _worst(file: Assessment, count: int, gallery: Gallery) -> str:
-    """The objects that a file found with the lowest Boundary IoU."""
-    found = sorted((o for o in file.objects if o.pair), key=lambda item: _boundary_iou(item.pair))
-    shown = gallery([(o.annotation, {file.label: o.pair}) for o in found[:count]])
-    text = f"The lowest Boundary IoU among the {len(found)} objects that {file.label} found."
-    title = html.escape(f"Worst outlines of {file.label}")
-    return f"<h2>{title}</h2>{html.paragraph(text)}{shown}"
-
-
-def _gallery(
-    gt: GroundTruth,
-    read: ImageReader,
-    progress: Progress,
-    entries: Sequence[tuple[Row, Mapping[str, Pair]]],
-) -> str:
-    """Objects, each with the pairs of the files, below the key of their colours."""
-    shown = (_gallery_entry(gt, *entry, read) for entry in progress.track(entries, "Pictures of the page"))
-    return _KEY + "".join(shown)
-
-
-def _gallery_entry(gt: GroundTruth, annotation: Row, pairs: Mapping[str, Pair], read: ImageReader) -> str:
-    """An object: its image, and of every file the error map of the whole and of a part, enlarged."""
-    name = gt.class_names[annotation["category_id"]]
-    title = f"{name}, image {annotation['image_id']}, annotation {annotation['id']}"
-    heading = f"<h3>{html.escape(title)}</h3>"
-    rows = [annotation, *(pair.prediction for pair in pairs.values())]
-    if not _can_be_drawn(gt.size(annotation["image_id"]), rows):
-        return heading + html.paragraph("Too large to be drawn.")
-    truth = _decode(annotation)
-    found = {label: _decode(pair.prediction) for label, pair in pairs.items()}
-    whole = whole_object(truth, np.logical_or.reduce(list(found.values())))
-    image = read(annotation["image_id"])
-    figures = [] if image is None else [html.figure(picture_of(image, whole), "image")]
-    for label, mask in found.items():
-        pair = pairs[label]
-        caption = f"{label}: mask IoU {100 * pair.mask_iou:.1f}, Boundary IoU {100 * pair.boundary_iou:.1f}"
-        figures.append(html.figure(error_map(truth, mask, image, whole), caption))
-    for label, mask in found.items():
-        # Of two predictions, the place where they differ most, the same for both
-        zoom = most_wrong(*found.values()) if len(found) == 2 else most_wrong(truth, mask)
-        caption = f"{label}: {zoom.side} pixels wide; {_pixels(pairs[label])} in all"
-        figures.append(html.figure(error_map(truth, mask, image, zoom), caption))
-    return f'{heading}<div class="row">{"".join(figures)}</div>'
-
-
-def _can_be_drawn(size: tuple[int, int], rows: Sequence[Row]) -> bool:
-    """Whether an image and the square around masks of it have few enough pixels."""
-    boxes = np.array([mask_utils.toBbox(row["segmentation"]) for row in rows])
-    extent = (boxes[:, :2] + boxes[:, 2:]).max(axis=0) - boxes[:, :2].min(axis=0)
-    return size[0] * size[1] <= MAX_DECODED and extent.max() ** 2 <= MAX_WINDOW
-
-
-def _decode(row: Row) -> NDArray[np.bool_]:
-    return mask_utils.decode(row["segmentation"]).astype(bool)
-
-
-def _pixels(pair: Pair) -> str:
-    return f"{pair.missed} pixels missed, {pair.extra} extra"
-
-
-def _mask_iou(pair: Pair) -> float:
-    return pair.mask_iou
-
-
-def _boundary_iou(pair: Pair) -> float:
-    return pair.boundary_iou
-
-
-def _gain(first: ObjectQuality, second: ObjectQuality) -> float:
-    return second.pair.boundary_iou - first.pair.boundary_iou
-
-
-_KEY = html.color_key(
-    {"missed": f"rgb{tuple(MISSED.tolist())}", "extra": f"rgb{tuple(EXTRA.tolist())}", "true outline": "#000"}
-)
+def _inputs(gt_path: str, files: Sequence[Assessment]) -> Table:
+    rows = [("ground truth", gt_path), *((file.label, file.path) for file in files)]
+    return Table("What the page was made from", ["", "file"], rows, texts=2)

@@ -42,9 +42,11 @@ class ImageFiles:
         self.unread = 0
         self._sizes, self._value_range = sizes, value_range
         self._paths: dict[Any, Path] = {}
+        self._names = names = {
+            image["id"]: str(image.get("file_name") or image.get("coco_url") or "") for image in images
+        }
         if folder is None:
             return
-        names = {image["id"]: str(image.get("file_name") or image.get("coco_url") or "") for image in images}
         located = locate_images(folder, names.values(), Findings())
         self._paths = {i: _inside(Path(folder), name, located[name]) for i, name in names.items()}
         if names and not any(map(os.path.isfile, self._paths.values())):
@@ -52,6 +54,10 @@ class ImageFiles:
             raise UserError(
                 f"No image of the ground truth lies in '{folder}', '{example}' for one: correct --images."
             )
+
+    def name(self, image_id: Any) -> str:
+        """What the data call the file of an image, else its id."""
+        return self._names.get(image_id) or f"image {image_id}"
 
     def read(self, image_id: Any) -> NDArray[np.uint8] | None:
         """(H, W, 3) RGB, or None."""

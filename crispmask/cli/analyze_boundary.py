@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
     from crispmask.analysis.boundary_report import build_report
     from crispmask.analysis.image_files import ImageFiles
     from crispmask.analysis.object_quality import CSV_COLUMNS, csv_rows
+    from crispmask.analysis.page import render
     from crispmask.evaluation.checks import faults_as_sentences
     from crispmask.evaluation.inputs import load_dataset, read_ground_truth
     from crispmask.evaluation.notes import collected_notes
@@ -92,9 +93,9 @@ def run(args: argparse.Namespace) -> None:
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error
     report = folder / "report.html"
-    options = {"worst": args.worst, "read": images.read, "progress": progress}
+    options = {"worst": args.worst, "images": images, "progress": progress}
     page = build_report(gt, args.ground_truth, files, args.dilation_ratio, **options)
-    report.write_text(page, encoding="utf-8", errors="backslashreplace")
+    report.write_text(render(page), encoding="utf-8", errors="backslashreplace")
     rows = (row for file in files for row in csv_rows(file.label, gt, file.objects))
     write_csv(folder / "objects.csv", CSV_COLUMNS, rows)
     if args.images and not args.worst:

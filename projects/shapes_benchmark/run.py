@@ -86,7 +86,7 @@ def main() -> int:
     table = format_table(rows)
     (args.output / "table.md").write_text(table + "\n")
     print("\n" + table)
-    print(f"\nPictures: {make_report(args, table, list(rows))}")
+    print(f"\nPictures: {make_report(args, rows)}")
     return 0
 
 
@@ -191,19 +191,23 @@ def format_table(rows: dict[str, dict[str, Any]]) -> str:
     """Markdown table of all models, with the machine below it."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     for name, row in rows.items():
-        cells = [
-            name,
-            f"{row['bbox/AP']:.1f}",
-            f"{row['segm/AP']:.1f}",
-            f"{row['segm/AP50']:.1f}",
-            f"{row.get('boundary/AP', math.nan):.1f}",
-            f"{row['parameters'] / 1e6:.2f} M",
-            f"{row['seconds']:.3f}",
-            f"{row['peak_mb']:.0f} MB",
-            f"{row['training']:.0f} s",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join([name, *(text for _, text in figures(row))]) + " |")
     return "\n".join([*lines, "", machine(next(iter(rows.values()))["device"])])
+
+
+def figures(row: dict[str, Any]) -> list[tuple[float, str]]:
+    """The figures of a model below ``COLUMNS``: value, and text with its unit."""
+    boundary = row.get("boundary/AP", math.nan)
+    return [
+        (row["bbox/AP"], f"{row['bbox/AP']:.1f}"),
+        (row["segm/AP"], f"{row['segm/AP']:.1f}"),
+        (row["segm/AP50"], f"{row['segm/AP50']:.1f}"),
+        (boundary, f"{boundary:.1f}"),
+        (row["parameters"], f"{row['parameters'] / 1e6:.2f} M"),
+        (row["seconds"], f"{row['seconds']:.3f}"),
+        (row["peak_mb"], f"{row['peak_mb']:.0f} MB"),
+        (row["training"], f"{row['training']:.0f} s"),
+    ]
 
 
 def machine(device: str) -> str:
@@ -219,19 +223,26 @@ def machine(device: str) -> str:
     )
 
 
-def make_report(args: argparse.Namespace, table: str, models: list[str]) -> Path:
+def make_report(args: argparse.Namespace, rows: dict[str, dict[str, Any]]) -> Path:
+    """Write the page of all models."""
     from detectron2.data import MetadataCatalog
-    from report import compare, write_report
+    from report import build_page, outlines
 
     import crispmask
     import crispmask.data.builtin
+    from crispmask.analysis.page import Number, Table, render
 
-    config = crispmask.get_config(MODELS[models[0]].path, args.opts)
+    config = crispmask.get_config(MODELS[next(iter(rows))].path, args.opts)
     data = MetadataCatalog.get(config.DATASETS.TEST[0])
     predictions = "inference/coco_instances_results.json"
-    results = {name: results_folder(args.output, name) / predictions for name in models}
+    results = {name: results_folder(args.output, name) / predictions for name in rows}
+    cells = [[name, *(Number(*figure) for figure in figures(row))] for name, row in rows.items()]
+    table = Table("Figures of all models", COLUMNS, cells)
+    speed = {name: (row["seconds"], row.get("boundary/AP", math.nan)) for name, row in rows.items()}
+    pictures = outlines(Path(data.json_file), Path(data.image_root), results)
+    page = build_page(pictures, table, speed, machine(next(iter(rows.values()))["device"]))
     path = args.output / "report.html"
-    write_report(path, table, compare(Path(data.json_file), Path(data.image_root), results))
+    path.write_text(render(page), encoding="utf-8", errors="backslashreplace")
     return path
 
 

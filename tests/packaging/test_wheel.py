@@ -31,8 +31,10 @@ for package in sys.argv[1:]:
             importlib.import_module(info.name)
             print(info.name)
 import crispmask
+from crispmask.analysis.page import Page, render
 from crispmask.config import find_config
 print(crispmask.__file__)
+print("page:", "<h1>of a wheel</h1>" in render(Page("of a wheel", "")))
 configs = Path(crispmask.__file__).parent / "configs"
 for path in sorted(configs.rglob("*.yaml")):
     crispmask.get_config(path.relative_to(configs))
@@ -64,10 +66,11 @@ def names_in(wheel: Path) -> set[str]:
 def test_it_holds_every_module_and_config_and_nothing_else(wheel: Path) -> None:
     modules = {str(p.relative_to(ROOT)) for name in PACKAGES for p in (ROOT / name).rglob("*.py")}
     configs = {f"crispmask/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
-    data = {"crispmask/model_zoo/figures.yaml"}
+    templates = {str(p.relative_to(ROOT)) for p in (ROOT / "crispmask/analysis/templates").iterdir()}
+    data = {"crispmask/model_zoo/figures.yaml", *templates}
     content = {name for name in names_in(wheel) if ".dist-info/" not in name}
     assert {"crispmask", "refinemask_d2"} <= set(PACKAGES)
-    assert configs
+    assert configs and templates
     assert content == modules | configs | data
 
 
@@ -91,5 +94,5 @@ def test_it_imports_without_triton_and_without_compiled_ops(wheel: Path, tmp_pat
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert {"crispmask.config", "crispmask.ops.boundary", "refinemask_d2.mask_head"} <= set(lines)
-    assert str(unpacked / "crispmask" / "__init__.py") in lines
+    assert str(unpacked / "crispmask" / "__init__.py") in lines and "page: True" in lines
     assert str(unpacked / "crispmask/configs/refinemask/coco/R_50_FPN_1x.yaml") in lines

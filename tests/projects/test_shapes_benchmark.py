@@ -16,6 +16,8 @@ import pycocotools.mask as mask_util
 import pytest
 from PIL import Image
 
+from crispmask.analysis.page import render
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "projects" / "shapes_benchmark"
 RESULTS = "inference/coco_instances_results.json"
@@ -35,7 +37,9 @@ def test_command_writes_table_and_report(shapes_root, tmp_path, small_run):
         for name in ("mask_r_cnn", "refinemask", "mask_transfiner")
     ]
     assert boxes[0] == boxes[1] == boxes[2]
-    assert "No object was found by every model" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "There are no outlines to compare." in page and len(page.encode()) < 2_000_000
+    assert all(re.search(rf'<th scope="row"[^>]*>{model}</th>', page) for model in models)
     weights = tmp_path / "refinemask" / "model_final.pth"
     trained = weights.stat().st_mtime
     (tmp_path / "mask_transfiner" / "row.json").unlink()
@@ -113,37 +117,37 @@ def write_case(folder: Path, predictions: dict[str, list[tuple[int, np.ndarray]]
     return paths
 
 
-def test_compare_takes_the_best_mask_of_the_class(report, tmp_path):
-    paths = write_case(tmp_path, {"A": [(1, disc(24)), (1, disc(27))], "B": [(1, disc(30)), (2, disc(30))]})
-    (found,) = report.compare(tmp_path / "gt.json", tmp_path, paths)
-    assert found.category == "star" and found.scores["B"] == 1.0
-    np.testing.assert_array_equal(found.masks["A"], disc(27))
-    assert found.spread == pytest.approx(1 - found.scores["A"]) and 0 < found.scores["A"] < 1
+def test_figures_have_their_units_and_their_values():
+    run = runpy.run_path(str(FOLDER / "run.py"))
+    row = {"bbox/AP": 28.46, "segm/AP": 20, "segm/AP50": 40, "parameters": 12_460_000, "seconds": 0.1149}
+    cells = run["figures"]({**row, "peak_mb": 68.2, "training": 93.4})
+    assert [text for _, text in cells] == ["28.5", "20.0", "40.0", "nan", "12.46 M", "0.115", "68 MB", "93 s"]
+    assert cells[0][0] == 28.46 and cells[4][0] == 12_460_000 and len(cells) == len(run["COLUMNS"]) - 1
 
 
 @pytest.mark.parametrize("rows", [[], [(2, disc(30))], [(1, disc(12))]], ids=["nothing", "class", "overlap"])
-def test_compare_leaves_out_what_a_model_missed(report, tmp_path, rows):
+def test_pictures_leave_out_what_a_model_missed(report, tmp_path, rows):
     paths = write_case(tmp_path, {"A": rows, "B": [(1, disc(30))]})
-    assert report.compare(tmp_path / "gt.json", tmp_path, paths) == []
+    text, gallery = report.outlines(tmp_path / "gt.json", tmp_path, paths).blocks
+    assert gallery.objects == [] and "A found 0, B found 1" in text.text
 
 
-def test_report_holds_pictures_and_figures(report, tmp_path):
+def test_page_holds_pictures_figures_and_the_order_of_models(report, tmp_path):
     paths = write_case(tmp_path, {"A": [(1, disc(26))], "B": [(1, disc(30))], "C": [(1, disc(25))]})
-    found = report.compare(tmp_path / "gt.json", tmp_path, paths)
-    report.write_report(tmp_path / "report.html", "| a < b |", found)
-    page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 5
-    assert (
-        "a &lt; b" in page
-        and "B, Boundary IoU 100.0" in page
-        and "better outline than that of A: B in 1, C in 0." in page
-    )
+    pictures = report.outlines(tmp_path / "gt.json", tmp_path, paths)
+    speed = {"A": (0.1, 12.0), "B": (0.3, 16.0), "C": (0.2, float("nan"))}
+    table = report.Table("Figures", ["model", "Boundary AP"], [[m, ap] for m, (_, ap) in speed.items()])
+    page = render(report.build_page(pictures, table, speed, "a <machine>"))
+    assert page.count("<img src=") == 2 and "a &lt;machine&gt;" in page
+    assert "trained alike: B 16.0, A 12.0, C –." in page
+    assert "A better outline than that of A: B in 1, C in 0." in page
+    assert page.count("<circle") == 2
 
 
-def test_zoom_shows_where_the_masks_disagree(report, tmp_path):
-    dented = disc(30).copy()
-    dented[40:56, 70:80] = False
-    paths = write_case(tmp_path, {"A": [(1, dented)], "B": [(1, disc(30))]})
-    (found,) = report.compare(tmp_path / "gt.json", tmp_path, paths)
-    left, top, side = report._window(found)
-    assert left <= 70 and left + side >= 79 and top <= 40 and top + side >= 56
+def test_small_objects_are_not_judged_by_eye(report, tmp_path):
+    paths = write_case(tmp_path, {"A": [(1, disc(30))], "B": [(1, disc(30))]})
+    data = json.loads((tmp_path / "gt.json").read_text())
+    data["annotations"][0]["area"] = report.MIN_AREA - 1
+    (tmp_path / "gt.json").write_text(json.dumps(data))
+    text, _ = report.outlines(tmp_path / "gt.json", tmp_path, paths).blocks
+    assert text.text.startswith("Of 0 objects")
