@@ -1,0 +1,1 @@
+"""Config values that fit a data set: rules of thumb, whose sources docs/data_tools.md has."""
