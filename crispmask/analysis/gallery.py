@@ -75,11 +75,15 @@ def largest_differences(
         count: how many are shown.
         exhibition: draws them.
     """
-    rows = (dict(zip(objects, row, strict=True)) for row in zip(*objects.values(), strict=True))
-    found = [{m: item.pair for m, item in row.items()} for row in rows if all(i.pair for i in row.values())]
-    found.sort(key=_spread, reverse=True)
+    found = sorted(found_by_all(objects), key=_spread, reverse=True)
     text = Paragraph(_comparison(objects, found))
     return Section("Largest differences", "differences", [text, exhibition.gallery(found[:count])])
+
+
+def found_by_all(objects: Mapping[str, Sequence[ObjectQuality]]) -> list[Pairs]:
+    """The pairs of the objects that every model found; ``objects`` by model, the same in each."""
+    rows = (dict(zip(objects, row, strict=True)) for row in zip(*objects.values(), strict=True))
+    return [{m: item.pair for m, item in row.items()} for row in rows if all(i.pair for i in row.values())]
 
 
 def _comparison(objects: Mapping[str, Sequence[ObjectQuality]], found: Sequence[Pairs]) -> str:

@@ -99,6 +99,7 @@ def paint_mask(
     color: Color,
     scale: int = 1,
     fill_opacity: float = FILL_OPACITY,
+    line_width: float = LINE_WIDTH,
 ) -> None:
     """Paint a mask on a picture, in place.
 
@@ -108,16 +109,19 @@ def paint_mask(
         color: of fill and outline.
         scale: S.
         fill_opacity: 0 (outline only) to 1.
+        line_width: of the outline, in pixels of the result.
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     y0, y1, x0, x1 = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    fill, line = coverage(mask[y0:y1, x0:x1], scale)
+    fill, line = coverage(mask[y0:y1, x0:x1], scale, line_width)
     window = pixels[y0 * scale : y1 * scale, x0 * scale : x1 * scale]
     opacity = np.maximum(fill * fill_opacity, line)[..., None]
     window[:] = (window + (np.array(color) - window) * opacity).round().astype(np.uint8)
 
 
-def coverage(mask: NDArray[np.bool_], scale: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def coverage(
+    mask: NDArray[np.bool_], scale: int, line_width: float = LINE_WIDTH
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """How much of each pixel of the result an object and its outline cover.
 
     Corners of pixels are rounded by less than half a pixel. The outline lies inside of the object, so that
@@ -126,6 +130,7 @@ def coverage(mask: NDArray[np.bool_], scale: int) -> tuple[NDArray[np.float32], 
     Args:
         mask: (h, w) bool; what lies outside is background.
         scale: S.
+        line_width: of the outline, in pixels of the result.
 
     Returns:
         fill and outline, (h * S, w * S) float32 in [0, 1].
@@ -134,11 +139,11 @@ def coverage(mask: NDArray[np.bool_], scale: int) -> tuple[NDArray[np.float32], 
     samples = SAMPLES if mask.size * (scale * SAMPLES) ** 2 <= MOST_SAMPLES else 1
     fine = scale * samples
     # Room for the Gaussians, which look three standard deviations far
-    margin = 2 + round(3 * LINE_WIDTH / scale)
+    margin = 2 + round(3 * line_width / scale)
     padded = Image.fromarray(np.pad(mask, margin).astype(np.uint8) * 255)
     enlarged = padded.resize((padded.width * fine, padded.height * fine), Image.Resampling.NEAREST)
     inside = _threshold(enlarged.filter(ImageFilter.GaussianBlur(fine / 2)), 0.5)
-    depth = inside.filter(ImageFilter.GaussianBlur(LINE_WIDTH * samples))
+    depth = inside.filter(ImageFilter.GaussianBlur(line_width * samples))
     line = ImageChops.subtract(inside, _threshold(depth, _ONE_SIGMA_INSIDE))
     window = slice(margin * scale, (margin + height) * scale), slice(margin * scale, (margin + width) * scale)
     fill, line = (np.asarray(layer.reduce(samples), np.float32)[window] / 255 for layer in (inside, line))

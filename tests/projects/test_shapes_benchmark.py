@@ -151,3 +151,34 @@ def test_small_objects_are_not_judged_by_eye(report, tmp_path):
     (tmp_path / "gt.json").write_text(json.dumps(data))
     text, _ = report.outlines(tmp_path / "gt.json", tmp_path, paths).blocks
     assert text.text.startswith("Of 0 objects")
+
+
+def test_picture_shows_a_typical_object_of_every_model(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(FOLDER)
+    import picture
+
+    paths = write_case(tmp_path, {"Model A": [(1, disc(26))], "Model B": [(1, disc(30))]})
+    words = [f"{name}={path}" for name, path in paths.items()]
+    for output in (tmp_path / "images" / "outlines.webp", tmp_path / "images" / "outlines.png"):
+        picture.main([*map(str, (tmp_path / "gt.json", tmp_path, output)), *words])
+        drawn = Image.open(output).convert("RGBA")
+        assert drawn.size == (4 * picture.SIDE + 3 * picture.GAP, picture.SIDE + picture.LABEL)
+        assert output.stat().st_size <= picture.MOST_BYTES
+        assert drawn.getpixel((picture.SIDE + picture.GAP // 2, 5))[3] == 0, "transparent between panels"
+    panels = [
+        np.asarray(drawn)[: picture.SIDE, k * (picture.SIDE + picture.GAP) :][:, : picture.SIDE]
+        for k in range(4)
+    ]
+    yellow = [(panel[..., :3].astype(int) @ (1, 1, -2) > 200).sum() for panel in panels]
+    assert yellow[0] == 0 < min(yellow[1:])
+
+
+def test_a_typical_object_is_the_nearest_to_the_means(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import picture
+
+    found = [
+        {"A": argparse.Namespace(boundary_iou=a), "B": argparse.Namespace(boundary_iou=b)}
+        for a, b in ((0.1, 0.9), (0.5, 0.6), (0.9, 0.3))
+    ]
+    assert picture.typical(found) is found[1]
