@@ -1,4 +1,4 @@
-"""The page of ``crispmask analyze boundary``: where outlines are wrong, in one or two results files."""
+"""The page of ``crispmask analyze boundary``: where outlines are wrong, in one or more results files."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def build_report(
 
     Args:
         gt: the data set, ``gt_path`` its name.
-        files: one or two results files.
+        files: one results file or more.
         ratio: boundary width as a share of the image diagonal.
         worst: objects that are shown of each kind.
         images: the images of the data set.
@@ -59,7 +59,8 @@ def build_report(
     """
     objects = {file.label: file.objects for file in files}
     compared = len(files) > 1
-    exhibition = Exhibition(gt, images, worst * (len(files) + compared), progress=progress)
+    most = min(worst, len(files[0].objects)) * (len(files) + compared)
+    exhibition = Exhibition(gt, images, most, progress=progress)
     sections = [largest_differences(objects, worst, exhibition)] if compared else []
     sections += [_worst(number, file, worst, exhibition) for number, file in enumerate(files, 1)]
     sections += [

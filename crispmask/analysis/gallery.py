@@ -13,7 +13,7 @@ from crispmask.analysis.image_files import ImageFiles
 from crispmask.analysis.object_quality import ObjectQuality
 from crispmask.analysis.page import Gallery, Measure, Paragraph, Section, ShownObject
 from crispmask.analysis.pairs import MAX_DECODED, Pair
-from crispmask.analysis.pictures import MOST_BYTES
+from crispmask.analysis.pictures import share_of_each
 from crispmask.analysis.views import most_different, view
 from crispmask.evaluation.inputs import GroundTruth, Row
 from crispmask.evaluation.progress import Progress
@@ -59,8 +59,7 @@ class Exhibition:
         found = {model: _decode(pair.prediction) for model, pair in pairs.items()}
         window = most_different([*found.values()] if len(found) > 1 else [truth, *found.values()])
         image, masks = self.images.read(image_id), {TRUTH: truth, **found}
-        # Two pictures an object
-        most = MOST_BYTES // (2 * max(1, self.objects))
+        most = share_of_each(2 * self.objects)
         part = view(image, truth, masks, window, most)
         return ShownObject(title, where, measures, part, view(image, truth, masks, None, most, window))
 

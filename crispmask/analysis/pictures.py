@@ -11,12 +11,18 @@ from PIL import Image, features
 
 Picture = NDArray[np.uint8]
 
-# Of all pictures of a page together; written as text they take a third more
-MOST_BYTES = 1_200_000
+# Of all pictures of a page together, unless they are so many that one would have less than the smallest
+# share; written as text they take a third more
+MOST_BYTES, SMALLEST_SHARE = 1_200_000, 6_000
 # From faithful to small
 _QUALITIES = (90, 80, 65, 50, 35)
 # A picture without loss seldom takes fewer bytes a pixel
 _LEAST_LOSSLESS = 0.3
+
+
+def share_of_each(pictures: int) -> int:
+    """Bytes for each of the pictures of a page."""
+    return max(SMALLEST_SHARE, MOST_BYTES // max(1, pictures))
 
 
 def data_url(picture: Picture, most_bytes: int) -> str:

@@ -1,9 +1,9 @@
 """Show where outlines are wrong: an HTML page and a CSV file of every object, from COCO-format files.
 
-The page, report.html, is one file with its pictures inside: mask AP and Boundary AP, objects by size and by
-class, histograms, and the worst outlines with maps of missed and extra pixels. With a second results file it
-compares the two, and shows the objects whose outlines differ most. objects.csv has a row for every object and
-results file: class, size, mask IoU, Boundary IoU, missed and extra pixels.
+The page, report.html, is one file with its pictures inside: the worst outlines with maps of missed and extra
+pixels, mask AP and Boundary AP, objects by size and by class, histograms. With more than one results file it
+compares them: it shows the objects whose outlines differ most, with a slider between any two. objects.csv has
+a row for every object and results file: class, size, mask IoU, Boundary IoU, missed and extra pixels.
 
 An object is paired with at most one prediction of its class, by falling mask IoU and from 0.5 on; crowd
 regions are left out. Without --images the masks alone are drawn.
@@ -15,6 +15,7 @@ import argparse
 import math
 import os
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,11 +35,14 @@ if TYPE_CHECKING:
     from crispmask.evaluation.inputs import GroundTruth
     from crispmask.evaluation.progress import Progress
 
+# As many as have a colour of their own in charts
+MOST_FILES = 4
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of ``crispmask analyze boundary``."""
     parser.add_argument("ground_truth", metavar="GT", help="COCO-format JSON")
-    parser.add_argument("predictions", metavar="PREDICTIONS", nargs="+", help="one or two results JSON")
+    parser.add_argument("predictions", metavar="PREDICTIONS", nargs="+", help="results JSON, up to four")
     parser.add_argument("--images", metavar="FOLDER", help="where the images of the ground truth are")
     parser.add_argument(
         "--value-range",
@@ -65,8 +69,8 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: bad input; the message names the file or the row.
     """
-    if len(args.predictions) > 2:
-        raise UserError(f"{len(args.predictions)} results files are too many: give one, or two to compare.")
+    if len(args.predictions) > MOST_FILES:
+        raise UserError(f"{len(args.predictions)} results files are too many: give {MOST_FILES} at most.")
     if args.worst < 0 or not math.isfinite(args.score_threshold or 0):
         raise UserError("--worst must be 0 or more, and --score-threshold a finite number.")
     if args.images and not Path(args.images).is_dir():
@@ -108,17 +112,23 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _labels(paths: Sequence[str]) -> dict[str, str]:
-    """A short name for each file: its own, or the first part of the path in which two of them differ."""
+    """A short name for each file: its own, or the last parts of the path in which they differ."""
     if len(paths) == 1:
         return {Path(paths[0]).stem: paths[0]}
     places = [Path(os.path.realpath(path)) for path in paths]
-    if places[0] == places[1]:
-        raise UserError(f"'{paths[0]}' is given twice: give two results files to compare.")
-    pairs = list(zip(*(reversed(place.parts) for place in places), strict=False))
-    different = next(pair for pair in pairs if pair[0] != pair[1])
-    if different is pairs[0]:
-        different = tuple(Path(name).stem for name in different)
-    return dict(zip(different if len(set(different)) == 2 else pairs[0], paths, strict=True))
+    for number, place in enumerate(places):
+        if place in places[:number]:
+            raise UserError(f"'{paths[number]}' is given twice: give different results files to compare.")
+    names = [place.name for place in places]
+    if len({Path(name).stem for name in names}) == len(set(names)):
+        names = [Path(name).stem for name in names]
+    labels = names if len(set(names)) > 1 else [""] * len(paths)
+    for parts in zip_longest(*(reversed(place.parent.parts) for place in places), fillvalue=""):
+        if len(set(labels)) == len(paths):
+            break
+        if len(set(parts)) > 1:
+            labels = [f"{part}/{label}" if label else part for part, label in zip(parts, labels, strict=True)]
+    return dict(zip(labels, paths, strict=True))
 
 
 def _assess(

@@ -2,8 +2,8 @@
 
     python projects/shapes_benchmark/picture.py GT IMAGES OUTPUT "Mask R-CNN=a.json" RefineMask=b.json
 
-takes a COCO-format file, the folder of its images, and results files. The object is a typical one, not one that
-flatters: of every model its Boundary IoU is as near as can be to the mean of that model.
+takes a COCO-format file, the folder of its images, and results files. The object is a typical one, not one
+that flatters: of every model its Boundary IoU is as near as can be to the mean of that model.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from crispmask.analysis.page import (
     Table,
     render,
 )
-from crispmask.analysis.pictures import MOST_BYTES
+from crispmask.analysis.pictures import share_of_each
 from crispmask.analysis.views import most_different, view
 
 VOID = ("meta", "link", "img", "input")
@@ -139,7 +139,7 @@ def test_page_of_many_noisy_pictures_is_under_two_megabytes() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 255, (120, 160, 3), np.uint8)
     count = 100
-    objects = [shown("star", image, MOST_BYTES // (2 * count), models=3)] * count
+    objects = [shown("star", image, share_of_each(2 * count), models=3)] * count
     text = render(Page("x", "y", [Section("z", "z", [Gallery(["a", "b", "c"], objects)])]))
     assert len(text.encode()) < 2_000_000
     assert text.count("data:image/") == 2 * count

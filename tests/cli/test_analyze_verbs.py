@@ -17,6 +17,7 @@ from PIL import Image
 
 from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.cli import main
+from crispmask.cli.analyze_boundary import _labels
 from crispmask.cli.analyze_incoherence import COLUMNS
 from crispmask.cli.output import print_table
 from crispmask.evaluation import evaluate
@@ -80,6 +81,37 @@ def test_masks_alone_without_images_and_names_of_one_file(files: Path, tmp_path:
     assert page.count('class="missed" d="M') > 0 < page.count('class="body"')
 
 
+@pytest.mark.parametrize(
+    ("paths", "labels"),
+    [
+        (["runs/mine.json"], ["mine"]),
+        (["a/x.json", "b/x.json"], ["a", "b"]),
+        (["a/x.json", "a/y.json"], ["x", "y"]),
+        (["a/x.json", "a/x.txt"], ["x.json", "x.txt"]),
+        (["runs/a/inference/x.json", "runs/b/inference/x.json", "runs/c/inference/x.json"], ["a", "b", "c"]),
+        (["a/x.json", "a/y.json", "b/x.json"], ["a/x", "a/y", "b/x"]),
+        (["x.json", "a/x.json", "b/a/x.json"], None),
+    ],
+)
+def test_names_of_files_are_short_and_different(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: list[str], labels: list[str] | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = _labels(paths)
+    assert list(named.values()) == paths and list(named) == (labels or list(named))
+
+
+def test_three_files_are_compared_on_one_page(files: Path, tmp_path: Path) -> None:
+    third = tmp_path / "c" / "results.json"
+    third.parent.mkdir()
+    third.write_text((files / "a" / "results.json").read_text())
+    words = boundary(files, tmp_path, third, "--worst", 1, results=("a", "b"))
+    assert main([*words[:5], words[-3], *words[5:-3], *words[-2:]]) == 0
+    page = (tmp_path / "report.html").read_text()
+    options = re.findall(r'<option value="\d"[^>]*>([^<]+)<', page)
+    assert options[:4] == ["Ground truth", "a", "b", "c"] and page.count('<section id="worst-') == 3
+
+
 def test_negative_scores_find_objects(files: Path, tmp_path: Path) -> None:
     rows = json.loads((files / "a" / "results.json").read_text())
     (tmp_path / "logits").mkdir()
@@ -136,7 +168,7 @@ def test_real_command_with_nothing_found_needs_no_detectron2(files: Path, tmp_pa
     ("words", "named"),
     [
         (["boundary", "{gt}", "{a}", "{a}", "--output", "{out}"], "given twice"),
-        (["boundary", "{gt}", "{a}", "{a}", "{a}", "--output", "{out}"], "too many"),
+        (["boundary", "{gt}", *["{a}"] * 5, "--output", "{out}"], "too many"),
         (["boundary", "{gt}", "{a}", "--output", "{out}", "--worst=-1"], "--worst"),
         (["boundary", "{gt}", "{a}", "--output", "{out}", "--value-range", "9", "1"], "--value-range"),
         (["boundary", "{gt}", "{a}", "--output", "{out}", "--score-threshold", "nan"], "--score-threshold"),
