@@ -33,6 +33,7 @@ ANALYSES = {
 }
 DATA = {
     "check": ("crispmask.cli.data_check", "what an annotation file holds, and what is wrong with it"),
+    "show": ("crispmask.cli.data_show", "contact sheets of an annotation file"),
     "convert": ("crispmask.cli.data_convert", "YOLO, LabelMe, VOC, CVAT or masks made a COCO-format file"),
 }
 # Verb: the module, or a table of more verbs, and one line about it

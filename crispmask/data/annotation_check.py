@@ -16,7 +16,7 @@ from crispmask.data.image_files import ImageFaults, check_image_files, file_name
 from crispmask.data.images import read_header
 from crispmask.data.learnable import is_learnable, objects_without_masks, why_nothing_is_learnt
 from crispmask.data.turning import turned
-from crispmask.evaluation.checks import check_rows, check_size, check_unique_ids, load_json
+from crispmask.evaluation.checks import check_rows, check_size, check_unique_ids, is_among, load_json
 from crispmask.evaluation.formats.annotations import NAME, Row, read_annotation, without_copies
 from crispmask.evaluation.formats.findings import Findings
 from crispmask.evaluation.inputs import GroundTruth
@@ -42,6 +42,7 @@ class AnnotationCheck:
         totals: images and annotations that the file has.
         areas: area in pixels of each annotation of ``content``.
         orientations: orientation in EXIF of images whose annotations do not follow it, by image id.
+        left_out: annotations that cannot be used, by the id of an image that can.
     """
 
     content: dict[str, Any]
@@ -52,6 +53,7 @@ class AnnotationCheck:
     totals: tuple[int, int] = (0, 0)
     areas: list[float] = field(default_factory=list)
     orientations: dict[Any, int] = field(default_factory=dict)
+    left_out: dict[Any, int] = field(default_factory=dict)
 
     @property
     def class_rows(self) -> list[tuple[Any, str, int, int, int]]:
@@ -119,6 +121,7 @@ def check_annotation_file(
     result.training = _training_faults(rows, truth, findings)
     rows = _turned_upright(result, rows, truth, findings)
     result.areas = [float(row["area"]) for row in rows]
+    result.left_out = _left_out(content, rows)
     content["annotations"] = _numbered(rows)
     result.notes += findings.notes()
     return result
@@ -258,6 +261,15 @@ def _turned_upright(
         else row
         for row in rows
     ]
+
+
+def _left_out(content: Mapping[str, Any], rows: Sequence[Row]) -> dict[Any, int]:
+    """Annotations of each image that are in the file and not among the rows."""
+    images = {image["id"] for image in content["images"]}
+    given = (row.get("image_id") for row in content["annotations"])
+    counts = Counter(i for i in given if is_among(i, images))
+    counts.subtract(row["image_id"] for row in rows)
+    return {image_id: count for image_id, count in counts.items() if count > 0}
 
 
 def _numbered(rows: Sequence[Row]) -> list[Row]:

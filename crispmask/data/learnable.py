@@ -21,7 +21,7 @@ def is_learnable(row: Row, box: Sequence[float], size: tuple[int, int] | None, f
         size: (H, W) of its image; None: unknown.
         findings: where to count it.
     """
-    what = IGNORED if row.get("ignore") else OUTSIDE if size is not None and _is_outside(box, size) else None
+    what = IGNORED if row.get("ignore") else OUTSIDE if size is not None and is_outside(box, size) else None
     if what is not None:
         findings.add(what, row[NAME])
     return what is None
@@ -42,6 +42,7 @@ def objects_without_masks(annotations: Sequence[Mapping[str, Any]]) -> int:
     return 0 if any("segmentation" in a for a in objects) else len(objects)
 
 
-def _is_outside(box: Sequence[float], size: tuple[int, int]) -> bool:
+def is_outside(box: Sequence[float], size: tuple[int, int]) -> bool:
+    """Whether a box x, y, width, height has no point in an image (H, W)."""
     x, y, width, height = box
     return x >= size[1] or y >= size[0] or x + width < 0 or y + height < 0
