@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.other_formats import write_labelme
 from tests.docs.reader import PAGES, ROOT, blocks, run_block
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -50,6 +51,7 @@ def folder(tmp_path: Path, trained: Path, shapes_root: Path) -> Path:
     }
     for name, target in places.items():
         (tmp_path / name).symlink_to(target)
+    write_labelme(tmp_path / "source")
     for model in trained.iterdir():
         (tmp_path / "output" / model.name).mkdir(parents=True)
         for file in ("model_final.pth", "config.yaml", "model_info.json"):
