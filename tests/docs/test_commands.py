@@ -9,11 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.other_formats import write_labelme
 from tests.docs.reader import PAGES, ROOT, blocks, run_block
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
-PAGES_RUN = sorted({block.page for block in BLOCKS if block.is_run()})
+# Pages whose commands want a folder of their own, and look at what comes out: the tests that run them
+OTHERS_RUN = {
+    "docs/data_tools.md": "tests/data/test_data_tools_docs.py",
+    "docs/fine_tuning.md": "tests/test_first_model.py",
+    "docs/own_data.md": "tests/test_own_data_page.py",
+    "docs/predict.md": "tests/test_predict_page.py",
+}
+PAGES_RUN = sorted({block.page for block in BLOCKS if block.is_run()} - {ROOT / page for page in OTHERS_RUN})
 
 
 def page_name(page: Path) -> str:
@@ -51,7 +57,6 @@ def folder(tmp_path: Path, trained: Path, shapes_root: Path) -> Path:
     }
     for name, target in places.items():
         (tmp_path / name).symlink_to(target)
-    write_labelme(tmp_path / "source")
     for model in trained.iterdir():
         (tmp_path / "output" / model.name).mkdir(parents=True)
         for file in ("model_final.pth", "config.yaml", "model_info.json"):
@@ -67,6 +72,12 @@ def test_commands_of_a_page_work_in_their_order(page: Path, folder: Path, small_
             (folder / block.name).write_text(block.text)
         elif block.is_run():
             run_block(block, folder, small_run)
+
+
+@pytest.mark.parametrize(("page", "test"), OTHERS_RUN.items())
+def test_pages_that_others_run_are_read_there(page: str, test: str) -> None:
+    if (ROOT / page).exists():
+        assert Path(page).name in (ROOT / test).read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
