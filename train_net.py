@@ -29,8 +29,9 @@ from crispmask.engine import (
     describe_kept,
     exit_on_user_error,
     launch,
-    load_config,
+    load_run_config,
     resolve_config_file,
+    settle_own_data,
     settle_value_range,
     setup_run,
 )
@@ -41,9 +42,11 @@ from crispmask.text import make_stdout_tolerant
 
 def setup(args: argparse.Namespace) -> tuple[CfgNode, list[str]]:
     """The config of the run and notes about it; what cannot work raises UserError here, in one process."""
-    cfg = load_config(args.config_file, args.opts)
+    cfg = load_run_config(args)
     args.config_file = resolve_config_file(args.config_file)
-    notes = check_run(cfg, args)
+    notes: list[str] = []
+    cfg = settle_own_data(cfg, args, notes)
+    notes += check_run(cfg, args)
     return settle_value_range(cfg, notes, resume=args.resume, eval_only=args.eval_only), notes
 
 

@@ -24,6 +24,11 @@ def add_crispmask_config(cfg: CfgNode) -> None:
     import crispmask.swin  # noqa: F401  registers its backbone
 
     cfg.CRISPMASK = CN()
+    # Data sets of one's own in COCO's format, for DATASETS.TRAIN and TEST: a list of
+    # {name: mugs_train, json: <annotations>, images: <folder that file_name starts from>}.
+    # With "part: train, val_share: 0.1" or "part: val, val_share: 0.1" an entry is that part of the images.
+    # --train-json and its like of train_net.py fill it
+    cfg.CRISPMASK.DATASETS = []
     # "SGD", Detectron2's, or "ADAMW"; both with SOLVER.BASE_LR, WEIGHT_DECAY and WEIGHT_DECAY_NORM
     cfg.CRISPMASK.OPTIMIZER = "SGD"
     # Factors on SOLVER.BASE_LR under "ADAMW": [part of a parameter's name, factor]; all that fit multiply

@@ -222,7 +222,7 @@ def describe_idle_keys(cfg: CfgNode, path: str, opts: Sequence[str], purpose: st
         purpose: ``train``, ``evaluate`` or ``predict``.
     """
     given = list(dict.fromkeys(opts[::2]))
-    written = [key for key in _own_keys(path) if key not in given] if path else []
+    written = [key for key in own_keys(path) if key not in given] if path else []
     rules = (*_rules_of_heads(), *_GENERAL)
     reasons: dict[str, list[str]] = {}
     for keys, known in ((given, (*_UNREAD[purpose], *rules)), (written, rules)):
@@ -245,8 +245,8 @@ def _reason(cfg: CfgNode, key: str, rules: Sequence[IdleKeys]) -> str:
     return ""
 
 
-def _own_keys(path: str) -> Iterator[str]:
-    """Keys that a file itself sets to something else than the default."""
+def own_keys(path: str) -> Iterator[str]:
+    """Keys that a config file itself sets to something else than the default; its bases do not count."""
     defaults = get_config()
 
     def walk(values: Mapping[str, Any], node: Any, prefix: str) -> Iterator[str]:

@@ -44,6 +44,7 @@ def load_model_config(args: argparse.Namespace) -> CfgNode:
         UserError: no such config, or a wrong key or value.
     """
     from crispmask.config import HEAD_PACKAGES
+    from crispmask.data.own import register_own_datasets
     from crispmask.engine.arguments import check_pairs, load_config, load_stored_config
 
     import_module("crispmask.data.builtin")  # registers its data sets, whose class names a model may use
@@ -53,12 +54,15 @@ def load_model_config(args: argparse.Namespace) -> CfgNode:
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     check_pairs(args.opts)
     given = dict(zip(args.opts[::2], args.opts[1::2], strict=True)).get("MODEL.WEIGHTS", args.weights)
-    if not args.config_file and given:
-        return load_stored_config(given, args.opts)
-    if not args.config_file:
+    if not (args.config_file or given):
         raise UserError("Give --weights, the checkpoint of a trained model, or --config-file.")
-    weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
-    return load_config(args.config_file, [*weights, *args.opts])
+    if args.config_file:
+        weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
+        cfg = load_config(args.config_file, [*weights, *args.opts])
+    else:
+        cfg = load_stored_config(given, args.opts)
+    register_own_datasets(cfg)
+    return cfg
 
 
 def print_idle_keys(args: argparse.Namespace, cfg: CfgNode, purpose: str) -> None:

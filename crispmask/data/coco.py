@@ -27,6 +27,7 @@ from crispmask.data.learnable import is_learnable
 from crispmask.evaluation.checks import load_json, short, without_garbage_collection
 from crispmask.evaluation.formats.annotations import NAME, Row
 from crispmask.evaluation.formats.findings import Findings
+from crispmask.evaluation.formats.split import part_of, take_part
 from crispmask.evaluation.inputs import GroundTruth, load_dataset, read_ground_truth
 from crispmask.evaluation.lvis_cocofied import IMAGE_LISTS
 from crispmask.evaluation.progress import Progress
@@ -78,7 +79,7 @@ def load_coco(name: str) -> list[dict[str, Any]]:
 def read_registered(name: str) -> CocoImages:
     """:func:`load_coco` with the notes that it logs."""
     metadata = MetadataCatalog.get(name)
-    images = read_coco(metadata.json_file, metadata.image_root)
+    images = read_coco(metadata.json_file, metadata.image_root, part=part_of(metadata))
     set_classes(metadata, images)
     return images
 
@@ -96,6 +97,7 @@ def read_coco(
     *,
     name_of: Callable[[Mapping[str, Any]], Any] = lambda image: image.get("file_name"),
     to_contiguous: Mapping[Any, int] | None = None,
+    part: tuple[str, float] | None = None,
 ) -> CocoImages:
     """Read a COCO-format file; one of a test set may be without annotations.
 
@@ -105,6 +107,7 @@ def read_coco(
         progress: where to say how far it is.
         name_of: gives the file name of an image entry.
         to_contiguous: category id -> class index; None: by the categories of the file.
+        part: what :func:`~crispmask.evaluation.formats.split.take_part` takes of the images; None: all.
 
     Raises:
         ValueError: the file cannot be used; the message names it and the annotation.
@@ -114,6 +117,7 @@ def read_coco(
         content = load_json(PathManager.get_local_path(json_file), "annotation", progress)
         # Files of test sets have no annotations
         data = load_dataset({"annotations": [], **content} if isinstance(content, Mapping) else content)
+        data = data if part is None else take_part(data, *part)
         with without_garbage_collection():
             return _read(data, image_root, progress, name_of, to_contiguous)
     except OSError as error:

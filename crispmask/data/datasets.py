@@ -158,6 +158,11 @@ def _may_exist(path: str) -> bool:
 
 def _missing_path(name: str, path: str, metadata: Metadata) -> str:
     where = path if "://" in path else os.path.abspath(path)
+    if metadata.get("own_entry"):
+        return (
+            f"Data set '{name}' needs '{where}', which is not there: correct CRISPMASK.DATASETS in the "
+            "config, or give the files with --train-json, --train-images, --val-json and --val-images."
+        )
     root = os.environ.get("DETECTRON2_DATASETS")
     now = f"now '{root}'" if root else "not set, so ./datasets"
     return (

@@ -1,9 +1,15 @@
 """Training and evaluation: Detectron2's trainer and hooks, and what they lack."""
 
-from crispmask.engine.arguments import argument_parser, load_config, resolve_config_file
+from crispmask.engine.arguments import (
+    argument_parser,
+    load_config,
+    load_run_config,
+    resolve_config_file,
+)
 from crispmask.engine.checkpointer import AtomicCheckpointer
 from crispmask.engine.checks import check_run
 from crispmask.engine.launch import launch
+from crispmask.engine.own_data import settle_own_data
 from crispmask.engine.resume import describe_kept
 from crispmask.engine.setup import setup_run
 from crispmask.engine.steps import TrainSteps
@@ -23,7 +29,9 @@ __all__ = [
     "exit_on_user_error",
     "launch",
     "load_config",
+    "load_run_config",
     "resolve_config_file",
+    "settle_own_data",
     "settle_value_range",
     "setup_run",
 ]

@@ -14,6 +14,7 @@ from detectron2.engine import default_argument_parser
 import crispmask
 from crispmask.checkpoint.model_info import read_model_info
 from crispmask.config import find_config, get_config
+from crispmask.engine.own_data import add_data_flags
 from crispmask.engine.value_checks import value_of
 from crispmask.errors import UserError
 from crispmask.remote_bases import add_remote_base_flag
@@ -24,6 +25,7 @@ examples:
   train_net.py --config-file FILE --num-gpus 2 SOLVER.BASE_LR 0.005 SOLVER.IMS_PER_BATCH 4
   train_net.py --config-file FILE --eval-only MODEL.WEIGHTS output/model_final.pth
   train_net.py --config-file FILE --resume
+  train_net.py --config-file FILE --train-json mugs.json --train-images photos --val-share 0.1
   torchrun --nproc-per-node 8 train_net.py --config-file FILE
 
 without a GPU, --num-gpus counts processes on the CPU
@@ -42,6 +44,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """Detectron2's flags; ``--dist-url`` finds a free port by itself on one machine."""
     parser = default_argument_parser(epilog=EPILOG)
     add_remote_base_flag(parser)
+    add_data_flags(parser)
     # Detectron2's help speaks of its LazyConfig, too
     (opts,) = (action for action in parser._actions if action.dest == "opts")
     opts.metavar, opts.help = "KEY VALUE", "changes to the config, after all flags"
@@ -112,6 +115,22 @@ def load_stored_config(weights: str, opts: Sequence[str]) -> CfgNode:
             f"but of {info.version}: give --config-file. {error}"
         ) from error
     return load_config(weights, [*opts, "MODEL.WEIGHTS", weights], text=info.config)
+
+
+def load_run_config(args: argparse.Namespace) -> CfgNode:
+    """The frozen config of a command line of :func:`argument_parser`.
+
+    An evaluation without ``--config-file`` takes the config that ``MODEL.WEIGHTS`` was trained with, if the
+    file says it.
+
+    Raises:
+        UserError: as :func:`load_config`, or the weights cannot be read.
+    """
+    check_pairs(args.opts)
+    weights = dict(zip(args.opts[::2], args.opts[1::2], strict=True)).get("MODEL.WEIGHTS", "")
+    if args.eval_only and not args.config_file and weights and read_model_info(weights) is not None:
+        return load_stored_config(weights, args.opts)
+    return load_config(args.config_file, args.opts)
 
 
 def _check_plain(cfg: CfgNode) -> None:

@@ -14,19 +14,21 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from crispmask.config import HEAD_PACKAGES
+from crispmask.data.own import register_own_datasets
 from crispmask.text import PrintableLog
 
 logger = logging.getLogger(__name__)
 
 
 def setup_run(cfg: CfgNode, args: argparse.Namespace, notes: Sequence[str] = ()) -> None:
-    """Detectron2's set-up (folder, config copy, environment, seed), our loggers, and determinism.
+    """Own data sets, Detectron2's set-up (folder, config copy, environment, seed), loggers, and determinism.
 
     Args:
         cfg: the config of the run.
         args: parsed command line.
         notes: what the checks found worth a warning.
     """
+    register_own_datasets(cfg)
     ours = ("crispmask", *HEAD_PACKAGES)
     for name in ours:
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)

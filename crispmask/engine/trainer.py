@@ -32,6 +32,7 @@ from crispmask.checkpoint.model_info import MODEL_INFO, describe_model, write_mo
 from crispmask.data.coco import take_over
 from crispmask.data.contents import load_training_images
 from crispmask.data.mapper import ImageMapper
+from crispmask.data.own import register_own_datasets
 from crispmask.engine.checkpointer import AtomicCheckpointer
 from crispmask.engine.freeze import check_frozen_weights, freeze_modules
 from crispmask.engine.optimizer import build_optimizer, clips_full_model
@@ -59,6 +60,7 @@ class Trainer(DefaultTrainer):
         super(DefaultTrainer, self).__init__()
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
+        register_own_datasets(cfg)
         self.unreadable = UnreadableImages(cfg.SOLVER.CHECKPOINT_PERIOD)
         data_loader = self.unreadable.watch(self.build_train_loader(cfg))
         model = self.build_model(cfg)

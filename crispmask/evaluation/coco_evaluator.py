@@ -35,9 +35,11 @@ from crispmask.evaluation.coco import (
     with_rules,
 )
 from crispmask.evaluation.device_masks import encode_masks
+from crispmask.evaluation.formats.split import part_of, take_part
 from crispmask.evaluation.inputs import (
     GroundTruth,
     Row,
+    load_dataset,
     read_ground_truth,
     read_predictions,
     unique_names,
@@ -107,7 +109,10 @@ class COCOBoundaryEvaluator(COCOEvaluator):
         check_options(tasks or (), dilation_ratio)
         self._dilation_ratio, self._encode_on_device = dilation_ratio, encode_on_device
         # A test set without annotations still gets its results file.
-        truth = self._read_truth({"annotations": [], **dataset} if isinstance(dataset, Mapping) else dataset)
+        dataset = {"annotations": [], **dataset} if isinstance(dataset, Mapping) else dataset
+        if part := part_of(self._metadata):
+            dataset = take_part(load_dataset(dataset), *part)
+        truth = self._read_truth(dataset)
         truth = _with_sizes(truth, dataset_name)
         given = max(truth.max_dets, detections_per_image or 0)
         self._max_dets = given if max_dets_per_image is None else max_dets_per_image
