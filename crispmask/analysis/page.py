@@ -84,13 +84,18 @@ class Gallery:
     """Objects, and a slider between two of what drew masks of them.
 
     Attributes:
-        sources: names; every object has a layer and a measure of each.
+        sources: the ground truth and the models; every object has a layer of each.
         objects: may be empty.
     """
 
     kind: ClassVar[str] = "gallery"
     sources: Sequence[str]
     objects: Sequence[ShownObject]
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """What is left and right of the line at first: the first and the last model, or the truth and one."""
+        return self.sources[0 if len(self.sources) < 3 else 1], self.sources[-1]
 
     @property
     def has_pictures(self) -> bool:

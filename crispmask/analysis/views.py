@@ -77,16 +77,28 @@ def most_different(masks: Sequence[Mask]) -> Window:
     (y0, y1), (x0, x1) = (_extent(holders.any(axis=axis)) for axis in (1, 0))
     side = round(ENLARGED_PART * max(y1 - y0, x1 - x0))
     side = min(max(SMALLEST_WINDOW, side), height, width)
-    y0, x0 = min(y0, height - side), min(x0, width - side)
-    part = holders[y0 : max(y1, y0 + side), x0 : max(x1, x0 + side)]
+    # With room around a small object, so that it comes to lie in the middle
+    room = min(side, SMALLEST_WINDOW)
+    y0, x0 = max(0, y0 - room), max(0, x0 - room)
+    part = holders[y0 : y1 + room, x0 : x1 + room]
     # Pairs of masks that differ at a pixel
     differing = part * (len(masks) - part)
     sums = np.pad(differing, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
     inside = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
-    # Of equally different windows the middle one, so that what differs is not at the rim
-    candidates = np.argwhere(inside == inside.max())
-    y, x = candidates[len(candidates) // 2].tolist()
-    return Window(int(x0) + x, int(y0) + y, side, side)
+    # Of equally different windows the one that has what differs in its middle
+    best = np.argwhere(inside == inside.max())
+    away = np.abs(best + side / 2 - _middle(part, differing, best[0], side)).sum(axis=1)
+    y, x = best[away.argmin()].tolist()
+    return Window(x0 + x, y0 + y, side, side)
+
+
+def _middle(
+    part: NDArray[np.int64], differing: NDArray[np.int64], corner: NDArray[np.intp], side: int
+) -> NDArray[np.float64]:
+    """Row and column of the mean of what differs in a window, or of the object where nothing does."""
+    y, x = corner
+    places = np.argwhere(differing[y : y + side, x : x + side])
+    return places.mean(axis=0) + corner if len(places) else np.argwhere(part).mean(axis=0)
 
 
 def view(

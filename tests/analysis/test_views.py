@@ -111,6 +111,15 @@ def test_zoom_goes_where_masks_differ_most() -> None:
     assert third.x <= 100 and third.x + third.width >= 110 and third.y <= 60 and third.y + third.height >= 70
 
 
+@pytest.mark.parametrize("at", [60, 100])
+def test_what_differs_lies_in_the_middle_of_the_zoom(at: int) -> None:
+    small = np.zeros((120, 160), bool)
+    small[50:54, at : at + 6] = True
+    for masks in ([small, np.roll(small, 2, axis=1)], [small, small]):
+        zoom = most_different(masks)
+        assert abs(zoom.x + zoom.width / 2 - (at + 4)) <= 2 and abs(zoom.y + zoom.height / 2 - 52) <= 2
+
+
 @pytest.mark.parametrize("height,width", [(120, 160), (20, 160), (5, 5)])
 def test_windows_lie_inside_of_the_image(height: int, width: int) -> None:
     corner = np.zeros((height, width), bool)

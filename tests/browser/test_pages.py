@@ -157,3 +157,13 @@ def test_names_are_text_in_a_browser(visit) -> None:
     page = visit("analysis")
     assert page.get_by_text("onerror=alert(1)").count() > 0
     assert page.locator("img[src=x]").count() == 0 and page.locator("script").count() == 1
+
+
+def test_pictures_have_their_outlines_without_the_script(browser, pages: dict[str, Path]) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(pages["demo"].as_uri())
+    stage = page.locator(".stage").first
+    assert stage.locator(".layer:visible").count() == 2
+    assert stage.locator(".side").all_text_contents() == ["Mask R-CNN", "Mask Transfiner"]
+    context.close()
