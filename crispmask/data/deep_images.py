@@ -28,7 +28,7 @@ WHITE = 65535
 # Modes of Pillow for one sample of more than 8 bits; "I" holds 16 or 32, "F" floats
 _MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 # Tags of TIFF
-_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _WHITE_IS_ZERO, _UNSIGNED = 258, 262, 339, 0, 1
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _WHITE_IS_ZERO, _UNSIGNED, _SIGNED = 258, 262, 339, 0, 1, 2
 # Smallest and largest value, as any type and as whole numbers
 _EXTREMES = ((340, 341), (280, 281))
 # All samples of a pixel, and those of a layer
@@ -63,10 +63,21 @@ class _Samples:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether an opened file, of which no pixel was read, has more than 8 bits a sample."""
-    return image.mode in _MODES or (
-        image.format in ("PNG", "TIFF") and any(";16" in mode for mode in raw_modes(image))
+    """Whether an opened file, of which no pixel was read, has more than 8 bits a sample, or a sign."""
+    return (
+        image.mode in _MODES
+        or (image.format in ("PNG", "TIFF") and any(";16" in mode for mode in raw_modes(image)))
+        or _tiff_type(image) == np.int8
     )
+
+
+def _tiff_type(image: Image.Image) -> type[np.generic] | None:
+    """The type of the samples of a TIFF file, where Pillow gives their bits as those of another."""
+    if image.format != "TIFF":
+        return None
+    kinds = {(8, _SIGNED): np.int8, (32, _UNSIGNED): np.uint32}
+    bits, kind = (max(image.tag_v2.get(tag, (1,))) for tag in (_BITS, _SAMPLE_FORMAT))
+    return kinds.get((bits, kind))
 
 
 def eight_bits(path: str | Path, image: Image.Image, value_range: Range | None) -> Image.Image:
@@ -194,9 +205,11 @@ def _all_bytes(path: str | Path, image: Image.Image) -> NDArray[Any] | None:
     swappable = modes <= _SWAPPED.keys() and not (
         image.format == "TIFF" and image.tile[0][0] == "libtiff" and is_separate(image)
     )
+    kind = _tiff_type(image)
     image.load()
-    if image.mode in _MODES:
-        return np.asarray(image)[..., None]
+    if image.mode in _MODES or kind == np.int8:
+        values = np.asarray(image)
+        return (values if kind is None else values.view(kind))[..., None]
     if not swappable:
         return None
     with open(path, "rb") as file, Image.open(file) as other:

@@ -125,6 +125,8 @@ def opened_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
             raise ValueError("it is a pipe or a device")  # which would be waited for
         # An open file, since of some turned TIFF files that it maps into memory Pillow mixes up the sides
         with open(path, "rb") as file, Image.open(file) as image:
+            if image.format == "EPS":
+                raise ValueError("it is PostScript, a program that would be run: save it as PNG")
             correct_raw_modes(image)
             yield image
     except (FileNotFoundError, IsADirectoryError):
@@ -158,7 +160,9 @@ def _orientation(image: Image.Image) -> Any:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if image.mode == "La":
+        image = image.convert("LA")  # from which alone Pillow goes on
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImagePalette, TiffImagePlugin
 
 # Tags of TIFF
 _BITS, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES, _PLANAR, _EXTRA, _SAMPLE_FORMAT = (
@@ -17,6 +17,7 @@ _BITS, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES, _PLANAR, _EXTRA, _SAMPLE_FORMAT = (
     339,
 )
 SEPARATE = 2
+_COLOUR_MAP = 320
 # libtiff gives samples in the order of this machine, and Pillow forgets that of these
 _NATIVE = {
     **dict.fromkeys(("I;16S", "I;16BS"), "I;16NS"),
@@ -25,6 +26,8 @@ _NATIVE = {
 }
 # Grey values of a PNG file are spread over 0 to 255, its transparent one is not
 _SPREAD = {"L;2": 85, "L;4": 17}
+# The first marks of a JPEG 2000 stream, how far after them it says its bits, and where they are looked for
+_STREAM, _COMPONENTS, _FAR = b"\xff\x4f\xff\x51", 40, 1 << 20
 
 
 def raw_modes(image: Image.Image) -> set[str]:
@@ -50,11 +53,41 @@ def is_separate(image: Image.Image) -> bool:
 
 
 def correct_raw_modes(image: Image.Image) -> None:
-    """Set right what Pillow has read wrong from the header of an opened file, of which no pixel was read."""
+    """Set right what Pillow has read wrong from the header of an opened file, of which no pixel was read.
+
+    Raises:
+        ValueError: Pillow would give wrong pixels whatever it is asked.
+    """
     if image.format == "TIFF":
+        if image.mode in ("LA", "La") and is_separate(image):
+            raise ValueError("its grey and its alpha lie in layers, which Pillow mixes up: save it without")
         image.tile = [_corrected(image, tile) for tile in image.tile]
+        _correct_palette(image)
     elif image.format == "PNG" and isinstance(image.info.get("transparency"), int):
         image.info["transparency"] *= _SPREAD.get("".join(raw_modes(image)), 1)
+    elif image.format == "JPEG2000" and image.mode in ("LA", "RGB", "RGBA") and _bits_of_stream(image) > 8:
+        raise ValueError(
+            f"it is JPEG 2000 with colours or alpha of {_bits_of_stream(image)} bits, whose white Pillow "
+            "makes black: save it as PNG or TIFF"
+        )
+
+
+def _correct_palette(image: Image.Image) -> None:
+    """Old programs write colours of 8 bits where 16 are meant, which would all be black."""
+    colours = image.tag_v2.get(_COLOUR_MAP, ())
+    if image.mode == "P" and colours and max(colours) < 256:
+        image.palette = ImagePalette.raw("RGB;L", bytes(colours))
+
+
+def _bits_of_stream(image: Image.Image) -> int:
+    """The most bits of a component of a JPEG 2000 file."""
+    place = image.fp.tell()
+    image.fp.seek(0)
+    head = image.fp.read(_FAR)
+    image.fp.seek(place)
+    start = head.find(_STREAM) + _COMPONENTS
+    count = int.from_bytes(head[start : start + 2], "big")
+    return max((1 + (bits & 127) for bits in head[start + 2 : start + 2 + 3 * count : 3]), default=0)
 
 
 def _corrected(image: Image.Image, tile: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -276,6 +276,72 @@ def test_the_transparent_grey_of_few_bits(tmp_path: Path, bits: int) -> None:
     assert read_image(path)[0, :, 0].tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("kind", ["int8", "uint32"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_numbers_that_pillow_takes_for_others(tmp_path: Path, kind: str, packed: bool) -> None:
+    """It gives signed bytes as unsigned ones, and unsigned numbers of 32 bits as signed ones."""
+    low, high = np.iinfo(kind).min, np.iinfo(kind).max
+    values = np.linspace(low, high, GREY.size).reshape(GREY.shape).astype(kind)
+    content, tag = (zlib.compress(values.tobytes()), {"tag_259": ("H", [8])}) if packed else (None, {})
+    path = write_tiff(tmp_path / "a.tif", values, "<", content, **tag)
+    assert np.array_equal(read_image(path, (low, high)), grey_as_colours(GREY))
+    with pytest.raises(ImageError, match=r"INPUT\.VALUE_RANGE"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16"])
+def test_grey_and_alpha_in_layers_are_refused(tmp_path: Path, kind: str) -> None:
+    planes = np.stack([GREY, 255 - GREY]).astype(kind)
+    strips = [zlib.compress(plane.tobytes()) for plane in planes]
+    path = write_tiff(
+        tmp_path / "a.tif",
+        planes.transpose(1, 2, 0),
+        "<",
+        b"".join(strips),
+        tag_259=("H", [8]),
+        tag_273=("L", [0, len(strips[0])]),
+        tag_279=("L", [len(strip) for strip in strips]),
+        tag_284=("H", [2]),
+    )
+    with pytest.raises(ImageError, match=r"a.tif' cannot be read"):
+        read_image(path)
+
+
+def test_grey_that_was_multiplied_with_its_alpha(tmp_path: Path) -> None:
+    values = np.dstack([np.full_like(GREY, 100), np.full_like(GREY, 200)])
+    path = write_tiff(tmp_path / "a.tif", values, tag_338=("H", [1]))
+    assert abs(read_image(path).astype(int) - 155).max() <= 1
+
+
+@pytest.mark.parametrize("factor", [1, 256, 257])
+def test_palettes_of_tiff_files_also_as_old_programs_wrote_them(tmp_path: Path, factor: int) -> None:
+    """Their colours have 16 bits; some wrote them with 8."""
+    palette = np.stack([np.arange(256), np.arange(256)[::-1], np.full(256, 7)])
+    colours = ("H", (palette * factor).ravel().tolist())
+    path = write_tiff(tmp_path / "a.tif", GREY, tag_262=("H", [3]), tag_320=colours)
+    assert np.array_equal(read_image(path), palette.T[GREY])
+
+
+@pytest.mark.skipif(not features.check("jpg_2000"), reason="this Pillow reads no JPEG 2000")
+def test_jpeg_2000_with_colours_of_more_than_8_bits_is_refused(tmp_path: Path) -> None:
+    """Pillow rounds their largest values up to 256, which it stores as 0."""
+    path = saved(tmp_path / "a.jp2", TWO_COLOURS)
+    assert np.array_equal(read_image(path), TWO_COLOURS)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"\xff\x4f\xff\x51") + 42
+    content[start : start + 9 : 3] = bytes([11] * 3)  # bits less one
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=r"a.jp2' cannot be read: .*12 bits"):
+        read_image(path)
+
+
+def test_postscript_is_not_run(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n")
+    with pytest.raises(ImageError, match="PostScript"):
+        read_image(path)
+
+
 @pytest.mark.parametrize("in_xmp", [False, True])
 def test_the_header_has_the_size_of_the_turned_picture(tmp_path: Path, in_xmp: bool) -> None:
     xmp = b'<rdf:Description tiff:Orientation="6"/>'
