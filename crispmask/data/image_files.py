@@ -18,6 +18,7 @@ from crispmask.evaluation.progress import Progress
 
 ESCAPED = "file names with backslashes or escapes as %20, taken as they are meant"
 LAST_PART = "file names whose folders are not there, found by their last part"
+SHARED = "file names that several images have, whose annotations are then of one picture"
 _THREADS = 8
 
 
@@ -37,6 +38,9 @@ def locate_images(
     Returns:
         Paths by name; of a file that is nowhere, the one where it should be.
     """
+    for name, count in Counter(names).items():
+        if count > 1:
+            findings.add(SHARED, f"'{name}'")
     paths = {name: os.path.join(folder, name) for name in names}
     if is_address(str(folder)):  # of Detectron2's path handlers, which reads such files
         return paths

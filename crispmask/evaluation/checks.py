@@ -28,6 +28,8 @@ _REPORT_EVERY = 4096
 _MAX_PIPE = 1 << 29
 # No encoding of JSON begins so
 _NO_TEXT = bytes(4)
+# What Git holds in place of a large file
+_POINTER = b"version https://git-lfs"
 # How files of gzip, zip, bzip2, xz and zstd begin
 _COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
@@ -237,6 +239,8 @@ def _read_file(path: Path, what: str) -> bytes:
         raise ValueError(f"The {what} file '{path}' cannot be read: {error.strerror}.") from None
     if not content:
         raise ValueError(f"The {what} file '{path}' is empty: write it again, no result at all being [].")
+    if content.startswith(_POINTER):
+        raise ValueError(f"The {what} file '{path}' is a pointer of Git LFS: git lfs pull fetches the file.")
     if content.startswith(_COMPRESSED):
         raise ValueError(
             f"The {what} file '{path}' is compressed: give the JSON file that was packed into it."

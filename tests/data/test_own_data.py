@@ -10,6 +10,7 @@ from command_line import ROOT
 from detectron2.data import MetadataCatalog
 from own_data import HEIGHT, WIDTH, as_detectron2_reads, registered
 from PIL import Image
+from pycocotools import mask as mask_utils
 
 from crispmask.config import get_config
 from crispmask.data.coco import read_coco
@@ -246,6 +247,58 @@ def test_objects_outside_of_their_image_are_left_out_of_training(folder):
         assert len(objects(name)) == 5
         (note,) = check_contents(name, training=True, masks=True)
         assert "objects outside of their image, left out of training: 1, annotation 1 (id 2)" in note
+
+
+@pytest.mark.parametrize("has_mask", [True, False])
+def test_objects_in_shares_of_their_image_are_left_out_of_training(folder, has_mask):
+    """As YOLO writes corners and boxes; a pixel in the corner of an image is an object."""
+    share, corner = [0.1, 0.1, 0.4, 0.1, 0.4, 0.5], [0, 0, 1, 0, 1, 1, 0, 1]
+    masks = ([share], [corner]) if has_mask else ([], [])
+
+    def spoil(data):
+        row(segmentation=masks[0], bbox=[0.1, 0.1, 0.3, 0.4])(data)
+        data["annotations"][2].update(segmentation=masks[1], bbox=[0, 0, 1, 1])
+
+    with registered(folder, spoil) as name:
+        assert len(objects(name, "MODEL.MASK_ON", "False")) == 5
+        notes = check_contents(name, training=True, masks=False)
+        assert any(
+            "in shares of their image's size" in note and "1, annotation 1 (id 2)" in note for note in notes
+        )
+
+
+@pytest.mark.parametrize("with_area", [True, False])
+@pytest.mark.parametrize("as_runs", [True, False])
+def test_boxes_with_ends_in_place_of_sides_are_told(folder, as_runs, with_area):
+    def spoil(data):
+        for annotation in data["annotations"]:
+            x, y, width, height = annotation["bbox"]
+            annotation["bbox"] = [x, y, x + width, y + height]
+            if not with_area:
+                del annotation["area"]
+            if as_runs:
+                runs = mask_utils.frPyObjects(annotation["segmentation"], HEIGHT, WIDTH)[0]
+                annotation["segmentation"] = {**runs, "counts": runs["counts"].decode()}
+
+    with registered(folder, lambda data: None) as name:
+        assert check_contents(name, training=True, masks=True) == []
+    with registered(folder, spoil) as name:
+        assert len(objects(name)) == 6
+        (note,) = check_contents(name, training=True, masks=True)
+        assert "boxes that are not those of their masks" in note
+
+
+def test_a_picture_that_two_entries_have_is_told(folder):
+    with registered(folder, image(file_name="1.jpg")) as name:
+        notes = check_contents(name, training=True, masks=True)
+        assert any("that several images have" in note and "1, '1.jpg'" in note for note in notes)
+
+
+def test_pointer_of_git_lfs_is_named(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(ValueError, match=r"a.json' is a pointer of Git LFS: git lfs pull"):
+        read_coco(str(path), str(tmp_path))
 
 
 @pytest.mark.parametrize("spoil", [*UNDERSTOOD, *(spoil for spoil, _ in WRONG)])
