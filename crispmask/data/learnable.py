@@ -63,7 +63,7 @@ def is_outside(box: Sequence[float], size: tuple[int, int]) -> bool:
 
 
 def _is_in_shares(row: Row, box: Sequence[float]) -> bool:
-    """Whether all numbers of an object lie between 0 and 1, as YOLO has them; some not at a pixel's corners."""
+    """Whether all numbers of an object lie between 0 and 1, as YOLO has them, and not all at the ends."""
     mask = row.get("segmentation")
     numbers = chain.from_iterable(mask) if isinstance(mask, list) else () if mask is not None else box
     is_whole = True

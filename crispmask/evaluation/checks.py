@@ -241,6 +241,11 @@ def _read_file(path: Path, what: str) -> bytes:
         raise ValueError(f"The {what} file '{path}' is empty: write it again, no result at all being [].")
     if content.startswith(_POINTER):
         raise ValueError(f"The {what} file '{path}' is a pointer of Git LFS: git lfs pull fetches the file.")
+    if content.startswith(_COMPRESSED) and b"/data.pkl" in content[:256]:
+        raise ValueError(
+            f"The {what} file '{path}' is one of torch.save: give the JSON file, as the "
+            "coco_instances_results.json that Detectron2 writes beside its instances_predictions.pth."
+        )
     if content.startswith(_COMPRESSED):
         raise ValueError(
             f"The {what} file '{path}' is compressed: give the JSON file that was packed into it."

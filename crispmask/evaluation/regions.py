@@ -11,7 +11,7 @@ from typing import Any
 from pycocotools import mask as mask_utils
 
 from crispmask.evaluation.checks import check_box, short
-from crispmask.evaluation.formats.polygons import check_polygons
+from crispmask.evaluation.formats.polygons import check_polygons, refuse_matrix
 from crispmask.evaluation.inputs import NAME, GroundTruth, Row
 from crispmask.evaluation.notes import needless_note, note
 from crispmask.evaluation.official import AREA
@@ -122,6 +122,7 @@ def _check_outlines(rows: Sequence[Row], gt: GroundTruth, what: str) -> None:
     for index, row in enumerate(rows):
         if not _has_polygons(row):
             continue
+        refuse_matrix(row["segmentation"], _place(row, index, what))
         try:
             total += polygon_outline(row["segmentation"])
         except ValueError as error:

@@ -2,6 +2,7 @@
 
 import copy
 import gzip
+import io
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import threading
 
 import pycocotools.mask as mask_utils
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lvis_sets import real_lvis
@@ -224,6 +226,12 @@ def test_object_that_is_there_twice_counts_once():
     assert "1 annotation has the id of another one" in official and "--official" in official
 
 
+def saved(value):
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -234,6 +242,7 @@ def test_object_that_is_there_twice_counts_once():
         (b"[" + b"9" * 5000 + b"]", "holds a value that cannot be read"),
         (b'["\xe9"]', "is no text"),
         (gzip.compress(b"[]", mtime=0), "is compressed: give the JSON file"),
+        (saved([{"image_id": 1}]), "is one of torch.save: give the JSON .*coco_instances_results.json"),
         (b'{"annotations": []}', "a dict, as ground truth is: a list of results"),
         (b"null", "The predictions must be a list"),
     ],
@@ -243,6 +252,18 @@ def test_file_that_holds_no_results_is_named(content, sentence, tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=sentence):
         evaluate(SETS["coco"][0], path)
+
+
+@pytest.mark.parametrize("one", [1, True, 1.0, 255])
+def test_masks_that_were_written_pixel_by_pixel_are_no_polygons(one):
+    gt, results = small_set()
+    mask = [[one * (i > 3) for _ in range(50)] for i in range(40)]
+    results[1]["segmentation"] = mask
+    with pytest.raises(ValueError, match=r"^Prediction 1 .* has a mask of 40 x 50 pixels in place of poly"):
+        evaluate(gt, results)
+    gt["annotations"][3]["segmentation"] = mask
+    with pytest.raises(ValueError, match=r"^Annotation 3 .* has a mask of 40 x 50 pixels in place of poly"):
+        evaluate(gt, [])
 
 
 @pytest.mark.parametrize("content", [b"\xef\xbb\xbf[]", "[]".encode("utf-16")])

@@ -15,6 +15,7 @@ from typing import Any
 
 from crispmask.evaluation.checks import check_area, check_box, check_flag, check_ids, is_finite, short
 from crispmask.evaluation.formats.findings import Findings
+from crispmask.evaluation.formats.polygons import refuse_matrix
 from crispmask.evaluation.progress import Progress, tracked
 
 Row = dict[str, Any]
@@ -120,6 +121,7 @@ def usable_mask(value: Any, where: str, findings: Findings) -> Any:
         return None
     if not isinstance(value, list):
         return value
+    refuse_matrix(value, where)
     parts = []
     for part in _lists_of_numbers(value, where, findings):
         if len(part) >= SHORTEST_PART and len(part) % 2 == 0:

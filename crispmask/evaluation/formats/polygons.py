@@ -10,6 +10,8 @@ import numpy as np
 
 from crispmask.evaluation.rle import MAX_COORDINATE, MAX_OUTLINE, check_polygon
 
+_NUMBERS = {int, float, bool}
+
 
 def check_polygons(parts: Sequence[Sequence[Any]], names: Sequence[str]) -> None:
     """Refuse parts of polygons that :func:`crispmask.evaluation.rle.check_polygon` refuses.
@@ -28,6 +30,36 @@ def check_polygons(parts: Sequence[Sequence[Any]], names: Sequence[str]) -> None
             check_polygon(part)
         except ValueError as error:
             raise ValueError(f"{name} {error}.") from None
+
+
+def refuse_matrix(parts: Sequence[Any], where: str) -> None:
+    """Refuse a mask that was written pixel by pixel, whose rows would be read as polygons.
+
+    Args:
+        parts: of a mask.
+        where: name of its row in messages.
+
+    Raises:
+        ValueError: they are three or more of one length, all of 0 and 1, or of 0 and 255.
+    """
+    values: set[Any] = set()
+    for part in parts:  # mostly the first says it
+        if not isinstance(part, list) or not part or len(part) != len(parts[0]):
+            return
+        if (
+            type(part[0]) not in _NUMBERS
+            or part[0] not in (0, 1, 255)
+            or not set(map(type, part)) <= _NUMBERS
+        ):
+            return
+        values.update(part)
+        if not (values <= {0, 1} or values <= {0, 255}):
+            return
+    if len(parts) > 2:
+        raise ValueError(
+            f"{where} has a mask of {len(parts)} x {len(parts[0])} pixels in place of polygons: run lengths "
+            "are needed, as pycocotools.mask.encode makes them."
+        )
 
 
 def _are_plain(parts: Sequence[Sequence[Any]]) -> bool:
