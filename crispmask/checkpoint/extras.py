@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from torch import Tensor
 
 _PREPROCESSOR = "data_preprocessor."
 _COPY = "ema_"
-_COMPILED = "_orig_mod"
+# Modules that torch.compile, FSDP and activation checkpointing put around others
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_LIGHTNING = "pytorch-lightning_version"
 
 
 def leave_out_extras(model: dict[str, Any]) -> list[str]:
@@ -32,8 +36,8 @@ def leave_out_extras(model: dict[str, Any]) -> list[str]:
     return [f"{n} tensor{'s' * (n > 1)} named {note}" for note, n in notes.items() if n]
 
 
-def drop_compiled_names(model: dict[str, Any]) -> None:
-    """Take the part ``_orig_mod``, which torch.compile puts around a module, out of names, in place."""
+def drop_wrapper_names(model: dict[str, Any]) -> None:
+    """Take what wrappers of modules put into names, ``_orig_mod`` and the like, out of them, in place."""
     renamed = {_without_wrapper(name): value for name, value in model.items()}
     if len(renamed) < len(model) or list(renamed) == list(model):
         return
@@ -44,7 +48,7 @@ def drop_compiled_names(model: dict[str, Any]) -> None:
 
 
 def _without_wrapper(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part != _COMPILED)
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def _copies(names: Iterable[str]) -> list[str]:
@@ -56,3 +60,34 @@ def _copies(names: Iterable[str]) -> list[str]:
 
 def _plain(name: str) -> str:
     return name.removeprefix("module.")
+
+
+def drop_lightning_name(content: dict[str, Any]) -> list[str]:
+    """Take the name that a Lightning module has for its model out of names, in place; say which it is.
+
+    Args:
+        content: of a checkpoint, with its weights as ``model``.
+    """
+    model = content["model"]
+    first = {str(name).partition(".")[0] for name in model}
+    if _LIGHTNING not in content or len(first) != 1 or any("." not in str(name) for name in model):
+        return []
+    content["model"] = {str(name).partition(".")[2]: value for name, value in model.items()}
+    return [f"it is of Lightning: '{first.pop()}.', with which all names begin, is taken off them."]
+
+
+def other_weights(content: Mapping[str, Any]) -> list[str]:
+    """A sentence for each part of a checkpoint that has other values under the names of its weights."""
+    names = set(content["model"])
+    parts = [key for key, value in content.items() if key != "model" and isinstance(value, Mapping)]
+    twins = [key for key in parts if 2 * len(names & set(content[key])) > len(names)]
+    return [f"other weights with the same names, under '{key}', are not taken." for key in twins]
+
+
+def parts_with_weights(content: Mapping[str, Any]) -> list[str]:
+    """Keys of the parts that are dicts of tensors."""
+    return [
+        str(key)
+        for key, value in content.items()
+        if isinstance(value, Mapping) and any(isinstance(part, Tensor) for part in value.values())
+    ]

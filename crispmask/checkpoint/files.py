@@ -19,7 +19,12 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from crispmask.checkpoint.extras import drop_compiled_names, leave_out_extras
+from crispmask.checkpoint.extras import (
+    drop_lightning_name,
+    drop_wrapper_names,
+    leave_out_extras,
+    other_weights,
+)
 from crispmask.checkpoint.integrity import UnreadableWeightsError, check_values, check_zip, refuse_tar
 from crispmask.checkpoint.pickles import (
     TORCH_MAGIC,
@@ -79,7 +84,9 @@ def read_weight_file(
         notes += _finish(content)
         _check_heuristics(path, content)
         check_values(path, content["model"])
-        drop_compiled_names(content["model"])
+        notes += other_weights(content)
+        notes += drop_lightning_name(content)
+        drop_wrapper_names(content["model"])
         notes += leave_out_extras(content["model"])
     for note in notes:
         tell(note) if tell else logger.info("'%s': %s", path, note)

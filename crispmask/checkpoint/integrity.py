@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crispmask.checkpoint.extras import parts_with_weights
 from crispmask.checkpoint.report import group_names, is_optional, with_count
 from crispmask.checkpoint.tensors import DTYPES, Unusable
 from crispmask.checkpoint.unpickler import shown
@@ -114,6 +115,12 @@ def check_values(path: Path, model: Mapping[Any, Any]) -> None:
     """
     if not model:
         raise UserError(f"Weight file '{path}' holds no weights: it is empty.")
+    if parts := parts_with_weights(model):
+        names = ", ".join(f"'{shown(part)}'" for part in parts[:5])
+        raise UserError(
+            f"Weight file '{path}' has its weights in a part that is not known here: write the one that is "
+            f"to be used into a file of its own. Its parts with tensors are {names}."
+        )
     for name, value in model.items():
         if not (isinstance(name, str) and name.isprintable() and len(name) <= _LONGEST_NAME):
             raise UserError(

@@ -116,7 +116,16 @@ def test_versions_of_modules_stay(tmp_path: Path) -> None:
     assert "backbone" not in versions
 
 
-@pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "_orig_mod.",
+        "module._orig_mod.",
+        "_orig_mod.module.",
+        "_fsdp_wrapped_module.",
+        "_checkpoint_wrapped_module.",
+    ],
+)
 def test_names_of_a_compiled_model_are_those_of_the_model(prefix: str, tmp_path: Path) -> None:
     model = tiny_detector()
     compiled = {f"{prefix}{name}": value + 1 for name, value in model.state_dict().items()}
@@ -125,6 +134,32 @@ def test_names_of_a_compiled_model_are_those_of_the_model(prefix: str, tmp_path:
     assert report.fits and report.loaded == report.total
     name, value = next(iter(model.state_dict().items()))
     assert torch.equal(value, compiled[prefix + name])
+
+
+def test_a_lightning_checkpoint_is_that_of_its_model(tmp_path: Path) -> None:
+    model = tiny_detector()
+    state = {f"net.{name}": value + 1 for name, value in model.state_dict().items()}
+    content = {"state_dict": state, "pytorch-lightning_version": "2.1.0", "epoch": 3}
+    found, notes = read(torch_save(tmp_path / "x.ckpt", content))
+    assert set(found["model"]) == set(model.state_dict())
+    assert any("Lightning: 'net.'" in note for note in notes)
+    assert load_weights(model, tmp_path / "x.ckpt").fits
+
+
+def test_weights_beside_the_weights_are_named(tmp_path: Path) -> None:
+    state = tiny_detector().state_dict()
+    content = {"model": state, "ema": {name: value + 1 for name, value in state.items()}, "other": {"a": 1}}
+    found, notes = read(torch_save(tmp_path / "x.pth", content))
+    assert notes == ["other weights with the same names, under 'ema', are not taken."]
+    name, value = next(iter(state.items()))
+    assert torch.equal(found["model"][name], value)
+
+
+def test_weights_under_a_name_that_is_not_known_are_named(tmp_path: Path) -> None:
+    state = tiny_detector().state_dict()
+    path = torch_save(tmp_path / "x.pth", {"net": state, "params_ema": state, "epoch": 3})
+    with pytest.raises(UserError, match=r"x.pth' has its weights in a part .* are 'net', 'params_ema'\."):
+        read(path)
 
 
 def test_statistics_that_no_file_gave_are_not_counted_as_loaded(tmp_path: Path) -> None:
