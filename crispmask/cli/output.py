@@ -77,17 +77,23 @@ def _named_faults(path: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file, complete or not at all.
+    """Write a file, complete or not at all; what is no file, as a pipe, is written to.
 
     Raises:
         UserError: it cannot be written.
     """
     check_output_folder(path.parent)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    target = Path(os.path.realpath(path))  # a link stays one
+    partial = target.with_name(f".{os.getpid()}.partial")
     with _named_faults(path):
+        if path.exists() and not path.is_file():
+            path.write_text(text)
+            return
         try:
             partial.write_text(text)
-            os.replace(partial, path)
+            os.replace(partial, target)
+        except PermissionError:  # the file may be written, its folder not
+            path.write_text(text)
         finally:
             partial.unlink(missing_ok=True)
 
@@ -98,14 +104,14 @@ def write_json(path: Path, data: Any, *, indent: int | None = 1) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    with _named_faults(path):
-        path.write_text(json.dumps(_without_nan(data), indent=indent, allow_nan=False) + "\n")
+    write_whole(path, json.dumps(_without_nan(data), indent=indent, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write rows below their column names, NaN as an empty cell.
 
-    Text that a spreadsheet would take for a formula gets an apostrophe in front, which spreadsheets know.
+    Text that a spreadsheet would take for a formula gets an apostrophe in front, which spreadsheets know;
+    control characters are written out.
 
     Raises:
         UserError: it cannot be written.
@@ -185,7 +191,10 @@ def _cell(value: Any) -> str:
 
 
 def _no_formula(cell: Any) -> Any:
-    if not isinstance(cell, str) or not cell.startswith(FORMULA_STARTS):
+    if not isinstance(cell, str):
+        return cell
+    is_formula, cell = cell.startswith(FORMULA_STARTS), printable(cell)
+    if not is_formula:
         return cell
     try:
         float(cell)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import errno
+import json
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from crispmask.cli.output import check_output_file, write_csv
+from crispmask.cli.output import check_output_file, write_csv, write_json
 from crispmask.errors import UserError
 
 
@@ -25,9 +29,6 @@ def written(path: Path, *cells: object) -> list[str]:
             "+1+cmd|' /C calc'!A0",
             "-2+3",
             "@SUM(A1)",
-            "\t=1",
-            "\r=1",
-            "\n=1",
             "=",
             "-",
         ),
@@ -36,6 +37,37 @@ def written(path: Path, *cells: object) -> list[str]:
 )
 def test_no_cell_is_a_formula(cell: str, tmp_path: Path) -> None:
     assert written(tmp_path, cell) == [f"'{cell}"]
+
+
+@pytest.mark.parametrize("sign", "\t\r\n\x1b\x07\u202e")
+def test_nothing_in_a_cell_acts_on_a_terminal(sign: str, tmp_path: Path) -> None:
+    (cell,) = written(tmp_path, f"{sign}=1")
+    assert cell.isprintable() and cell.startswith(("'\\", "\\")) and cell.endswith("=1")
+
+
+def test_figures_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, link = tmp_path / "a.json", tmp_path / "link.json"
+    link.symlink_to(file)
+    write_json(link, {"AP": math.nan})
+    assert json.loads(file.read_text()) == {"AP": None} and link.is_symlink()
+
+    def fail(self: Path, text: str) -> None:
+        self.open("w").write(text[:3])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    with pytest.raises(UserError, match=r"link.json' cannot be written: No space"):
+        write_json(link, {"AP": 1})
+    assert json.loads(file.read_text()) == {"AP": None}
+    assert sorted(tmp_path.iterdir()) == [file, link]
+
+
+def test_figures_go_into_pipes_as_well(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = ThreadPoolExecutor(1).submit(pipe.read_text)
+    write_json(pipe, [1], indent=None)
+    assert reader.result(timeout=20) == "[1]\n"
 
 
 def test_numbers_and_other_text_stay(tmp_path: Path) -> None:
