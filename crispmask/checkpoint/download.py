@@ -22,6 +22,7 @@ from pathlib import Path
 from string import punctuation
 from textwrap import shorten
 from urllib.parse import ParseResult, parse_qsl, quote, urlparse
+from urllib.request import url2pathname
 
 from detectron2.utils.file_io import PathManager
 from iopath.common.download import download
@@ -97,16 +98,25 @@ def fetch(path: str) -> Path:
         UserError: there is no such address, or no way to it.
     """
     parsed = urlparse(path)
+    if parsed.scheme == "file":
+        return Path(url2pathname(parsed.path))
     try:
         with limited_patience():
             if parsed.scheme in _SCHEMES and not path.startswith(_DETECTRON2):
                 return _download(parsed)
-            return Path(PathManager.get_local_path(parsed._replace(query="").geturl()))
+            address = parsed._replace(query="").geturl()
+            local = PathManager.get_local_path(address)
     except Exception as error:  # each of the path handlers raises its own kinds
         reason = shorten(str(error), 160, placeholder=" ...").rstrip(".") or type(error).__name__
         raise UserError(
             f"Weight file '{path}' cannot be fetched ({reason}): download it otherwise and give its path."
         ) from error
+    if local == address and "://" in path:
+        raise UserError(
+            f"Weight file '{path}' has an address of a kind that is not read here: download it otherwise and "
+            "give its path."
+        )
+    return Path(local)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -174,3 +175,15 @@ def test_a_server_that_says_nothing_is_not_waited_for(
         with pytest.raises(UserError, match=r"cannot be fetched \(.*timed out"):
             loaded(path)
     assert socket.getdefaulttimeout() is None
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/x.pth", "gs://bucket/x.pth", "hf://a/b"])
+def test_an_address_of_an_unknown_kind_is_named_as_it_was_given(address: str) -> None:
+    with pytest.raises(UserError, match=f"'{re.escape(address)}' has an address of a kind"):
+        fetch(address)
+
+
+def test_addresses_of_files_are_files(tmp_path: Path) -> None:
+    path = tmp_path / "a b.pth"
+    assert fetch(path.as_uri()) == path
+    assert fetch(str(path)) == path
