@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from crispmask.text import printable_message
+from crispmask.text import printable_message, without_middles
 
 
 class UserError(Exception):
@@ -35,8 +35,8 @@ class NonFiniteError(FloatingPointError):
 
 
 def print_error(program: str, message: object) -> None:
-    """Print a message on stderr; names in it cannot act on the terminal."""
-    print(f"{program}: {printable_message(message)}", file=sys.stderr, flush=True)
+    """Print a message on stderr; names in it cannot act on the terminal, nor fill it."""
+    print(f"{program}: {without_middles(printable_message(message))}", file=sys.stderr, flush=True)
 
 
 def full_disk(error: BaseException | None) -> OSError | None:

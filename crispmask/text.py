@@ -14,6 +14,8 @@ from collections.abc import Iterable
 # characters, which cannot be written
 _OBEYED = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 _ANY = re.compile(_OBEYED)
+# Characters of a line of a message above which its middle is left out, and those kept of its two ends
+_LONG, _START, _END = 3000, 2000, 500
 # What Python makes of bytes of a file's name that are no text
 _NO_TEXT = re.compile("[\udc80-\udcff]")
 # What log messages are laid out with: their own lines, and colours, which change nothing but colours
@@ -38,6 +40,12 @@ def command_line(words: Iterable[object]) -> str:
 def printable_message(text: object) -> str:
     """A message of one or more lines, of which the further ones are indented; see :func:`printable`."""
     return _MESSAGE.sub(lambda found: found[1] or _escaped(found), str(text))
+
+
+def without_middles(text: object) -> str:
+    """A message whose lines of thousands of characters, as of a value of a config, have their ends alone."""
+    lines = str(text).split("\n")
+    return "\n".join(f"{x[:_START]} ... {x[-_END:]}" if len(x) > _LONG else x for x in lines)
 
 
 def make_stdout_tolerant() -> None:

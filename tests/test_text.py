@@ -53,6 +53,13 @@ def test_a_message_keeps_its_own_lines_and_a_name_makes_none() -> None:
     assert printable("x\ny\tz") == r"x\ny\tz"
 
 
+def test_a_long_value_in_a_message_has_its_ends_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), exit_on_user_error():
+        raise UserError(f"SOLVER.X '{'x' * 100_000}' is unknown: give y.\n  " + "y" * 900)
+    message = capsys.readouterr().err
+    assert "SOLVER.X 'xxx" in message and "' is unknown: give y.\n  yyy" in message and len(message) < 4000
+
+
 def test_a_log_keeps_its_lines_and_colours(caplog: pytest.LogCaptureFixture) -> None:
     record = logging.LogRecord(
         "x", 20, "", 1, "\x1b[36m|%s|\x1b[0m\n|%d|", ("dog\x1b[2J\x1b]0;a\x07", 3), None

@@ -35,9 +35,16 @@ _SMALLEST = {
     0: ("SOLVER.BASE_LR", "DATALOADER.NUM_WORKERS", "INPUT.MIN_SIZE_TEST"),
     1: (
         *("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.CHECKPOINT_PERIOD"),
-        *("CRISPMASK.ACCUMULATION_STEPS", "INPUT.MAX_SIZE_TRAIN", "INPUT.MAX_SIZE_TEST"),
+        *(
+            "CRISPMASK.ACCUMULATION_STEPS",
+            "MODEL.FPN.OUT_CHANNELS",
+            "INPUT.MAX_SIZE_TRAIN",
+            "INPUT.MAX_SIZE_TEST",
+        ),
     ),
 }
+# Processes that load data, more than which no machine is known to need
+_MOST_WORKERS = 1024
 # NumPy takes seeds of 32 bits, and each process has one of its own
 _LARGEST_SEED = 2**32 - 2**16
 
@@ -52,6 +59,11 @@ def check_values(cfg: CfgNode) -> None:
             if not smallest <= (value := value_of(cfg, key)) < math.inf:
                 finite = "" if math.isfinite(value) else ", and finite"
                 raise UserError(f"{key} {value} must be {smallest} or more{finite}.")
+    if cfg.DATALOADER.NUM_WORKERS > _MOST_WORKERS:
+        raise UserError(
+            f"DATALOADER.NUM_WORKERS {cfg.DATALOADER.NUM_WORKERS} would be as many processes: give at most "
+            f"{_MOST_WORKERS}; some for each core are enough."
+        )
     if cfg.SEED > _LARGEST_SEED:
         raise UserError(f"SEED {cfg.SEED} is too large: give one up to {_LARGEST_SEED}.")
     _check_sizes(cfg)

@@ -69,6 +69,8 @@ def check(*words: str, folder: Path) -> tuple[CfgNode, list[str]]:
         ("", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE all", ["CLIP_TYPE 'all'", "value, norm or full_model"]),
         ("", "SEED 4294967296", ["SEED 4294967296 is too large"]),
         ("", "DATALOADER.SAMPLER_TRAIN Sampler", ["SAMPLER_TRAIN 'Sampler'", "TrainingSampler"]),
+        ("", "DATALOADER.NUM_WORKERS 1000000", ["NUM_WORKERS 1000000", "at most 1024"]),
+        ("", "MODEL.FPN.OUT_CHANNELS 0", ["MODEL.FPN.OUT_CHANNELS 0", "1 or more"]),
         ("", "DATALOADER.NUM_WORKERS -1", ["DATALOADER.NUM_WORKERS -1", "0 or more"]),
         ("", "DATASETS.TEST (1,)", ["DATASETS has 1", "give names"]),
         ("", "INPUT.RANDOM_FLIP both", ["INPUT.RANDOM_FLIP 'both'", "horizontal, vertical or none"]),
