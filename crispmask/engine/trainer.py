@@ -187,7 +187,7 @@ class Trainer(DefaultTrainer):
         """
         try:
             return super().build_model(cfg)
-        except (AssertionError, KeyError, ValueError) as error:
+        except (ArithmeticError, AssertionError, LookupError, ValueError) as error:
             reason = " ".join(str(error).split())  # torch prints tensors on many lines
             raise UserError(f"The model of this config cannot be built: {reason}") from error
 

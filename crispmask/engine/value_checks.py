@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.solver import build_lr_scheduler
@@ -67,7 +68,7 @@ def check_values(cfg: CfgNode) -> None:
     if cfg.SEED > _LARGEST_SEED:
         raise UserError(f"SEED {cfg.SEED} is too large: give one up to {_LARGEST_SEED}.")
     _check_sizes(cfg)
-    _check_image_format(cfg.INPUT.FORMAT)
+    _check_image_format(cfg.INPUT.FORMAT, len(cfg.MODEL.PIXEL_MEAN))
     _check_expected_results(cfg.TEST.EXPECTED_RESULTS)
     _check_schedule(cfg)
 
@@ -104,11 +105,17 @@ def _check_sizes(cfg: CfgNode) -> None:
         )
 
 
-def _check_image_format(name: str) -> None:
+def _check_image_format(name: str, means: int) -> None:
+    """Detectron2 knows it, and it has as many channels as the mean has numbers, or one for all."""
     try:
-        convert_PIL_to_numpy(Image.new("RGB", (1, 1)), name)
+        channels = np.atleast_3d(convert_PIL_to_numpy(Image.new("RGB", (1, 1)), name)).shape[2]
     except (KeyError, ValueError) as error:
         raise UserError(f"INPUT.FORMAT '{name}' is unknown: give BGR or RGB.") from error
+    if channels not in (1, means):
+        raise UserError(
+            f"INPUT.FORMAT {name} has {channels} channels and MODEL.PIXEL_MEAN {means} numbers: give BGR or "
+            "RGB, or a mean and a deviation for each channel."
+        )
 
 
 def _check_expected_results(rows: Any) -> None:

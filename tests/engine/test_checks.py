@@ -71,6 +71,7 @@ def check(*words: str, folder: Path) -> tuple[CfgNode, list[str]]:
         ("", "DATALOADER.SAMPLER_TRAIN Sampler", ["SAMPLER_TRAIN 'Sampler'", "TrainingSampler"]),
         ("", "DATALOADER.NUM_WORKERS 1000000", ["NUM_WORKERS 1000000", "at most 1024"]),
         ("", "MODEL.FPN.OUT_CHANNELS 0", ["MODEL.FPN.OUT_CHANNELS 0", "1 or more"]),
+        ("", "INPUT.FORMAT RGBA", ["INPUT.FORMAT RGBA has 4 channels", "3 numbers"]),
         ("", "DATALOADER.NUM_WORKERS -1", ["DATALOADER.NUM_WORKERS -1", "0 or more"]),
         ("", "DATASETS.TEST (1,)", ["DATASETS has 1", "give names"]),
         ("", "INPUT.RANDOM_FLIP both", ["INPUT.RANDOM_FLIP 'both'", "horizontal, vertical or none"]),
