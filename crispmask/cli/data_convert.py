@@ -127,6 +127,6 @@ def _write(
         write_json(path, content, indent=None)
         rows = content["annotations"]
         without = len(images) - len({row["image_id"] for row in rows})
-        counts = f"{len(rows)} objects of {len(names)} classes"
+        counts = f"{len(rows)} objects of {len(content['categories'])} classes"
         say(f"{path}: {len(images)} images, {without} of them without objects; {counts}")
     say(f"folder of the images: {root}")

@@ -28,7 +28,7 @@ from crispmask.visualization.overlay import DrawnObject, draw_objects
 MOST_ENLARGED = 4
 FILL_OPACITY = 0.12
 # An image of more objects has no names of classes at them
-MOST_LABELS = 12
+MOST_LABELS, LONGEST_LABEL = 12, 14
 Row = dict[str, Any]
 
 
@@ -154,7 +154,7 @@ def draw_tile(image: ShownImage, names: dict[Any, str], colors: dict[Any, Color]
     drawn = []
     for row in image.rows:
         item = _drawn(row, (height, width), size, colors[row["category_id"]])
-        label = names[row["category_id"]] if is_named else ""
+        label = _label(names[row["category_id"]]) if is_named else ""
         if row["iscrowd"] and item.mask is not None:
             (x, y), (rows, columns) = item.corner, item.mask.shape
             hatch(picture[y : y + rows, x : x + columns], item.mask, item.color)
@@ -188,6 +188,11 @@ def class_colors(found: AnnotationCheck) -> tuple[dict[Any, str], dict[Any, Colo
     names = {category["id"]: str(category.get("name", category["id"])) for category in categories}
     colors = {key: distinct_color(index) for index, key in enumerate(sorted(names))}
     return names, colors
+
+
+def _label(name: str) -> str:
+    """A name that does not cover a picture; the legend has all of it."""
+    return name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 2]}.."
 
 
 def _counted(number: int, what: str) -> str:

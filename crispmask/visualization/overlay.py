@@ -162,7 +162,7 @@ def _extent(item: DrawnObject) -> float:
 def _write_labels(
     draw: ImageDraw.ImageDraw, objects: Sequence[DrawnObject], scale: int, size: tuple[int, int]
 ) -> None:
-    """Black on the colour of the object."""
+    """On the colour of the object."""
     font = ImageFont.load_default(max(11, min(size) // 45))
     labelled = [item for item in objects if item.label]
     texts = [draw.textbbox((0, 0), item.label, font=font) for item in labelled]
@@ -173,4 +173,12 @@ def _write_labels(
         if place is not None:
             x, y = place
             draw.rectangle((x, y, x + width - 1, y + height - 1), fill=item.color)
-            draw.text((x + 2 - left, y + 2 - top), item.label, fill=(0, 0, 0), font=font)
+            draw.text((x + 2 - left, y + 2 - top), item.label, fill=_ink(item.color), font=font)
+
+
+def _ink(ground: Color) -> Color:
+    """Black, or white on a dark ground: whichever has more contrast by WCAG's relative luminance."""
+    linear = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in ground))
+    red, green, blue = linear
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)

@@ -121,6 +121,15 @@ def test_format_that_cannot_be_told(tmp_path, capsys, make, sentence):
     assert sentence in capsys.readouterr().err
 
 
+def test_the_file_of_a_source_stands_for_its_folder(tmp_path):
+    formats.write_cvat(tmp_path / "cvat")
+    formats.write_yolo(tmp_path / "yolo")
+    for file in (tmp_path / "cvat/annotations.xml", tmp_path / "yolo/data.yaml"):
+        output = tmp_path / "out.json"
+        assert main(["data", "convert", str(file), "--output", str(output)]) == 0
+        assert len(json.loads(output.read_text())["annotations"]) == 6
+
+
 def test_files_that_are_no_source(tmp_path, capsys):
     for name, part in (("set.zip", "unpack it"), ("coco.json", "used as it is")):
         (tmp_path / name).write_text("{}")
@@ -193,6 +202,14 @@ class TestYolo:
             assert [c["name"] for c in content["categories"]] == ["pot", "lid"]
             assert len(content["images"]) == 3 and len(content["annotations"]) == 6
 
+    def test_classes_of_one_name_are_one(self, tmp_path, capsys):
+        formats.write_yolo(tmp_path / "source")
+        formats.write_text(tmp_path / "source/data.yaml", "train: images/train\nnames: [pot, pot, lid]\n")
+        content = convert(tmp_path / "source")
+        assert [(c["id"], c["name"]) for c in content["categories"]] == [(1, "pot"), (2, "lid")]
+        assert {row["category_id"] for row in content["annotations"]} == {1}
+        assert "several classes of one name, taken as one class: 1, 'pot'" in capsys.readouterr().out
+
     def test_without_a_yaml_file(self, tmp_path, capsys):
         formats.write_yolo(tmp_path / "source")
         (tmp_path / "source/data.yaml").unlink()
@@ -208,6 +225,7 @@ class TestYolo:
             ("names: 3\ntrain: images/train\n", "no list 'names'"),
             ("names: [a]\ntrain: nowhere\n", "'nowhere', which is not there"),
             ("names: [a\n", "is no YAML"),
+            ("names: {0: a, 4000000000: b}\ntrain: images/train\n", "not numbered from 0"),
             ("names: [é]\n", "say its encoding with --encoding"),
         ):
             formats.write_text(tmp_path / "source/data.yaml", text, "cp1252")
@@ -329,6 +347,7 @@ class TestCvat:
             '<polygon label="lid" points="1,1;9,1;9,oops"></polygon><polygon points="1,1;9,1;9,9"></polygon>'
             '<polygon label="lid" points="1,1;9,1"></polygon><polygon label="lid" points="1,1;9,1;nan,9"/>'
             '<mask label="lid" rle="3,4" left="0" top="0" width="3" height="3"></mask><box label="lid"></box>'
+            '<mask label="lid" rle="0,3600000000" left="0" top="0" width="60000" height="60000"></mask>'
             '<polygon label="lid" points="1,1;9,1;9,9"></polygon>'
         )
         assert len(self.converted(tmp_path / "source", shapes, code=1)) == 1
@@ -337,7 +356,7 @@ class TestCvat:
             "a label or with values that are no numbers, left out: 6",
             "without three corners, left out: 2",
             "corners that are no numbers or far outside, left out: 2",
-            "run lengths do not fill their box, left out: 2",
+            "run lengths do not fill their box, left out: 4",
         ):
             assert part in printed
 

@@ -87,6 +87,13 @@ def test_small_pictures_are_drawn_with_what_labels_fit(size: tuple[int, int], sc
     assert result.shape == (size[0] * scale, size[1] * scale, 3)
 
 
+@pytest.mark.parametrize(("color", "ink"), [((0, 64, 120), 255), ((240, 228, 66), 0)])
+def test_labels_can_be_read_on_any_colour(color: tuple[int, int, int], ink: int) -> None:
+    result = draw_objects(GREY, [DrawnObject(None, (10, 30, 50, 60), "gear", color)])
+    letters = (result == ink).all(axis=2)
+    assert letters.any() and not (result == 255 - ink).all(axis=2).any()
+
+
 def test_labels_of_a_crowd_do_not_cover_each_other() -> None:
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, [600, 400], (200, 2))

@@ -32,7 +32,7 @@ def to_coco(images: Sequence[SourceImage], class_names: Sequence[str], root: Pat
         class_names: in the order of their ids.
         root: folder that file names are relative to.
     """
-    ids = {name: index for index, name in enumerate(class_names, 1)}
+    ids = {name: index for index, name in enumerate(dict.fromkeys(class_names), 1)}
     content: dict[str, Any] = {
         "info": {"description": f"Converted by crispmask {__version__}"},
         "images": [],

@@ -7,6 +7,7 @@ mask, run lengths by rows inside of a box, has both.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -112,7 +113,7 @@ def _locate(names: list[str], path: Path, conversion: Conversion) -> Mapping[str
     if conversion.images is not None:
         return locate_images(conversion.images, names, conversion.notes)
     folders = (path.parent / "images", path.parent)
-    found = max(folders, key=lambda folder: sum((folder / name).is_file() for name in names))
+    found = max(folders, key=lambda folder: sum(os.path.isfile(folder / name) for name in names))
     return locate_images(found, names, conversion.notes)
 
 
@@ -188,7 +189,12 @@ def _mask(
 ) -> SourceObject | None:
     runs = [int(run) for run in shape.attrib["rle"].split(",")]
     x, y, width, height = (round(float(shape.attrib[k])) for k in ("left", "top", "width", "height"))
-    if min(runs) < 0 or min(width, height) < 1 or sum(runs) != width * height or sum(runs) > 1 << 32:
+    if (
+        min(runs) < 0
+        or min(width, height) < 1
+        or sum(runs) != width * height
+        or sum(runs) > size[0] * size[1]
+    ):
         conversion.faults.add(BAD_MASK, where)
         return None
     pixels = (np.arange(len(runs)) % 2 == 1).repeat(runs).reshape(height, width)

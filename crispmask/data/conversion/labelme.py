@@ -10,6 +10,7 @@ import base64
 import binascii
 import io
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def _read_file(path: Path, source: Path, conversion: Conversion) -> SourceImage 
         conversion.notes.add(OTHER_JSON, f"'{path}'")
         return None
     image = _image_of(content, path, source, conversion)
-    if not image.is_file() and content.get("imageData"):
+    if not os.path.isfile(image) and content.get("imageData"):
         conversion.faults.add(EMBEDDED, f"'{path}'")
         return None
     size = conversion.image_size(image, (content.get("imageHeight"), content.get("imageWidth")))
@@ -95,7 +96,7 @@ def _read_file(path: Path, source: Path, conversion: Conversion) -> SourceImage 
         item = _read_shape(shape, f"shape {index} of '{path}'", size, conversion)
         if item is not None:
             group = shape.get("group_id")
-            made.append((group if isinstance(group, (int, str)) else None, item))
+            made.append((group if isinstance(group, (int, float, str)) else None, item))
     objects = joined(made, lambda m: m[0], lambda m: m[1], size, conversion, f"'{path}'")
     return SourceImage(image, size, objects)
 
@@ -112,7 +113,7 @@ def _image_of(content: Mapping[str, Any], path: Path, source: Path, conversion: 
             conversion.images / Path(said).name,
             *tries,
         ]
-    found = next((image for image in tries if said and image.is_file()), tries[0])
+    found = next((image for image in tries if said and os.path.isfile(image)), tries[0])
     # Without .. in it, so that the same image has one path
     return found.resolve() if ".." in found.parts else found
 

@@ -5,6 +5,7 @@ Frame: image coordinates in pixels, pixel (row i, column j) covers [j, j + 1] x 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,7 +108,7 @@ class Conversion:
             path: the file.
             said: (H, W) that the annotations were made for, if they say so.
         """
-        if not path.is_file():
+        if not os.path.isfile(path):  # unlike that of Path, it takes any name
             self.faults.add(MISSING, f"'{path}'")
             return None
         try:

@@ -26,10 +26,12 @@ BAD_FILE = "label files that cannot be read, whose images are left out"
 NO_LABELS = "images without a label file, kept as images without objects"
 REPEATED = "lines that repeat another one, left out"
 CONFIDENCE = "lines with a last number more, taken for a confidence and left out"
+SAME_NAME = "data sets with several classes of one name, taken as one class"
 ELSEWHERE = "'path' that is not there, taken as the folder of the YAML file"
 
 SPLITS = ("train", "val", "test")
 NAME_FILES = ("classes.txt", "obj.names", "names.txt")
+MOST_CLASSES = 100_000
 # A polygon may reach a little over the border of its image
 _SLACK = 0.1
 
@@ -71,6 +73,8 @@ def read(source: Path, conversion: Conversion) -> Source:
         content = _read_yaml(path, conversion)
         names = list(conversion.class_names) or _names(content, path)
         folders = _splits(content, path, conversion)
+    if len(set(names)) < len(names):
+        conversion.notes.add(SAME_NAME, f"'{max(names, key=names.count)}'")
     images = []
     for split, image_paths in folders:
         for image_path in image_paths:
@@ -107,8 +111,10 @@ def _names(content: Mapping[str, Any], path: Path) -> list[str]:
     if isinstance(names, Mapping):
         try:
             numbers = {int(key): str(name) for key, name in names.items()}
-        except ValueError:
-            raise ValueError(f"The names of '{path}' are not numbered from 0: correct them.") from None
+        except (TypeError, ValueError, OverflowError):
+            numbers = {-1: ""}
+        if min(numbers, default=0) < 0 or max(numbers, default=0) >= MOST_CLASSES:
+            raise ValueError(f"The names of '{path}' are not numbered from 0: correct them.")
         # A number that nobody named is no class, but the others keep theirs
         return [numbers.get(i, f"class {i}") for i in range(max(numbers, default=-1) + 1)]
     if isinstance(names, Sequence) and not isinstance(names, str):
