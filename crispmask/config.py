@@ -18,7 +18,7 @@ HEAD_PACKAGES = {"refinemask_d2": "add_refinemask_config", "transfiner_d2": "add
 
 
 def add_crispmask_config(cfg: CfgNode) -> None:
-    """Add ``CRISPMASK`` (training), ``MODEL.SWIN``, ``TEST.BOUNDARY`` and ``INPUT.VALUE_RANGE`` in place."""
+    """Add ``CRISPMASK`` (training), ``MODEL.SWIN``, ``TEST.BOUNDARY`` and keys of ``INPUT`` in place."""
     from detectron2.config import CfgNode as CN
 
     import crispmask.swin  # noqa: F401  registers its backbone
@@ -61,6 +61,28 @@ def add_crispmask_config(cfg: CfgNode) -> None:
     # "auto": the smallest and largest value of the training images, found before training and stored with the
     # weights, from which evaluation, demo and Predictor take it
     cfg.INPUT.VALUE_RANGE = None
+
+    # Turn training images by 0, 90, 180 or 270 degrees, by chance: for images without up and down, from
+    # microscopes or the air. With INPUT.RANDOM_FLIP these are all eight poses
+    cfg.INPUT.RANDOM_TURN = False
+    # Change the colours of training images by chance, after all that moves pixels; 0.0: off
+    cfg.INPUT.COLOR_JITTER = CN()
+    # Brightness, contrast and saturation are multiplied by a factor between 1 - this and 1 + this
+    cfg.INPUT.COLOR_JITTER.BRIGHTNESS = 0.0
+    cfg.INPUT.COLOR_JITTER.CONTRAST = 0.0
+    cfg.INPUT.COLOR_JITTER.SATURATION = 0.0
+    # How far colours are shifted along the principal ones of ImageNet; that of AlexNet was 25.5
+    cfg.INPUT.COLOR_JITTER.LIGHTING = 0.0
+    # Simple copy-paste (Ghiasi et al., CVPR 2021): objects of another training image, augmented as any, are
+    # laid onto an image at a place by chance. Crowd regions are not pasted. What gets objects has bitmaps for
+    # masks, whatever INPUT.MASK_FORMAT is
+    cfg.INPUT.COPY_PASTE = CN()
+    # Share of the training images that get objects; 0.0: off
+    cfg.INPUT.COPY_PASTE.PROBABILITY = 0.0
+    # They get from one to this many
+    cfg.INPUT.COPY_PASTE.MAX_OBJECTS = 30
+    # An object of which pasted ones, or the border, leave a smaller share than this is one no more
+    cfg.INPUT.COPY_PASTE.MIN_VISIBLE = 0.1
 
     # Swin Transformer, with MODEL.BACKBONE.NAME "build_swin_fpn_backbone"; the values are those of Swin-T
     cfg.MODEL.SWIN = CN()

@@ -46,6 +46,8 @@ def idle(*opts: str, path: str = "", purpose: str = "train") -> list[str]:
         ("", "MODEL.RESNETS.DEFORM_NUM_GROUPS 2", "DEFORM_ON_PER_STAGE has no stage"),
         ("", "MODEL.ANCHOR_GENERATOR.ANGLES [[0]]", "not RotatedAnchorGenerator"),
         ("", "INPUT.CROP.SIZE (0.5,0.5)", "CROP.ENABLED is False"),
+        (TINY, "INPUT.COPY_PASTE.MAX_OBJECTS 3", "COPY_PASTE.PROBABILITY is 0.0"),
+        ("", "MODEL.MASK_ON False INPUT.COPY_PASTE.PROBABILITY 0.5", "MASK_ON is False"),
         ("", "MODEL.META_ARCHITECTURE RetinaNet MODEL.ROI_HEADS.NUM_CLASSES 3", "one stage"),
         ("", "MODEL.RETINANET.NUM_CLASSES 3", "not RetinaNet"),
         ("", "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS 5", "KEYPOINT_ON is False"),
@@ -152,6 +154,7 @@ def test_weights_that_are_given_twice(capsys: pytest.CaptureFixture[str]) -> Non
     [
         *("MODEL.RPN.BATCH_SIZE_PER_IMAGE 5", "MODEL.ROI_HEADS.POSITIVE_FRACTION 0.5", "VIS_PERIOD 5"),
         *("MODEL.RPN.LOSS_WEIGHT 0.5", "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA 0.5", "INPUT.MASK_FORMAT bitmask"),
+        *("INPUT.RANDOM_TURN True", "INPUT.COLOR_JITTER.CONTRAST 0.2", "INPUT.COPY_PASTE.PROBABILITY 0.5"),
         *("CRISPMASK.UNREADABLE_IMAGES skip", "DATALOADER.FILTER_EMPTY_ANNOTATIONS False"),
     ],
 )

@@ -14,7 +14,10 @@ from detectron2.data import transforms as T
 from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 from PIL import Image
+from pycocotools import mask as mask_utils
 
+from crispmask.data.augmentations import build_augmentations
+from crispmask.data.copy_paste import CopyPaste, build_copy_paste
 from crispmask.data.deep_images import Range
 from crispmask.data.image_files import is_address
 from crispmask.data.images import ImageError, read_header, read_image
@@ -38,6 +41,7 @@ class ImageMapper(DatasetMapper):
         *,
         value_range: Range | None = None,
         unreadable: str = "stop",
+        copy_paste: CopyPaste | None = None,
         others: Sequence[dict[str, Any]] = (),
         **options: Any,
     ) -> None:
@@ -46,18 +50,23 @@ class ImageMapper(DatasetMapper):
             is_train: whether images are augmented and annotations kept.
             value_range: of files of more than 8 bits that state none.
             unreadable: of ``UNREADABLE``; it is for training, evaluation always stops.
-            others: dicts of the data sets, which ``skip`` chooses from. Detectron2's loader would do that,
-                but that of its release 0.6 cannot with Python 3.11 or newer.
+            copy_paste: pastes objects of other images, in training.
+            others: dicts of the data sets, which ``skip`` and ``copy_paste`` choose from. Detectron2's loader
+                would do the first, but that of its release 0.6 cannot with Python 3.11 or newer.
             options: of Detectron2's mapper.
 
         Raises:
             UserError: ``INPUT.VALUE_RANGE`` is still ``auto``.
+            ValueError: there are no ``others`` to paste from.
         """
         super().__init__(is_train, **options)
         if isinstance(value_range, str):
             raise UserError(f"INPUT.VALUE_RANGE {value_range} must be found first, as train_net.py does.")
         self.value_range = value_range
         self.skips = is_train and unreadable == "skip"
+        self.copy_paste = copy_paste if is_train else None
+        if self.copy_paste is not None and not others:
+            raise ValueError("copy_paste needs others, the images to paste from.")
         self.others = others
         self._unread: set[str] = set()
         self._untold: list[tuple[str, str]] = []
@@ -67,7 +76,8 @@ class ImageMapper(DatasetMapper):
         options = super().from_config(cfg, is_train)
         return {
             **options,
-            "augmentations": [_keeping_pixels(augmentation) for augmentation in options["augmentations"]],
+            "augmentations": build_augmentations(cfg, options["augmentations"], is_train),
+            "copy_paste": build_copy_paste(cfg),
             "value_range": cfg.INPUT.VALUE_RANGE,
             "unreadable": cfg.CRISPMASK.UNREADABLE_IMAGES,
         }
@@ -78,20 +88,10 @@ class ImageMapper(DatasetMapper):
         Raises:
             DataError: the image cannot be read, none of them can, or it has another size than its dict says.
         """
-        record, picture = self._read_record(dataset_dict)
-        check_size(record, picture)
-        augmented = T.AugInput(self.in_format(picture), sem_seg=_read_labels(record))
-        transforms = self.augmentations(augmented)
-        size = augmented.image.shape[:2]
-        record["image"] = as_tensor(augmented.image)
-        if augmented.sem_seg is not None:
-            record["sem_seg"] = torch.as_tensor(augmented.sem_seg.astype("long"))
-        if self.proposal_topk is not None:
-            detection_utils.transform_proposals(record, size, transforms, proposal_topk=self.proposal_topk)
-        if not self.is_train:
-            record.pop("annotations", None)
-        elif "annotations" in record:
-            self._transform_annotations(record, transforms, size)
+        record = self._map(dataset_dict)
+        # Pasted objects have no class of a semantic label file
+        if self.copy_paste is not None and "sem_seg" not in record and self.copy_paste.is_due():
+            self.copy_paste.paste(record, self._map(self._any_other()))
         if self._untold:
             record["unreadable"], self._untold = self._untold, []
         return record
@@ -117,6 +117,40 @@ class ImageMapper(DatasetMapper):
         height, width = picture.shape[:2]
         return {"image": as_tensor(augmented.image), "height": height, "width": width}
 
+    def _map(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """One image, augmented."""
+        record, picture = self._read_record(dataset_dict)
+        check_size(record, picture)
+        augmented = T.AugInput(self.in_format(picture), sem_seg=_read_labels(record))
+        transforms = self.augmentations(augmented)
+        size = augmented.image.shape[:2]
+        record["image"] = as_tensor(augmented.image)
+        if augmented.sem_seg is not None:
+            record["sem_seg"] = torch.as_tensor(augmented.sem_seg.astype("long"))
+        if self.proposal_topk is not None:
+            detection_utils.transform_proposals(record, size, transforms, proposal_topk=self.proposal_topk)
+        if not self.is_train:
+            record.pop("annotations", None)
+        elif "annotations" in record:
+            self._transform_annotations(record, transforms, size)
+        return record
+
+    def _transform_annotations(
+        self, dataset_dict: dict[str, Any], transforms: T.TransformList, image_shape: tuple[int, int]
+    ) -> None:
+        objects = [each for each in dataset_dict["annotations"] if not each.get("iscrowd")]
+        if self.recompute_boxes:  # of what is left after a crop
+            objects = [each for each in objects if _reaches(each, transforms, image_shape)]
+        if objects:
+            dataset_dict["annotations"] = objects
+            super()._transform_annotations(dataset_dict, transforms, image_shape)
+        else:  # after a crop Detectron2 would ask for the boxes of masks that are not there
+            del dataset_dict["annotations"]
+            dataset_dict["instances"] = detection_utils.annotations_to_instances([], image_shape)
+
+    def _any_other(self) -> dict[str, Any]:
+        return self.others[np.random.randint(len(self.others))]
+
     def _read_record(self, dataset_dict: dict[str, Any]) -> tuple[dict[str, Any], NDArray[np.uint8]]:
         """A copy of the dict with its picture, or of another one for it."""
         while True:
@@ -126,7 +160,7 @@ class ImageMapper(DatasetMapper):
             except ImageError as error:
                 self._note_unread(record["file_name"], error)
             while dataset_dict["file_name"] in self._unread:
-                dataset_dict = self.others[np.random.randint(len(self.others))]
+                dataset_dict = self._any_other()
 
     def _note_unread(self, path: str, error: ImageError) -> None:
         """Note an image that cannot be read, for the dict of the one that is taken, or raise."""
@@ -139,22 +173,6 @@ class ImageMapper(DatasetMapper):
         if all(other["file_name"] in self._unread for other in self.others):
             number = len(self._unread)
             raise DataError(f"None of the {number} images can be read. {sentence}.") from error
-
-
-class KeepPixels(T.Augmentation):
-    """Detectron2's resizing, which leaves a pixel of a side that it would shrink to nothing."""
-
-    def __init__(self, resize: T.ResizeShortestEdge) -> None:
-        super().__init__()
-        self.resize = resize
-
-    def get_transform(self, image: NDArray[Any]) -> Any:
-        """The transform of an image (H, W, C)."""
-        transform = self.resize.get_transform(image)
-        if isinstance(transform, T.ResizeTransform) and min(transform.new_h, transform.new_w) < 1:
-            size = max(1, transform.new_h), max(1, transform.new_w)
-            return T.ResizeTransform(transform.h, transform.w, *size, transform.interp)
-        return transform
 
 
 def as_tensor(image: NDArray[Any]) -> torch.Tensor:
@@ -198,8 +216,14 @@ def _local(path: str) -> str:
         raise ImageError(f"Image file '{path}' cannot be fetched: {error}.") from error
 
 
-def _keeping_pixels(augmentation: T.Augmentation) -> T.Augmentation:
-    return KeepPixels(augmentation) if isinstance(augmentation, T.ResizeShortestEdge) else augmentation
+def _reaches(annotation: dict[str, Any], transforms: T.TransformList, size: tuple[int, int]) -> bool:
+    """Whether a mask of run lengths, which takes time to decode, can have pixels in a transformed image."""
+    mask = annotation.get("segmentation")
+    if not isinstance(mask, dict):
+        return True
+    x, y, width, height = mask_utils.toBbox(mask)
+    x0, y0, x1, y1 = transforms.apply_box(np.array([[x, y, x + width, y + height]]))[0]
+    return x0 < size[1] and y0 < size[0] and x1 > 0 and y1 > 0
 
 
 def _read_labels(record: dict[str, Any]) -> NDArray[np.uint8] | None:

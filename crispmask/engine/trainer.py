@@ -158,9 +158,9 @@ class Trainer(DefaultTrainer):
             raise UserError(str(error)) from error
         if cfg.MODEL.MASK_ON:
             check_mask_format(dicts, cfg.INPUT.MASK_FORMAT)
-        skips = cfg.CRISPMASK.UNREADABLE_IMAGES == "skip"
+        takes_others = cfg.CRISPMASK.UNREADABLE_IMAGES == "skip" or cfg.INPUT.COPY_PASTE.PROBABILITY > 0
         # Packed as Detectron2 packs them for the processes of a loader
-        others = DatasetFromList(dicts, copy=False) if skips else ()
+        others = DatasetFromList(dicts, copy=False) if takes_others else ()
         mapper = ImageMapper(cfg, is_train=True, others=others)
         return build_detection_train_loader(cfg, dataset=dicts, mapper=mapper)
 

@@ -33,7 +33,10 @@ _CHOICES = {
     ),
 }
 _SMALLEST = {
-    0: ("SOLVER.BASE_LR", "DATALOADER.NUM_WORKERS", "INPUT.MIN_SIZE_TEST"),
+    0: (
+        *("SOLVER.BASE_LR", "DATALOADER.NUM_WORKERS", "INPUT.MIN_SIZE_TEST"),
+        "INPUT.COLOR_JITTER.LIGHTING",
+    ),
     1: (
         *("SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.CHECKPOINT_PERIOD"),
         *(
@@ -41,9 +44,14 @@ _SMALLEST = {
             "MODEL.FPN.OUT_CHANNELS",
             "INPUT.MAX_SIZE_TRAIN",
             "INPUT.MAX_SIZE_TEST",
+            "INPUT.COPY_PASTE.MAX_OBJECTS",
         ),
     ),
 }
+_SHARES = (
+    *(f"INPUT.COLOR_JITTER.{name}" for name in ("BRIGHTNESS", "CONTRAST", "SATURATION")),
+    *("INPUT.COPY_PASTE.PROBABILITY", "INPUT.COPY_PASTE.MIN_VISIBLE"),
+)
 # Processes that load data, more than which no machine is known to need
 _MOST_WORKERS = 1024
 # NumPy takes seeds of 32 bits, and each process has one of its own
@@ -65,10 +73,14 @@ def check_values(cfg: CfgNode) -> None:
             f"DATALOADER.NUM_WORKERS {cfg.DATALOADER.NUM_WORKERS} would be as many processes: give at most "
             f"{_MOST_WORKERS}; some for each core are enough."
         )
+    for key in _SHARES:
+        if not 0 <= (value := value_of(cfg, key)) <= 1:
+            raise UserError(f"{key} {value} must lie between 0 and 1.")
     if cfg.SEED > _LARGEST_SEED:
         raise UserError(f"SEED {cfg.SEED} is too large: give one up to {_LARGEST_SEED}.")
     _check_sizes(cfg)
     _check_image_format(cfg.INPUT.FORMAT, len(cfg.MODEL.PIXEL_MEAN))
+    _check_augmentations(cfg)
     _check_expected_results(cfg.TEST.EXPECTED_RESULTS)
     _check_schedule(cfg)
 
@@ -116,6 +128,24 @@ def _check_image_format(name: str, means: int) -> None:
             f"INPUT.FORMAT {name} has {channels} channels and MODEL.PIXEL_MEAN {means} numbers: give BGR or "
             "RGB, or a mean and a deviation for each channel."
         )
+
+
+def _check_augmentations(cfg: CfgNode) -> None:
+    """Those that need colours, or nothing but boxes and masks."""
+    if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+        for key in ("SATURATION", "LIGHTING"):
+            if cfg.INPUT.COLOR_JITTER[key]:
+                raise UserError(f"INPUT.COLOR_JITTER.{key} needs INPUT.FORMAT RGB or BGR: set it to 0.0.")
+    if cfg.INPUT.COPY_PASTE.PROBABILITY:
+        for key, value in (
+            ("MODEL.KEYPOINT_ON", cfg.MODEL.KEYPOINT_ON),
+            ("MODEL.LOAD_PROPOSALS", cfg.MODEL.LOAD_PROPOSALS),
+        ):
+            if value:
+                raise UserError(
+                    f"INPUT.COPY_PASTE pastes boxes and masks alone, and {key} is True: set "
+                    "INPUT.COPY_PASTE.PROBABILITY 0.0."
+                )
 
 
 def _check_expected_results(rows: Any) -> None:
