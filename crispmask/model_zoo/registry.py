@@ -16,8 +16,8 @@ from crispmask.config import find_config
 from crispmask.errors import UserError
 
 FIGURES_FILE = Path(__file__).with_name("figures.yaml")
-# Folders of configs that are parts of others
-PARTS = ("recipes",)
+# Folders of configs that are no models: parts of others, and those for data that a user brings
+NO_MODELS = ("recipes", "own_data", "nuclei")
 
 # Data set: task/metric: value, in 0..100
 Figures = Mapping[str, Mapping[str, float]]
@@ -75,7 +75,7 @@ def names() -> list[str]:
     """Names of all configs that are models, in the order of the alphabet."""
     root = config_root()
     found = (path.relative_to(root) for path in root.rglob("*.yaml"))
-    return sorted(path.as_posix() for path in found if len(path.parts) > 1 and path.parts[0] not in PARTS)
+    return sorted(path.as_posix() for path in found if len(path.parts) > 1 and path.parts[0] not in NO_MODELS)
 
 
 def entry(name: str) -> ZooEntry:

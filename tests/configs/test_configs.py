@@ -21,8 +21,10 @@ from transfiner_d2.config import VARIANTS
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
-BASES = {CONFIGS / "Base-RCNN-FPN.yaml", *(CONFIGS / "recipes").glob("*.yaml")}
+BASES = {*CONFIGS.glob("Base-*.yaml"), *(CONFIGS / "recipes").glob("*.yaml")}
 LEAVES = sorted(path.relative_to(CONFIGS).as_posix() for path in set(CONFIGS.rglob("*.yaml")) - BASES)
+# Their data sets are named on the command line
+OWN_DATA = [leaf for leaf in LEAVES if leaf.startswith(("own_data/", "nuclei/"))]
 REFINEMASK = [leaf for leaf in LEAVES if leaf.startswith("refinemask/")]
 
 
@@ -69,7 +71,7 @@ def test_config_builds_its_model(leaf):
     model = build(cfg)
     assert model.roi_heads.num_classes == cfg.MODEL.ROI_HEADS.NUM_CLASSES
     assert {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST} <= set(DatasetCatalog.list())
-    assert cfg.DATASETS.TRAIN and cfg.DATASETS.TEST
+    assert bool(cfg.DATASETS.TRAIN and cfg.DATASETS.TEST) == (leaf not in OWN_DATA)
     freeze_modules(model, cfg.CRISPMASK.FREEZE)
 
 
@@ -86,6 +88,26 @@ def test_baseline_differs_in_the_head_alone(leaf):
         cfg.MODEL.ROI_HEADS.NAME = cfg.MODEL.ROI_MASK_HEAD.NAME = ""
         cfg.MODEL.REFINEMASK = CfgNode()
     assert ours == baseline
+
+
+@pytest.mark.parametrize("place", ["own_data", "nuclei"])
+@pytest.mark.parametrize("backbone", ["R_18", "R_50"])
+def test_heads_for_own_data_share_all_but_the_head(place: str, backbone: str) -> None:
+    """So that what differs between them is the head, whichever config a user types."""
+    leaves = [leaf for leaf in OWN_DATA if leaf.startswith(f"{place}/") and backbone in leaf]
+    if (place, backbone) == ("nuclei", "R_50"):
+        assert leaves == []
+        return
+    methods = ("mask_rcnn", "refinemask", "transfiner")
+    assert leaves == [f"{place}/{method}_{backbone}_FPN.yaml" for method in methods]
+    configs = [get_config(leaf) for leaf in leaves]
+    heads = {cfg.MODEL.ROI_MASK_HEAD.NAME for cfg in configs}
+    assert heads == {"MaskRCNNConvUpsampleHead", "RefineMaskHead", "TransfinerMaskHead"}
+    for cfg in configs:
+        assert cfg.INPUT.MASK_FORMAT == "bitmask" and cfg.INPUT.COPY_PASTE.PROBABILITY > 0
+        cfg.MODEL.ROI_HEADS.NAME = cfg.MODEL.ROI_MASK_HEAD.NAME = ""
+        cfg.CRISPMASK.LR_FACTORS = []  # for the transformer
+        assert cfg == configs[0]
 
 
 @pytest.mark.parametrize(
