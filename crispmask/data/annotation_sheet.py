@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 from pycocotools import mask as mask_utils
 
 from crispmask.data.annotation_check import AnnotationCheck
@@ -237,5 +237,8 @@ def _mask(
     bottom = min(max(top + 1, round(y1 * down)), shown[0])
     crop = Image.fromarray(255 * np.ascontiguousarray(runs.crop(0, box, size[0]).T))
     pixels = np.asarray(crop.resize((right - left, bottom - top), Image.Resampling.BILINEAR))
-    # Of a thing thinner than a pixel of the picture, the brightest pixels
-    return pixels >= min(128, int(pixels.max())), (left, top)
+    most = int(pixels.max())
+    mask = Image.fromarray(np.where(pixels >= min(128, most // 2 + 1), np.uint8(255), np.uint8(0)))
+    if most < 128:  # thinner than a pixel everywhere, which nobody would see
+        mask = mask.filter(ImageFilter.MaxFilter(3))
+    return np.asarray(mask) > 0, (left, top)
