@@ -32,6 +32,7 @@ from crispmask.engine import (
     load_run_config,
     resolve_config_file,
     settle_own_data,
+    settle_start,
     settle_value_range,
     setup_run,
 )
@@ -46,6 +47,7 @@ def setup(args: argparse.Namespace) -> tuple[CfgNode, list[str]]:
     args.config_file = resolve_config_file(args.config_file)
     notes: list[str] = []
     cfg = settle_own_data(cfg, args, notes)
+    cfg = settle_start(cfg, args, notes)
     notes += check_run(cfg, args)
     return settle_value_range(cfg, notes, resume=args.resume, eval_only=args.eval_only), notes
 

@@ -37,6 +37,14 @@ def add_crispmask_config(cfg: CfgNode) -> None:
     # a detector that stays what it is,
     # ("backbone", "proposal_generator", "roi_heads.box_head", "roi_heads.box_predictor")
     cfg.CRISPMASK.FREEZE = ()
+    # Modules that get nothing from MODEL.WEIGHTS in training, by name: they start anew, as a mask head does
+    # with ("roi_heads.mask_head",). train_net.py --freeze-detector sets FREEZE and DROP
+    cfg.CRISPMASK.DROP = ()
+    # Training: layers of MODEL.WEIGHTS with a row a class are fitted to the classes of DATASETS.TRAIN. Rows
+    # of classes of the same name are taken, others start anew; without names those of as many classes are
+    # taken in their order. False: in their order always, and layers of another number of classes start anew.
+    # train_net.py --from sets it, with MODEL.WEIGHTS
+    cfg.CRISPMASK.ADAPT_CLASSES = False
     # Batches of SOLVER.IMS_PER_BATCH images whose gradients are averaged before one optimizer step
     cfg.CRISPMASK.ACCUMULATION_STEPS = 1
     # Autocast type when SOLVER.AMP.ENABLED: "bfloat16" or "float16" (with loss scaling)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlparse
@@ -14,10 +14,13 @@ from tabulate import tabulate
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from crispmask.checkpoint.class_rows import ClassFit, ModelClasses, fit_classes
 from crispmask.checkpoint.download import check_hash, fetch, naming_download
 from crispmask.checkpoint.files import open_weight_file, read_weight_file
+from crispmask.checkpoint.fine_tuning import describe_fine_tuning, fine_tuning_rows
 from crispmask.checkpoint.integrity import check_floats
-from crispmask.checkpoint.report import WeightReport, is_optional
+from crispmask.checkpoint.origin import origin_of
+from crispmask.checkpoint.report import WeightReport, is_backbone, is_optional, is_part
 from crispmask.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -27,7 +30,14 @@ class UnfitWeightsError(UserError):
     """A weight file is not one of this model."""
 
 
-def load_weights(model: nn.Module, path: str | Path, *, strict: bool = True) -> WeightReport:
+def load_weights(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    strict: bool = True,
+    drop: Sequence[str] = (),
+    classes: ModelClasses | None = None,
+) -> WeightReport:
     """Load a weight file into a model, in place.
 
     Args:
@@ -36,6 +46,8 @@ def load_weights(model: nn.Module, path: str | Path, *, strict: bool = True) -> 
             in ``?sha256=<64 hex digits>``, which the file must then have.
         strict: every tensor of the model must be in the file and every tensor of the file in the model;
             False: what fits is taken, and a table of the rest is logged.
+        drop: modules of the model that get nothing from the file.
+        classes: those of the model, to which layers with a row a class are fitted; None: they are not.
 
     Returns:
         What fitted.
@@ -45,7 +57,7 @@ def load_weights(model: nn.Module, path: str | Path, *, strict: bool = True) -> 
             likely cause and lists the names.
         UserError: the file cannot be fetched or read, or has another hash.
     """
-    checkpointer = WeightCheckpointer(model, strict=strict)
+    checkpointer = WeightCheckpointer(model, strict=strict, drop=drop, classes=classes)
     checkpointer.load(str(path), checkpointables=[])
     return checkpointer.report
 
@@ -53,9 +65,23 @@ def load_weights(model: nn.Module, path: str | Path, *, strict: bool = True) -> 
 class WeightCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, which reads no code and drops no tensor in silence."""
 
-    def __init__(self, model: nn.Module, save_dir: str = "", *, strict: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        strict: bool = True,
+        drop: Sequence[str] = (),
+        classes: ModelClasses | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Args:
+            model, save_dir, kwargs: of Detectron2's checkpointer.
+            strict, drop, classes: as for :func:`load_weights`; taking up a run heeds the first alone.
+        """
         super().__init__(model, save_dir, **kwargs)
-        self.strict = strict
+        self.strict, self.drop, self.classes = strict, tuple(drop), classes
         self.report = WeightReport(total=0)
         self._given, self._resumes = "", False
 
@@ -95,6 +121,9 @@ class WeightCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> None:
         check_floats(self._given, _without_floats(checkpoint["model"], self.model))
+        drop = () if self._resumes else self.drop
+        kept = {name: value.clone() for name, value in self.model.state_dict().items() if is_part(name, drop)}
+        fit = None if self._resumes else self._fit_classes(checkpoint)
         try:
             found = super()._load_model(checkpoint)
         except (ValueError, AssertionError) as error:
@@ -104,30 +133,59 @@ class WeightCheckpointer(DetectionCheckpointer):
                 f"Weight file '{self._given}' does not fit the model: its names must be guessed, and more "
                 f"than one guess is possible: give a file with the names of the model."
             ) from error
+        # load_state_dict would set the statistics of frozen batch norms that it is not given
+        state = self.model.state_dict()
+        for name, value in kept.items():
+            state[name].copy_(value)
         wrong = {name for name, _, _ in found.incorrect_shapes}
         absent = [*found.missing_keys, *_made_up(found.missing_keys, self.model)]
+        unexpected = [name for name in found.unexpected_keys if not is_optional(name)]
         self.report = WeightReport(
             total=sum(not is_optional(name) for name in self.model.state_dict()),
-            missing=tuple(name for name in absent if not (name in wrong or is_optional(name))),
-            unexpected=tuple(name for name in found.unexpected_keys if not is_optional(name)),
-            wrong_shapes=tuple(found.incorrect_shapes),
+            missing=tuple(n for n in absent if not (n in wrong or n in kept or is_optional(n))),
+            unexpected=tuple(name for name in unexpected if not is_part(name, drop)),
+            wrong_shapes=tuple(item for item in found.incorrect_shapes if item[0] not in kept),
+            left_out=tuple(name for name in kept if not is_optional(name)),
+            dropped=tuple(name for name in unexpected if is_part(name, drop)),
+            backbone_only=is_backbone(set(self.model.state_dict()).difference(absent, wrong, kept)),
+            class_fit=fit,
         )
-        if not self.report.fits:
-            self._tell(checkpoint)
+        self._tell(checkpoint)
+
+    def _fit_classes(self, checkpoint: Mapping[str, Any]) -> ClassFit | None:
+        if self.classes is None:
+            return None
+        return fit_classes(
+            checkpoint["model"],
+            self.model.state_dict(),
+            self.classes,
+            origin_of(self._given, checkpoint).class_names,
+            by_suffix=bool(checkpoint.get("matching_heuristics")),
+        )
 
     def _tell(self, metadata: Mapping[str, Any]) -> None:
-        converted_for = _converted_for(metadata)
-        if self.strict or not self.report.loaded:
+        fits = self.report.fits
+        if not fits and (self.strict or not self.report.loaded):
+            converted_for = _converted_for(metadata)
             raise UnfitWeightsError(self.report.explain(self._given, converted_for=converted_for))
-        table = tabulate(self.report.rows(), headers=["tensors", "number", "why"], tablefmt="github")
-        logger.warning(
-            "'%s' gives %d of %d tensors of the model, which keeps its own values for the others. Not "
-            "loaded:\n%s",
-            self._given,
-            self.report.loaded,
-            self.report.total,
-            table,
-        )
+        if self.classes is not None and not self._resumes:
+            table = _table(fine_tuning_rows(self.report, self.model.state_dict()), "what becomes of them")
+            logger.info("%s\n%s", describe_fine_tuning(self.report, self._given), table)
+        elif not fits:
+            logger.warning(
+                "'%s' gives %d of %d tensors of the model, which keeps its own values for the others. Not "
+                "loaded:\n%s",
+                self._given,
+                self.report.loaded,
+                self.report.total,
+                _table(self.report.rows()),
+            )
+        elif self.report.left_out:
+            logger.info("'%s' gives nothing to %s: CRISPMASK.DROP.", self._given, ", ".join(self.drop))
+
+
+def _table(rows: Sequence[tuple[str, int, str]], said: str = "why") -> str:
+    return tabulate(rows, headers=["tensors", "number", said], tablefmt="github")
 
 
 def _made_up(missing: Collection[str], model: nn.Module) -> list[str]:

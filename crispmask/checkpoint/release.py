@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.modeling import build_model
 from torch import Tensor
 
 import crispmask
@@ -34,6 +33,7 @@ from crispmask.checkpoint.report import (
     is_optional,
     with_count,
 )
+from crispmask.checkpoint.shapes import config_shapes
 from crispmask.checkpoint.transformers import CONFIG as TRANSFORMERS_CONFIG
 from crispmask.checkpoint.transformers import SOURCE as TRANSFORMERS
 from crispmask.checkpoint.transformers import convert_transformers, stated_settings
@@ -187,16 +187,7 @@ def model_shapes(config: str, opts: Sequence[str] = ()) -> dict[str, Shape]:
     Raises:
         UserError: the model has deformable convolutions, and Detectron2's compiled ops are not here.
     """
-    cfg = get_config(config, [*opts, "MODEL.DEVICE", "meta"])
-    try:
-        with torch.device("meta"):
-            model = build_model(cfg)
-    except ImportError as error:
-        raise UserError(
-            f"The model of {config} needs Detectron2's compiled ops, which are not here: "
-            f"python tools/install_detectron2.py --source repository builds them."
-        ) from error
-    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    return config_shapes(get_config(config, opts), config)
 
 
 def _beside_the_weights(content: Mapping[str, Any]) -> list[str]:

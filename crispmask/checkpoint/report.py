@@ -9,8 +9,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from crispmask.checkpoint.convert import released_source
+
+if TYPE_CHECKING:
+    from crispmask.checkpoint.class_rows import ClassFit
 
 Shape = tuple[int, ...]
 # Names that a file may lack or have in excess: they follow from the config, or nothing reads them
@@ -19,6 +23,8 @@ _OPTIONAL = (
     *("relative_position_index", "attn_mask"),  # Swin
 )
 MAX_GROUPS = 12
+# Why a tensor is not loaded that CRISPMASK.DROP names
+LEFT_OUT = "in CRISPMASK.DROP"
 # So few tensors that do not fit are no sign of another model
 FEW = 3
 
@@ -44,12 +50,20 @@ class WeightReport:
         missing: names of the model that the file lacks.
         unexpected: names of the file that the model lacks.
         wrong_shapes: name, shape in the file, shape in the model.
+        left_out: names of the model that were to get nothing from the file.
+        dropped: names of the file that were left out for it, and that the model lacks.
+        backbone_only: what the file gives is the backbone, or a part of it, and nothing else.
+        class_fit: how class layers were fitted to other classes; None: they were not.
     """
 
     total: int
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     wrong_shapes: tuple[tuple[str, Shape, Shape], ...] = ()
+    left_out: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    backbone_only: bool = False
+    class_fit: ClassFit | None = None
 
     @property
     def problems(self) -> int:
@@ -79,7 +93,22 @@ class WeightReport:
     @property
     def loaded(self) -> int:
         """Number of tensors of the model that the file gives."""
-        return self.total - len(self.missing) - len(self.wrong_shapes)
+        return (
+            self.total - len(self.missing) - len(self.wrong_shapes) - len(self.left_out) - len(self.renewed)
+        )
+
+    @property
+    def renewed(self) -> tuple[str, ...]:
+        """Names of class layers for which the file has no class of the model."""
+        fit = self.class_fit
+        return tuple(name for name in fit.tensors if name not in fit.adapted) if fit else ()
+
+    @property
+    def untrained(self) -> list[str]:
+        """Names of the model of which a part, or all, keeps the values that the model was built with."""
+        wrong = [name for name, _, _ in self.wrong_shapes]
+        partly = self.class_fit.tensors if self.class_fit and self.class_fit.new else ()
+        return [*self.missing, *wrong, *self.left_out, *partly]
 
     def without(self, patterns: Sequence[str]) -> WeightReport:
         """The report without what is missing or has another shape and matches a shell pattern.
@@ -126,7 +155,10 @@ class WeightReport:
             names = [name for name, _, _ in self.wrong_shapes]
             rows = [(name, count, "other shape") for name, count in group_names(names)]
         rows += [(name, count, "not in the file") for name, count in group_names(self.missing)]
-        return rows + [(name, count, "not in the model") for name, count in group_names(self.unexpected)]
+        rows += [(name, count, "not in the model") for name, count in group_names(self.unexpected)]
+        return rows + [
+            (name, count, LEFT_OUT) for name, count in group_names((*self.left_out, *self.dropped))
+        ]
 
     def cause(self, converted_for: str = "") -> str:
         """The likeliest cause, and the way out, in one sentence."""
@@ -185,12 +217,24 @@ def compare_shapes(model: Mapping[str, Shape], file: Mapping[str, Shape]) -> Wei
         missing=tuple(name for name in model if name not in file),
         unexpected=tuple(name for name in file if name not in model),
         wrong_shapes=tuple((n, file[n], model[n]) for n in both if file[n] != model[n]),
+        backbone_only=is_backbone(n for n in both if file[n] == model[n]),
     )
 
 
 def is_optional(name: str) -> bool:
     """Whether a file need not hold the value: it follows from the config, or nothing reads it."""
     return any(part in name for part in _OPTIONAL)
+
+
+def is_backbone(given: Iterable[str]) -> bool:
+    """Whether the tensors that a file gives are of the backbone alone."""
+    given = [name for name in given if not is_optional(name)]
+    return bool(given) and all(is_part(name, ["backbone"]) for name in given)
+
+
+def is_part(name: str, modules: Sequence[str]) -> bool:
+    """Whether a tensor is one of some modules, which are named as in ``model.named_modules()``."""
+    return name.startswith(tuple(f"{module}." for module in modules))
 
 
 def _class_counts(name: str, theirs: Shape, ours: Shape) -> list[tuple[int, int]]:
@@ -225,14 +269,17 @@ def part_of(name: str) -> str:
     return next((part for prefix, part in parts.items() if name.startswith(prefix)), "architecture")
 
 
-def group_names(names: Iterable[str], limit: int = MAX_GROUPS) -> list[tuple[str, int]]:
-    """Names with their number, those of one module in one group where there are more than ``limit``.
+def group_names(
+    names: Iterable[str], limit: int = MAX_GROUPS, *, by_module: bool = False
+) -> list[tuple[str, int]]:
+    """Names with their number, those of one module in one group where there are more than ``limit``, or
+    ``by_module`` always.
 
     A group is written ``module.*``; every name is in exactly one, of which the last is ``others`` where there
     are too many modules.
     """
     names = list(names)
-    groups = Counter(names)
+    groups = Counter(_cut(name, max(name.count("."), 1)) if by_module else name for name in names)
     for depth in range(max((name.count(".") for name in names), default=0), 0, -1):
         if len(groups) <= limit:
             break

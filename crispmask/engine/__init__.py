@@ -8,6 +8,7 @@ from crispmask.engine.arguments import (
 )
 from crispmask.engine.checkpointer import AtomicCheckpointer
 from crispmask.engine.checks import check_run
+from crispmask.engine.fine_tuning import settle_start, start_options
 from crispmask.engine.launch import launch
 from crispmask.engine.own_data import settle_own_data
 from crispmask.engine.resume import describe_kept
@@ -32,6 +33,8 @@ __all__ = [
     "load_run_config",
     "resolve_config_file",
     "settle_own_data",
+    "settle_start",
     "settle_value_range",
     "setup_run",
+    "start_options",
 ]

@@ -15,6 +15,7 @@ import crispmask
 from crispmask.checkpoint.model_info import read_model_info
 from crispmask.config import find_config, get_config
 from crispmask.engine.own_data import add_data_flags
+from crispmask.engine.fine_tuning import add_start_flags, start_options
 from crispmask.engine.value_checks import value_of
 from crispmask.errors import UserError
 from crispmask.remote_bases import add_remote_base_flag
@@ -26,6 +27,7 @@ examples:
   train_net.py --config-file FILE --eval-only MODEL.WEIGHTS output/model_final.pth
   train_net.py --config-file FILE --resume
   train_net.py --config-file FILE --train-json mugs.json --train-images photos --val-share 0.1
+  train_net.py --config-file FILE --from COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x --freeze-detector
   torchrun --nproc-per-node 8 train_net.py --config-file FILE
 
 without a GPU, --num-gpus counts processes on the CPU
@@ -45,6 +47,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = default_argument_parser(epilog=EPILOG)
     add_remote_base_flag(parser)
     add_data_flags(parser)
+    add_start_flags(parser)
     # Detectron2's help speaks of its LazyConfig, too
     (opts,) = (action for action in parser._actions if action.dest == "opts")
     opts.metavar, opts.help = "KEY VALUE", "changes to the config, after all flags"
@@ -130,7 +133,7 @@ def load_run_config(args: argparse.Namespace) -> CfgNode:
     weights = dict(zip(args.opts[::2], args.opts[1::2], strict=True)).get("MODEL.WEIGHTS", "")
     if args.eval_only and not args.config_file and weights and read_model_info(weights) is not None:
         return load_stored_config(weights, args.opts)
-    return load_config(args.config_file, args.opts)
+    return load_config(args.config_file, [*start_options(args), *args.opts])
 
 
 def _check_plain(cfg: CfgNode) -> None:

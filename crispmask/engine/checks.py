@@ -21,7 +21,8 @@ from crispmask.checkpoint.load import load_weights
 from crispmask.data import UnknownDatasetError, require_dataset
 from crispmask.data.contents import check_contents
 from crispmask.data.mapper import UNREADABLE
-from crispmask.engine.freeze import check_frozen_weights, freeze_modules
+from crispmask.engine.fine_tuning import start_settings
+from crispmask.engine.freeze import check_frozen_weights, find_module, freeze_modules
 from crispmask.engine.machine_checks import check_output_dir, check_processes
 from crispmask.engine.optimizer import OPTIMIZERS
 from crispmask.engine.resume import describe_changes
@@ -75,8 +76,10 @@ def check_training_options(cfg: CfgNode) -> None:
         raise UserError(
             f"CRISPMASK.OPTIMIZER '{options.OPTIMIZER}' is unknown: give {' or '.join(OPTIMIZERS)}."
         )
-    if not isinstance(options.FREEZE, (list, tuple)) or not all(isinstance(n, str) for n in options.FREEZE):
-        raise UserError(f"CRISPMASK.FREEZE {options.FREEZE!r} is wrong: give names, as \"('backbone',)\".")
+    for key in ("FREEZE", "DROP"):
+        names = options[key]
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"CRISPMASK.{key} {names!r} is wrong: give names, as \"('backbone',)\".")
     if options.UNREADABLE_IMAGES not in UNREADABLE:
         raise UserError(
             f"CRISPMASK.UNREADABLE_IMAGES '{options.UNREADABLE_IMAGES}' is unknown: give "
@@ -250,19 +253,20 @@ def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> list[str]:
             "<checkpoint>, or --resume and the OUTPUT_DIR of a run."
         )
     if not eval_only:
-        check_frozen_modules(cfg)
+        check_start(cfg)
     return notes
 
 
-def check_frozen_modules(cfg: CfgNode) -> None:
-    """What ``CRISPMASK.FREEZE`` names is in the model, and its weights are in the file of ``MODEL.WEIGHTS``.
+def check_start(cfg: CfgNode) -> None:
+    """What ``CRISPMASK.FREEZE`` and ``CRISPMASK.DROP`` name is in the model, and ``MODEL.WEIGHTS`` has the
+    weights of what is frozen.
 
     The data set need not be read for that; the model is built once more, on the CPU.
     """
-    names = cfg.CRISPMASK.FREEZE
-    if not names:
+    names, adapt = cfg.CRISPMASK.FREEZE, cfg.CRISPMASK.ADAPT_CLASSES
+    if not (names or cfg.CRISPMASK.DROP or adapt):
         return
-    if not cfg.MODEL.WEIGHTS:
+    if names and not cfg.MODEL.WEIGHTS:
         raise UserError(
             f"MODEL.WEIGHTS is empty, and CRISPMASK.FREEZE would keep {', '.join(names)} random: give the "
             'weights of a trained detector, or CRISPMASK.FREEZE "()".'
@@ -273,8 +277,12 @@ def check_frozen_modules(cfg: CfgNode) -> None:
     try:
         with without_warnings():  # the run itself tells what it loads
             model = Trainer.build_model(cfg)
+            for name in cfg.CRISPMASK.DROP:
+                find_module(model, name, "CRISPMASK.DROP")
             freeze_modules(model, names)
-            report = load_weights(model, cfg.MODEL.WEIGHTS, strict=False)
+            if not cfg.MODEL.WEIGHTS:
+                return
+            report = load_weights(model, cfg.MODEL.WEIGHTS, strict=False, **start_settings(cfg))
     except ImportError:  # deformable convolutions without Detectron2's compiled ops
         return
     check_frozen_weights(report, names, cfg.MODEL.WEIGHTS)

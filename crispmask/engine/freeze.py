@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from torchvision.ops import StochasticDepth
 
-from crispmask.checkpoint.report import WeightReport, group_names, with_count
+from crispmask.checkpoint.fine_tuning import describe_new_classes
+from crispmask.checkpoint.report import WeightReport, group_names, is_part, with_count
 from crispmask.errors import UserError
 
 _DROPPING = (_DropoutNd, StochasticDepth)
@@ -26,7 +27,7 @@ def freeze_modules(model: nn.Module, names: Sequence[str]) -> None:
         UserError: the model has no such module, or nothing is left to train.
     """
     for name in names:
-        module = _module(model, name)
+        module = find_module(model, name, "CRISPMASK.FREEZE")
         frozen = FrozenBatchNorm2d.convert_frozen_batchnorm(module).requires_grad_(False)
         if frozen is not module:
             above, _, last = name.rpartition(".")
@@ -47,14 +48,27 @@ def check_frozen_weights(report: WeightReport, names: Sequence[str], weights: st
     Raises:
         UserError: tensors of a frozen module were not in the file, or had another shape there.
     """
-    absent = [*report.missing, *(name for name, _, _ in report.wrong_shapes)]
-    frozen = [name for name in absent if name.startswith(tuple(f"{module}." for module in names))]
-    if frozen:
-        lines = [
-            f"Weight file '{weights}' lacks tensors of modules in CRISPMASK.FREEZE, which would stay random: "
-            "give weights that have them, or leave their modules out of CRISPMASK.FREEZE."
-        ]
-        raise UserError("\n".join([*lines, *(f"  {with_count(*group)}" for group in group_names(frozen))]))
+    frozen = [name for name in report.untrained if is_part(name, names)]
+    if not frozen:
+        return
+    modules = ", ".join(name for name in names if any(is_part(tensor, [name]) for tensor in frozen))
+    otherwise = "leave them out of CRISPMASK.FREEZE, which --freeze-detector fills"
+    fit = report.class_fit
+    if report.backbone_only:
+        raise UserError(
+            f"Weight file '{weights}' is a backbone and no detector, so {modules} would stay random: give "
+            f"the weights of a trained detector, or {otherwise}."
+        )
+    if fit is not None and set(frozen) <= set(fit.tensors):
+        raise UserError(
+            f"Weight file '{weights}' knows no {describe_new_classes(fit)}, so frozen layers of {modules} "
+            f"would stay random: {otherwise}."
+        )
+    lines = [
+        f"Weight file '{weights}' lacks tensors of modules in CRISPMASK.FREEZE, which would stay random: "
+        f"give weights that have them (--from fits those of other classes), or {otherwise}."
+    ]
+    raise UserError("\n".join([*lines, *(f"  {with_count(*group)}" for group in group_names(frozen))]))
 
 
 def _drop_nothing(module: nn.Module) -> None:
@@ -69,8 +83,8 @@ def _drop_nothing(module: nn.Module) -> None:
                 setattr(part, name, 0.0)
 
 
-def _module(model: nn.Module, name: str) -> nn.Module:
-    """The module of a name.
+def find_module(model: nn.Module, name: str, key: str) -> nn.Module:
+    """The module of a name, which a config key has.
 
     Raises:
         UserError: there is none; with the names that lie beside it.
@@ -81,7 +95,7 @@ def _module(model: nn.Module, name: str) -> nn.Module:
         if part not in children:
             inside = f"'{path}'" if path else "the model"
             raise UserError(
-                f"CRISPMASK.FREEZE names '{name}', but {inside} has no module '{part}'; "
+                f"{key} names '{name}', but {inside} has no module '{part}'; "
                 f"its modules: {', '.join(children) or 'none'}."
             )
         module, path = children[part], f"{path}.{part}".lstrip(".")

@@ -22,8 +22,11 @@ from crispmask.text import command_line
 # Keys that say where a run is and what it tells, not what it does
 _OF_NO_INTEREST = ("OUTPUT_DIR", "VERSION")
 _FROM_HERE = "it counts from here on"
+_NO_EFFECT = "it has no effect, for the weights come from the checkpoint"
 _CONSEQUENCES = {
-    "MODEL.WEIGHTS": "it has no effect, for the weights come from the checkpoint",
+    "MODEL.WEIGHTS": _NO_EFFECT,
+    "CRISPMASK.DROP": _NO_EFFECT,
+    "CRISPMASK.ADAPT_CLASSES": _NO_EFFECT,
     "SOLVER.IMS_PER_BATCH": f"{_FROM_HERE}; iterations are counted as before",
     "CRISPMASK.ACCUMULATION_STEPS": f"{_FROM_HERE}; iterations are counted as before",
 }

@@ -29,11 +29,13 @@ from torch.nn.parallel import DistributedDataParallel
 from crispmask.checkpoint.files import VALUE_RANGE
 from crispmask.checkpoint.load import UnfitWeightsError
 from crispmask.checkpoint.model_info import MODEL_INFO, describe_model, write_model_info
+from crispmask.checkpoint.shapes import faults_of_models
 from crispmask.data.coco import take_over
 from crispmask.data.contents import load_training_images
 from crispmask.data.mapper import ImageMapper
 from crispmask.data.own import register_own_datasets
 from crispmask.engine.checkpointer import AtomicCheckpointer
+from crispmask.engine.fine_tuning import start_settings
 from crispmask.engine.freeze import check_frozen_weights, freeze_modules
 from crispmask.engine.optimizer import build_optimizer, clips_full_model
 from crispmask.engine.resume import own_settings
@@ -85,6 +87,7 @@ class Trainer(DefaultTrainer):
             model,
             cfg.OUTPUT_DIR,
             strict=False,
+            **start_settings(cfg),
             trainer=weakref.proxy(self),
             metadata={VALUE_RANGE: cfg.INPUT.VALUE_RANGE, MODEL_INFO: self.info.to_dict()},
         )
@@ -185,11 +188,8 @@ class Trainer(DefaultTrainer):
         Raises:
             UserError: a value of the config does not fit the model.
         """
-        try:
+        with faults_of_models():
             return super().build_model(cfg)
-        except (ArithmeticError, AssertionError, LookupError, ValueError) as error:
-            reason = " ".join(str(error).split())  # torch prints tensors on many lines
-            raise UserError(f"The model of this config cannot be built: {reason}") from error
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

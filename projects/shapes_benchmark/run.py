@@ -76,7 +76,6 @@ def main() -> int:
                 if not is_finished(name, start, args):
                     weights = checkpoint(args.output, start.start) if start.start else None
                     train(name, start, weights, args, "DATASETS.TEST", "()")
-                drop_mask_head(args.output, name)
             rows = {name: run_model(name, model, args) for name, model in chosen(MODELS, args.query).items()}
     except subprocess.CalledProcessError as error:
         print(
@@ -107,7 +106,7 @@ def run_model(name: str, model: Training, args: argparse.Namespace) -> dict[str,
     if kept.exists() and is_finished(name, model, args):
         return json.loads(kept.read_text())
     kept.unlink(missing_ok=True)
-    training = train(name, model, without_mask_head(args.output, model.start), args)
+    training = train(name, model, checkpoint(args.output, model.start), args)
     print(f"== {name}: measuring speed and memory", flush=True)
     script = Path(__file__).with_name("measure.py")
     measured = subprocess.run(
@@ -159,22 +158,6 @@ def settings(training: Training, args: argparse.Namespace) -> str:
 
 def checkpoint(output: Path, name: str) -> Path:
     return results_folder(output, name) / "model_final.pth"
-
-
-def without_mask_head(output: Path, name: str) -> Path:
-    """Weights of a training for those that start from it."""
-    return results_folder(output, name) / "without_mask_head.pth"
-
-
-def drop_mask_head(output: Path, name: str) -> None:
-    """Write :func:`without_mask_head`: the models that start from it learn their mask head anew."""
-    import torch
-
-    from crispmask.checkpoint import read_weight_file
-
-    weights = read_weight_file(checkpoint(output, name))["model"]
-    kept = {key: value for key, value in weights.items() if not key.startswith("roi_heads.mask_head.")}
-    torch.save({"model": kept}, without_mask_head(output, name))
 
 
 def results_folder(output: Path, name: str) -> Path:

@@ -124,9 +124,10 @@ def test_a_detector_that_was_never_trained_is_not_frozen(tmp_path: Path) -> None
     path = tmp_path / "backbone.pth"
     torch.save({"model": weights}, path)
     opts = ("MODEL.WEIGHTS", str(path), "DATASETS.TRAIN", "('nowhere',)", "CRISPMASK.FREEZE")
-    with pytest.raises(UserError, match=r"backbone\.pth' lacks tensors of modules in CRISPMASK") as error:
+    with pytest.raises(UserError, match=r"backbone\.pth' is a backbone and no detector") as error:
         check_weights(tiny_config(*opts, str(DETECTOR)), resume=False, eval_only=False)
     assert "proposal_generator" in str(error.value) and "mask_head" not in str(error.value)
+    assert "give the weights of a trained detector, or leave them out of " in str(error.value)
     check_weights(tiny_config(*opts, "('backbone.bottom_up',)"), resume=False, eval_only=False)
     with pytest.raises(UserError, match="has no module 'bottom'"):
         check_weights(tiny_config(*opts, "('backbone.bottom',)"), resume=False, eval_only=False)
