@@ -106,7 +106,16 @@ def read_model_info(path: str | Path) -> ModelInfo | None:
         UserError: the file cannot be fetched or read.
     """
     with naming_download(str(path)):
-        stored = read_beside_weights(fetch(check_hash(str(path))), MODEL_INFO)
+        return understand_model_info(str(path), read_beside_weights(fetch(check_hash(str(path))), MODEL_INFO))
+
+
+def understand_model_info(path: str, stored: Any) -> ModelInfo | None:
+    """What a weight file holds under ``MODEL_INFO``, as :func:`read_model_info` returns it.
+
+    Args:
+        path: of the file, for the log.
+        stored: a mapping, or JSON; None: it holds nothing.
+    """
     if stored is None:
         return None
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +11,11 @@ from urllib.parse import urlparse
 
 from detectron2 import model_zoo
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 
+from crispmask.checkpoint.model_info import MODEL_INFO, understand_model_info
 from crispmask.config import get_config
-from crispmask.config_files import read_config_file
+from crispmask.config_files import read_config_file, read_config_text
+from crispmask.data.classes import are_index_names, registered_names
 from crispmask.errors import UserError
 
 # What Detectron2 and this package write beside their checkpoints
@@ -27,12 +28,12 @@ class Origin:
 
     Attributes:
         source: who says it, in words; empty: nothing does.
-        config: sections, keys and values of the config, as far as it is known.
+        config: of the model, as far as it is known.
         class_names: of its classes, in the order of its rows; none: not known.
     """
 
     source: str = ""
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: CfgNode = field(default_factory=CfgNode)
     class_names: tuple[str, ...] = ()
 
     def value(self, key: str) -> Any:
@@ -52,9 +53,12 @@ def origin_of(address: str, content: Mapping[str, Any]) -> Origin:
         address: path or address, as ``MODEL.WEIGHTS`` has it.
         content: as :func:`crispmask.checkpoint.read_weight_file` returns it.
     """
+    if info := understand_model_info(address, content.get(MODEL_INFO)):
+        config = _readable(lambda: read_config_text(info.config, address)) or CfgNode()
+        return Origin("the file", config, () if are_index_names(info.class_names) else info.class_names)
     with suppress(ValueError):  # an address that is none is told where it is fetched
         parts = urlparse(address)
-        found = _of_zoo(parts.path) or ("" if parts.scheme else config_origin(Path(parts.path)))
+        found = _of_zoo(parts.path) or (None if parts.scheme else config_origin(Path(parts.path)))
         if found:
             return found
     return Origin()
@@ -67,25 +71,22 @@ def zoo_address(name: str) -> str:
     return ""
 
 
-def class_names_of(cfg: CfgNode | Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the classes of a config's data sets, where one with as many is registered; else none."""
-    with suppress(KeyError, TypeError):
-        count = cfg["MODEL"]["ROI_HEADS"]["NUM_CLASSES"]
-        for dataset in (*cfg["DATASETS"]["TRAIN"], *cfg["DATASETS"]["TEST"]):
-            names = MetadataCatalog.get(dataset).get("thing_classes") or ()
-            if len(names) == count:
-                return tuple(map(str, names))
-    return ()
+def config_origin(path: Path) -> Origin | None:
+    """What the config beside a checkpoint says; None: there is none."""
+    config_file = path.with_name(CONFIG_FILE)
+    if not config_file.is_file():
+        return None
+    config = _readable(lambda: read_config_file(config_file))
+    return config and _origin(f"'{config_file}'", config)
 
 
 def _of_zoo(path: str) -> Origin | None:
-    """By the last two parts of an address, or the name of a file, which has a hash of the weights in it."""
-    ending = Path(path).name
+    """By the last part of an address, which has a hash of the weights in it."""
     for name, suffix in _zoo_files():
-        if suffix.endswith(f"/{ending}"):
+        if suffix.endswith(f"/{Path(path).name}"):
             with suppress(UserError, RuntimeError, OSError, AssertionError, KeyError, ValueError):
                 config = get_config(model_zoo.get_config_file(f"{name}.yaml"))
-                return Origin(f"Detectron2's model zoo, {name}", config, class_names_of(config))
+                return _origin(f"Detectron2's model zoo, {name}", config)
     return None
 
 
@@ -95,13 +96,16 @@ def _zoo_files() -> Iterator[tuple[str, str]]:
     yield from getattr(known, "CONFIG_PATH_TO_URL_SUFFIX", {}).items()
 
 
-def config_origin(path: Path) -> Origin | None:
-    """What the config beside a checkpoint says; None: there is none."""
-    config_file = path.with_name(CONFIG_FILE)
-    if not config_file.is_file():
-        return None
+def _readable(read: Callable[[], dict[str, Any]]) -> CfgNode | None:
+    """A config that somebody wrote; None where it cannot be read, for it may be of anything."""
     try:
-        config = read_config_file(config_file)
-    except UserError:  # it may be of anything
+        return CfgNode(read())
+    except (UserError, AttributeError, AssertionError, TypeError, ValueError):
         return None
-    return Origin(f"'{config_file}'", config, class_names_of(config))
+
+
+def _origin(source: str, config: CfgNode) -> Origin:
+    names: tuple[str, ...] = ()
+    with suppress(AttributeError, KeyError, TypeError):  # it need not have our keys
+        names = registered_names(config)
+    return Origin(source, config, names)

@@ -22,12 +22,35 @@ def registered_classes(cfg: CfgNode) -> list[tuple[CategoryId, str]]:
 
     Where no data set with as many classes is registered, the id is the index of the class.
     """
+    metadata = _metadata_with_names(cfg)
+    if metadata is None:
+        return list(enumerate(_index_names(class_count(cfg))))
+    names = metadata.thing_classes
+    return list(zip(_category_ids(metadata, names), names, strict=True))
+
+
+def registered_names(cfg: CfgNode) -> tuple[str, ...]:
+    """Names of the classes of a model, from the data sets of its config; none where no data set with as many
+    classes is registered."""
+    metadata = _metadata_with_names(cfg)
+    return () if metadata is None else tuple(map(str, metadata.thing_classes))
+
+
+def are_index_names(names: Sequence[str]) -> bool:
+    """Whether names are those that stand for classes without a name."""
+    return list(names) == _index_names(len(names))
+
+
+def _metadata_with_names(cfg: CfgNode) -> Any:
     for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         metadata = MetadataCatalog.get(dataset)
-        names = metadata.get("thing_classes") or []
-        if len(names) == class_count(cfg):
-            return list(zip(_category_ids(metadata, names), names, strict=True))
-    return [(index, f"class {index}") for index in range(class_count(cfg))]
+        if len(metadata.get("thing_classes") or []) == class_count(cfg):
+            return metadata
+    return None
+
+
+def _index_names(count: int) -> list[str]:
+    return [f"class {index}" for index in range(count)]
 
 
 def _category_ids(metadata: Any, names: Sequence[str]) -> list[CategoryId]:

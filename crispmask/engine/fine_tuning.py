@@ -17,8 +17,9 @@ from detectron2.config import CfgNode
 from crispmask.checkpoint.class_rows import ModelClasses, find_class_layers
 from crispmask.checkpoint.download import check_hash, fetch, naming_download
 from crispmask.checkpoint.files import read_weight_file
-from crispmask.checkpoint.origin import Origin, class_names_of, config_origin, origin_of, zoo_address
+from crispmask.checkpoint.origin import Origin, config_origin, origin_of, zoo_address
 from crispmask.checkpoint.shapes import build_without_memory, config_shapes
+from crispmask.data.classes import registered_names
 from crispmask.engine.value_checks import value_of
 from crispmask.errors import UserError
 
@@ -162,7 +163,7 @@ def model_classes(cfg: CfgNode) -> ModelClasses:
     larger.defrost()
     larger.MODEL.ROI_HEADS.NUM_CLASSES = count + 1
     layers = find_class_layers(config_shapes(cfg), config_shapes(larger), count)
-    return ModelClasses(count, class_names_of(cfg), layers)
+    return ModelClasses(count, registered_names(cfg), layers)
 
 
 def _known_origin(cfg: CfgNode, resume: bool) -> Origin:
