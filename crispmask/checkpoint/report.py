@@ -167,6 +167,10 @@ class WeightReport:
                 f"it has the names of a released {source} checkpoint. Convert it first: "
                 f"crispmask convert --source {source} FILE.pth FILE.safetensors"
             )
+        if self.backbone_only:
+            from crispmask.model_zoo.first_model import how_to_get_a_model
+
+            return f"it is a backbone, from which a training starts, and no model. {how_to_get_a_model()}"
         if classes := self.classes:
             more = " MODEL.TRANSFINER.BOUNDARY_LOSS_WEIGHT 0.0" if self._lacks_boundary_head else ""
             return (

@@ -41,11 +41,17 @@ def load_model_config(args: argparse.Namespace) -> CfgNode:
     Without ``--config-file`` it is the one that the weights were trained with.
 
     Raises:
-        UserError: no such config, or a wrong key or value.
+        UserError: no such config, a wrong key or value, or no trained model.
     """
     from crispmask.config import HEAD_PACKAGES
     from crispmask.data.own import register_own_datasets
-    from crispmask.engine.arguments import check_pairs, load_config, load_stored_config
+    from crispmask.engine.arguments import (
+        check_pairs,
+        load_config,
+        load_stored_config,
+        resolve_config_file,
+    )
+    from crispmask.model_zoo.first_model import how_to_get_a_model, require_model
 
     import_module("crispmask.data.builtin")  # registers its data sets, whose class names a model may use
     for package in HEAD_PACKAGES:
@@ -54,11 +60,15 @@ def load_model_config(args: argparse.Namespace) -> CfgNode:
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     check_pairs(args.opts)
     given = dict(zip(args.opts[::2], args.opts[1::2], strict=True)).get("MODEL.WEIGHTS", args.weights)
+    if given:
+        require_model(given)
     if not (args.config_file or given):
-        raise UserError("Give --weights, the checkpoint of a trained model, or --config-file.")
+        said = "Give --weights, the checkpoint of a trained model, or --config-file."
+        raise UserError(f"{said} {how_to_get_a_model()}")
     if args.config_file:
         weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
         cfg = load_config(args.config_file, [*weights, *args.opts])
+        require_model(cfg.MODEL.WEIGHTS, resolve_config_file(args.config_file), given=bool(given))
     else:
         cfg = load_stored_config(given, args.opts)
     register_own_datasets(cfg)

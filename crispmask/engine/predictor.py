@@ -18,6 +18,7 @@ from crispmask.engine.checks import check_deformable_convolutions, check_weight_
 from crispmask.engine.trainer import Trainer
 from crispmask.engine.value_range import stored_value_range
 from crispmask.errors import UserError
+from crispmask.model_zoo.first_model import require_model
 
 
 class Predictor:
@@ -79,13 +80,14 @@ def load_trained_model(cfg: CfgNode) -> torch.nn.Module:
     ``CRISPMASK.STRICT_WEIGHTS`` is off.
 
     Raises:
-        UserError: there are no weights, they cannot be read, or they do not fit; or the model cannot run on
-            the CPU.
+        UserError: there are no weights, they are those of a backbone alone, they cannot be read, or they do
+            not fit; or the model cannot run on the CPU.
     """
-    if not cfg.MODEL.WEIGHTS:
-        raise UserError("MODEL.WEIGHTS is empty: give the checkpoint of a trained model.")
+    require_model(cfg.MODEL.WEIGHTS)
     check_deformable_convolutions(cfg, training=False)
     check_weight_file(cfg.MODEL.WEIGHTS)
     model = Trainer.build_model(cfg)
-    load_weights(model, cfg.MODEL.WEIGHTS, strict=cfg.CRISPMASK.STRICT_WEIGHTS)
+    report = load_weights(model, cfg.MODEL.WEIGHTS, strict=cfg.CRISPMASK.STRICT_WEIGHTS)
+    if report.backbone_only:
+        raise UserError(f"Weight file '{cfg.MODEL.WEIGHTS}' cannot be run: {report.cause()}")
     return model.eval()

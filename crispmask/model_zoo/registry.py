@@ -35,6 +35,7 @@ class Published:
         config: name of the config here that is this model; empty: there is none.
         release: whose checkpoints ``weights`` are, for ``crispmask convert --source``.
         weights: where the authors offer the checkpoint; empty: they do not.
+        file: name of that checkpoint in the authors' scripts; empty: they do not say it.
         fps: images a second, on a GPU that is not named; None: not stated.
         note: what must be known before a figure is compared.
     """
@@ -48,6 +49,7 @@ class Published:
     config: str = ""
     release: str = ""
     weights: str = ""
+    file: str = ""
     fps: float | None = None
     note: str = ""
 

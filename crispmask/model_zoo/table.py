@@ -52,7 +52,8 @@ crispmask convert --source refinemask r50-coco-1x.pth refinemask_r50_1x.safetens
 ```
 
 which finds the config that it belongs to, checks every name and shape against it, and prints both. The links
-lead to Google Drive, from where large files must be downloaded in a browser.
+lead to Google Drive, from where large files must be downloaded in a browser; behind a link is the name of the
+file in the authors' scripts, where they have it.
 
 This file is made from `crispmask/model_zoo/figures.yaml` by `python -m crispmask.model_zoo > MODEL_ZOO.md`.
 """
@@ -95,7 +96,8 @@ def _row(item: ZooEntry) -> Sequence[str]:
 
 
 def _cell(row: Published) -> str:
-    link = f" ([weights]({row.weights}))" if row.weights else ""
+    file = f", `{row.file}`" if row.file else ""
+    link = f" ([weights]({row.weights}){file})" if row.weights else ""
     return describe(row.figures) + link + (f" – {row.note}" if row.note else "")
 
 
