@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +15,11 @@ from crispmask.cli import main
 from crispmask.engine.predictor import load_trained_model
 from crispmask.errors import UserError
 from crispmask.model_zoo.first_model import how_to_get_a_model, require_model
+from tests.docs.reader import blocks, run_block
 from tests.engine.tiny_training import TINY, tiny_config, tiny_model
-from tests.test_readme import run_command
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "fine_tuning.md").read_text()
+PAGE = ROOT / "docs" / "fine_tuning.md"
 RELEASED = "transfiner/coco/R_50_FPN_3x_released.yaml"
 
 
@@ -91,18 +90,14 @@ def test_a_backbone_of_any_name_is_not_run(strict: bool, tmp_path: Path) -> None
 
 
 def test_commands_of_the_page(tmp_path: Path, shapes_root: Path, small_run: list[str]) -> None:
-    places = {"train_net.py": "train_net.py", "configs": "configs"}
-    for name, target in places.items():
-        (tmp_path / name).symlink_to(ROOT / target)
-    blocks = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    commands = [shlex.split(line) for block in blocks for line in block.splitlines()]
-    assert len(commands) == 3
-    for command in commands:
-        run_command(command, tmp_path, small_run)
-    detector, head = (
-        torch.load(tmp_path / f"output/{name}/model_final.pth")["model"]
-        for name in ("detector", "refinemask")
-    )
+    for name in ("train_net.py", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    run = [block for block in blocks(PAGE) if block.is_run()]
+    assert len(run) == 2
+    for block in run:
+        run_block(block, tmp_path, small_run)
+    files = [tmp_path / "output" / name / "model_final.pth" for name in ("detector", "refinemask")]
+    detector, head = (torch.load(file)["model"] for file in files)
     kept = [name for name in detector if name in head]
     assert len(kept) > 100 and all(torch.equal(detector[name], head[name]) for name in kept)
 
@@ -113,7 +108,7 @@ def test_commands_that_are_not_run_have_flags_that_exist() -> None:
     ).stdout
     flags = {
         word
-        for line in PAGE.splitlines()
+        for line in PAGE.read_text().splitlines()
         if "train_net.py" in line
         for word in line.split()
         if word[:2] == "--"

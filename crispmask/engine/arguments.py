@@ -14,8 +14,8 @@ from detectron2.engine import default_argument_parser
 import crispmask
 from crispmask.checkpoint.model_info import read_model_info
 from crispmask.config import find_config, get_config
-from crispmask.engine.own_data import add_data_flags
 from crispmask.engine.fine_tuning import add_start_flags, start_options
+from crispmask.engine.own_data import add_data_flags
 from crispmask.engine.value_checks import value_of
 from crispmask.errors import UserError
 from crispmask.remote_bases import add_remote_base_flag
