@@ -99,7 +99,7 @@ def test_commands_of_the_page(tmp_path: Path, shapes_root: Path, small_run: list
     files = [tmp_path / "output" / name / "model_final.pth" for name in ("detector", "refinemask")]
     detector, head = (torch.load(file)["model"] for file in files)
     kept = [name for name in detector if name in head]
-    assert len(kept) > 100 and all(torch.equal(detector[name], head[name]) for name in kept)
+    assert len(kept) > 90 and all(torch.equal(detector[name], head[name]) for name in kept)
 
 
 def test_commands_that_are_not_run_have_flags_that_exist() -> None:
