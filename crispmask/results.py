@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from crispmask.polygons import Polygon
-    from crispmask.visualization.overlay import Color, DrawnObject
+    from crispmask.visualization.colors import Color
 
 RLE = dict[str, Any]
 
@@ -208,46 +208,31 @@ class Result:
         self,
         picture: NDArray[np.uint8] | None = None,
         *,
+        style: str = "fill",
         scale: int = 1,
         labels: bool = True,
-        fill_opacity: float = 0.35,
     ) -> Image.Image:
-        """The picture with its objects: a tint, an even outline and a label.
+        """The picture with its objects.
 
         Args:
             picture: (H, W, 3) uint8 RGB to draw on; None: that of the result.
+            style: ``fill``: a tint and an outline; ``outline``: a thin outline alone; ``boundary``: the band
+                of pixels that Boundary IoU counts on COCO.
             scale: how many times it is enlarged, outlines are not.
             labels: write class and score.
-            fill_opacity: 0 (outlines only) to 1.
 
         Raises:
-            UserError: there is no picture, or it has another size.
+            UserError: there is no picture, it has another size, or there is no such style.
             ValueError: enlarged it would be too large.
         """
-        from PIL import Image
-
-        from crispmask.visualization.overlay import draw_objects
+        from crispmask.visualization.drawn_results import draw_result
 
         picture = self.picture if picture is None else picture
         if picture is None:
             raise UserError("This result keeps no picture: give the one to draw on, as draw(picture).")
         if picture.shape[:2] != self.size:
             raise UserError(f"The picture is {picture.shape[:2]}, and the result of one of {self.size}.")
-        return Image.fromarray(draw_objects(picture, self.drawn_objects(labels), scale, fill_opacity))
-
-    def drawn_objects(self, labels: bool = True) -> list[DrawnObject]:
-        """What :func:`crispmask.visualization.overlay.draw_objects` takes, a colour for each object."""
-        from crispmask.visualization.colors import distinct_color
-        from crispmask.visualization.overlay import DrawnObject
-
-        drawn = []
-        for number, (found, box) in enumerate(zip(self, self.boxes.tolist(), strict=True)):
-            crop = MaskCrop(None, (0, 0)) if self.rles is None else self.mask_crop(number)
-            color = distinct_color(number)
-            drawn.append(
-                DrawnObject(crop.mask, tuple(box), found.label if labels else "", color, crop.corner)
-            )
-        return drawn
+        return draw_result(self, picture, style=style, scale=scale, labels=labels)
 
     def to_supervision(self) -> Any:
         """``supervision.Detections`` of the objects, with the data ``class_name``.

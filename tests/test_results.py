@@ -16,6 +16,9 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 from crispmask.errors import UserError
+from crispmask.evaluation.boundary_iou import boundary_width
+from crispmask.evaluation.encode import encode_crop
+from crispmask.ops import mask_boundary
 from crispmask.pasting import encode_pasted
 from crispmask.polygons import mask_polygons, ring_area
 from crispmask.results import Classes, Result
@@ -142,12 +145,29 @@ def test_a_notebook_shows_the_drawn_picture() -> None:
     assert shown.shape == (*SIZE, 3) and not np.array_equal(shown, result.picture)
     assert np.array_equal(shown, np.asarray(result.draw()))
     (first, *_) = made(1)
-    lines = np.asarray(first.draw(labels=False, fill_opacity=0))
+    lines = np.asarray(first.draw(labels=False, style="outline"))
     changed, (mask,) = (lines != first.picture).any(axis=2), first.masks
     assert changed.any() and changed.sum() < mask.sum()
     # Corners are rounded, by less than half a pixel
     assert (changed & ~mask).sum() < 0.1 * changed.sum()
     assert result.draw(scale=3).size == (240, 180)
+    with pytest.raises(UserError, match="no style 'dots': give fill, outline, boundary"):
+        result.draw(style="dots")
+
+
+def test_the_band_drawn_is_the_one_that_boundary_iou_counts() -> None:
+    mask = np.zeros(SIZE, bool)
+    mask[10:40, 15:60], mask[20:35, 30:50] = True, False
+    rles = (encode_crop(mask.T, (0, 0, *SIZE[::-1]), SIZE),)
+    arrays = np.zeros((1, 4), np.float32), np.ones(1, np.float32), np.zeros(1, np.int64)
+    grey = np.full((*SIZE, 3), 128, np.uint8)
+    band = mask_boundary(torch.from_numpy(mask), boundary_width(*SIZE, 0.02)).numpy()
+    drawn = np.asarray(
+        Result(SIZE, *arrays, CLASSES, rles, picture=grey).draw(style="boundary", labels=False)
+    )
+    changed = np.abs(drawn.astype(int) - grey).max(axis=2) > 20
+    # Corners of pixels are rounded
+    assert band.sum() < mask.sum() and (changed != band).sum() <= 8
 
 
 def test_a_result_without_picture_or_masks_says_so() -> None:

@@ -52,6 +52,7 @@ def draw_objects(
     objects: Sequence[DrawnObject],
     scale: int = 1,
     fill_opacity: float = FILL_OPACITY,
+    line_width: float = LINE_WIDTH,
 ) -> NDArray[np.uint8]:
     """Draw objects on a copy of a picture, large ones first, so that none is hidden.
 
@@ -62,6 +63,7 @@ def draw_objects(
         objects: the most important ones first; may be empty.
         scale: S, at least 1.
         fill_opacity: 0 (outlines only) to 1.
+        line_width: of outlines, in pixels of the result; 0: there are none.
 
     Returns:
         (H * S, W * S, 3) uint8 RGB.
@@ -83,12 +85,13 @@ def draw_objects(
         if item.mask is not None and item.mask.any():
             (x, y), (rows, columns) = item.corner, item.mask.shape
             window = pixels[y * scale : (y + rows) * scale, x * scale : (x + columns) * scale]
-            paint_mask(window, item.mask, item.color, scale, fill_opacity)
+            paint_mask(window, item.mask, item.color, scale, fill_opacity, line_width)
     result = Image.fromarray(pixels)
     draw = ImageDraw.Draw(result)
     for item in ordered:
         if item.mask is None:
-            draw.rectangle([round(scale * c) for c in item.box], outline=item.color, width=round(LINE_WIDTH))
+            corners, width = [round(scale * c) for c in item.box], max(1, round(line_width))
+            draw.rectangle(corners, outline=item.color, width=width)
     _write_labels(draw, objects, scale, size)
     return np.asarray(result)
 
