@@ -7,10 +7,16 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "add_crispmask_config", "get_config"]
+__all__ = ["Predictor", "__version__", "add_crispmask_config", "get_config"]
+
+_MODULES = {
+    "Predictor": "crispmask.engine.predictor",
+    "add_crispmask_config": "crispmask.config",
+    "get_config": "crispmask.config",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("add_crispmask_config", "get_config"):
-        return getattr(import_module("crispmask.config"), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'crispmask' has no attribute {name!r}")

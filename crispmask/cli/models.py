@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from crispmask.errors import UserError
@@ -43,7 +41,6 @@ def load_model_config(args: argparse.Namespace) -> CfgNode:
     Raises:
         UserError: no such config, a wrong key or value, or no trained model.
     """
-    from crispmask.config import HEAD_PACKAGES
     from crispmask.data.own import register_own_datasets
     from crispmask.engine.arguments import (
         check_pairs,
@@ -51,13 +48,10 @@ def load_model_config(args: argparse.Namespace) -> CfgNode:
         load_stored_config,
         resolve_config_file,
     )
+    from crispmask.engine.trained_model import register_models
     from crispmask.model_zoo.first_model import how_to_get_a_model, require_model
 
-    import_module("crispmask.data.builtin")  # registers its data sets, whose class names a model may use
-    for package in HEAD_PACKAGES:
-        import_module(package)
-    # It warns of a function that Detectron2 calls in every convolution
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    register_models()
     check_pairs(args.opts)
     given = dict(zip(args.opts[::2], args.opts[1::2], strict=True)).get("MODEL.WEIGHTS", args.weights)
     if given:
@@ -84,15 +78,3 @@ def print_idle_keys(args: argparse.Namespace, cfg: CfgNode, purpose: str) -> Non
     if args.weights and "MODEL.WEIGHTS" in args.opts[::2]:
         notes.append("--weights has no effect: MODEL.WEIGHTS is given, too.")
     print_notes(notes)
-
-
-def known_classes(cfg: CfgNode) -> list[tuple[int | str, str]]:
-    """Category id and name of each class of a model: of its training, if the weights say, else those of
-    :func:`~crispmask.data.classes.registered_classes`."""
-    from crispmask.checkpoint.model_info import read_model_info
-    from crispmask.data.classes import class_count, registered_classes
-
-    info = read_model_info(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
-    if info is not None and len(info.class_names) == class_count(cfg):
-        return list(zip(info.category_ids, info.class_names, strict=True))
-    return registered_classes(cfg)

@@ -107,6 +107,44 @@ def write_json(path: Path, data: Any, *, indent: int | None = 1) -> None:
     write_whole(path, json.dumps(_without_nan(data), indent=indent, allow_nan=False) + "\n")
 
 
+class RowFile:
+    """A JSON list that is written row by row, so it may be longer than memory; valid once it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        """
+        Raises:
+            UserError: the file cannot be written.
+        """
+        self.path = path
+        with _named_faults(path):
+            self._file = path.open("w")
+            self._file.write("[")
+        self._number = 0
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows.
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        with _named_faults(self.path):
+            for row in rows:
+                self._file.write(",\n" if self._number else "\n")
+                self._file.write(json.dumps(_without_nan(row), allow_nan=False))
+                self._number += 1
+
+    def close(self) -> None:
+        """End the list.
+
+        Raises:
+            UserError: the end cannot be written.
+        """
+        with _named_faults(self.path):
+            if not self._file.closed:
+                self._file.write("\n]\n" if self._number else "]\n")
+                self._file.close()
+
+
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write rows below their column names, NaN as an empty cell.
 

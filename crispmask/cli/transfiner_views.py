@@ -42,7 +42,6 @@ def view_sheets(
     picture: NDArray[np.uint8],
     kinds: Sequence[str],
     score_threshold: float,
-    names: Sequence[str],
 ) -> dict[str, NDArray[np.uint8]]:
     """A sheet of each kind, with a row for each object; none without an object.
 
@@ -52,7 +51,6 @@ def view_sheets(
         kinds: ``quadtree``: a tile of the object and one of each level. ``attention``: tiles of what some of
             its nodes attend to in the last layer.
         score_threshold: lowest score of an object.
-        names: of the classes.
     """
     from transfiner_d2.inspection import inspect_quadtrees
 
@@ -68,7 +66,7 @@ def view_sheets(
         inside = view.views[index]
         box = found.pred_boxes.tensor[index].numpy()
         crop = Crop.around(box[None])
-        title = f"{names[found.pred_classes[index]]} {100 * found.scores[index]:.0f}%"
+        title = f"{predictor.classes.names[found.pred_classes[index]]} {100 * found.scores[index]:.0f}%"
         if not len(inside.quadtree):
             title += ", no node"
         outline = DrawnObject(found.pred_masks[index].numpy(), tuple(box), "", (255, 0, 80))

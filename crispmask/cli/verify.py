@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     from crispmask import model_zoo
     from crispmask.engine.arguments import check_pairs, load_config
     from crispmask.engine.checks import check_weight_file
-    from crispmask.engine.predictor import load_trained_model
+    from crispmask.engine.trained_model import load_trained_model
     from crispmask.engine.value_range import stored_value_range
     from crispmask.idle_keys import describe_idle_keys
     from crispmask.model_zoo.compare import compare

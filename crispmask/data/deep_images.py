@@ -106,7 +106,7 @@ def eight_bits(path: str | Path, image: Image.Image, value_range: Range | None) 
         if tuple(chosen) != samples.usual:
             raise ValueError(f"of its 16 bits Pillow gives the upper 8, and its range is {_text(chosen)}")
         return image
-    scaled = _scale(samples.values, *(reversed(chosen) if samples.inverted else chosen))
+    scaled = scale_values(samples.values, *(reversed(chosen) if samples.inverted else chosen))
     picture = Image.fromarray(scaled[..., 0] if scaled.shape[2] == 1 else scaled)
     if samples.alpha is not None:
         picture.putalpha(Image.fromarray(samples.alpha))
@@ -146,7 +146,7 @@ def _read_png(path: str | Path, image: Image.Image) -> _Samples:
     bits = _significant_bits(path)
     alpha = None
     if mode.startswith(("LA", "RGBA")):
-        alpha = _scale(*_by_bits(values[..., -1], bits[-1] if bits else 0, (0, WHITE)))
+        alpha = scale_values(*_by_bits(values[..., -1], bits[-1] if bits else 0, (0, WHITE)))
         values, bits = values[..., :-1], bits[:-1]
     elif "transparency" in image.info:  # the one grey or colour that is
         alpha = np.where((values == image.info["transparency"]).all(axis=2), 0, 255).astype(np.uint8)
@@ -180,7 +180,7 @@ def _read_tiff(path: str | Path, image: Image.Image) -> _Samples:
     values = _all_bytes(path, image)
     alpha = None
     if values is not None and values.shape[2] == 4:
-        values, alpha = values[..., :-1], _scale(values[..., -1], 0, WHITE)
+        values, alpha = values[..., :-1], scale_values(values[..., -1], 0, WHITE)
     bits, kinds = tags.get(_BITS, (1,)), tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))
     usual = (0, (1 << bits[0]) - 1) if max(bits) <= 16 and set(kinds) == {_UNSIGNED} else None
     return _Samples(values, alpha, _stated_by_tags(tags, usual), usual, inverted)
@@ -237,10 +237,10 @@ def _significant_bits(path: str | Path) -> tuple[int, ...]:
     return ()
 
 
-def _scale(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+def scale_values(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
     """Bring ``low`` to 0 and ``high`` to 255; what lies outside to the nearer one; NaN to 0."""
     if values.dtype == np.uint16:
-        return _scale(np.arange(1 << 16), low, high)[values]
+        return scale_values(np.arange(1 << 16), low, high)[values]
     with np.errstate(invalid="ignore", over="ignore"):
         scaled = (values.astype(np.float64) - low) * (255 / (high - low))
     return np.nan_to_num(scaled, nan=0, posinf=255, neginf=0).round().clip(0, 255).astype(np.uint8)

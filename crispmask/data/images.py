@@ -21,7 +21,7 @@ from crispmask.data.deep_images import Range, eight_bits, extremes, is_deep
 from crispmask.data.raw_modes import correct_raw_modes
 
 # What Pillow raises on files whose headers or pixels are broken
-_PILLOW_ERRORS = (
+PILLOW_ERRORS = (
     *(OSError, SyntaxError, ValueError, LookupError, EOFError, TypeError, AttributeError, OverflowError),
     RuntimeError,  # of its reader of AVIF
     *(struct.error, zlib.error, Image.DecompressionBombError),
@@ -67,7 +67,7 @@ def read_image(path: str | Path, value_range: Range | None = None) -> NDArray[np
     with opened_image(path) as image:
         picture = eight_bits(path, image, value_range) if is_deep(image) else image
         picture.load()
-        picture = _on_white(_upright(picture, image))
+        picture = on_white(upright(picture, image))
     return np.asarray(picture)
 
 
@@ -133,11 +133,11 @@ def opened_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         raise ImageError(f"There is no image file '{path}'.") from None
     except ImageError:
         raise
-    except _PILLOW_ERRORS as error:
-        raise ImageError(f"Image file '{path}' cannot be read: {_reason(error)}.") from error
+    except PILLOW_ERRORS as error:
+        raise ImageError(f"Image file '{path}' cannot be read: {pillow_reason(error)}.") from error
 
 
-def _reason(error: Exception) -> str:
+def pillow_reason(error: Exception) -> str:
     # Pillow says "cannot identify image file <path>", "image file is truncated", ...
     if "identify" in str(error):
         return "it is no image, or one of a kind that Pillow does not know"
@@ -145,7 +145,7 @@ def _reason(error: Exception) -> str:
     return text or type(error).__name__
 
 
-def _upright(picture: Image.Image, image: Image.Image) -> Image.Image:
+def upright(picture: Image.Image, image: Image.Image) -> Image.Image:
     """Turn a picture as the EXIF tag of its file says; Pillow itself turns TIFF files as it loads them."""
     turn = _TURNS.get(_orientation(image))
     return picture if turn is None else picture.transpose(turn)
@@ -159,7 +159,7 @@ def _orientation(image: Image.Image) -> Any:
         return None
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def on_white(image: Image.Image) -> Image.Image:
     if image.mode == "La":
         image = image.convert("LA")  # from which alone Pillow goes on
     if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:

@@ -91,7 +91,7 @@ def load_config(
     return cfg
 
 
-def load_stored_config(weights: str, opts: Sequence[str]) -> CfgNode:
+def load_stored_config(weights: str, opts: Sequence[str], *, flag: str = "--config-file") -> CfgNode:
     """The frozen config that a model was trained with, from its weight file.
 
     Its device is that of a config that names none.
@@ -99,6 +99,7 @@ def load_stored_config(weights: str, opts: Sequence[str]) -> CfgNode:
     Args:
         weights: file, address or ``detectron2://`` name; it becomes ``MODEL.WEIGHTS``.
         opts: ``KEY, VALUE, KEY, VALUE, ...``.
+        flag: how a config file is given.
 
     Raises:
         UserError: the file cannot be read, or does not say; or as :func:`load_config`.
@@ -107,15 +108,15 @@ def load_stored_config(weights: str, opts: Sequence[str]) -> CfgNode:
     info = read_model_info(weights)
     if info is None:
         raise UserError(
-            f"Weight file '{weights}' does not say what it was trained with: give --config-file, the config "
-            "of its model."
+            f"Weight file '{weights}' does not say what it was trained with: give {flag}, the config of "
+            "its model."
         )
     try:
         load_config(weights, (), text=info.config)
     except UserError as error:
         raise UserError(
             f"The config that is stored in '{weights}' is not one of this version, {crispmask.__version__}, "
-            f"but of {info.version}: give --config-file. {error}"
+            f"but of {info.version}: give {flag}. {error}"
         ) from error
     return load_config(weights, [*opts, "MODEL.WEIGHTS", weights], text=info.config)
 

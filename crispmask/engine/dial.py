@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog, build_detection_test_loader
 
 from crispmask.data.mapper import ImageMapper
 from crispmask.engine.cost import PeakMemory, timed
-from crispmask.engine.predictor import load_trained_model
+from crispmask.engine.trained_model import load_trained_model
 from crispmask.engine.value_range import stored_value_range
 from crispmask.errors import UserError
 from crispmask.evaluation.build import build_evaluator, evaluator_type

@@ -1,11 +1,13 @@
-"""Which images are drawn, and the names of their pictures."""
+"""Which images and videos are drawn, and the names of what is made of them."""
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from crispmask.data.video import SUFFIXES as VIDEO_SUFFIXES
 from crispmask.errors import UserError
 
 SUFFIXES = (
@@ -14,45 +16,82 @@ SUFFIXES = (
 )
 
 
-def find_images(inputs: Sequence[str | Path]) -> list[Path]:
-    """Image files of files and folders, in the order given, those of a folder by name.
+def find_images(
+    inputs: Sequence[str | Path], *, recursive: bool = False, leave_out: str | Path | None = None
+) -> dict[Path, str]:
+    """Image files of files, folders and patterns, in the order given, those of a folder by name.
 
     Args:
-        inputs: files, which are taken as they are, and folders, of which the files with a suffix of
-            ``SUFFIXES`` are taken, but not those of their folders.
+        inputs: files, which are taken as they are; folders, of which the files with a suffix of ``SUFFIXES``
+            are taken; and patterns such as ``photos/*.jpg`` or ``photos/**/*.jpg``.
+        recursive: folders in folders are searched, too, but those whose names begin with a dot.
+        leave_out: a folder that is not searched, that of the output.
+
+    Returns:
+        Name of each file: its path in the folder that was given, with slashes, else its own.
 
     Raises:
-        UserError: a folder holds no image, or cannot be read.
+        UserError: a folder holds no image or cannot be read, or nothing fits a pattern.
     """
-    found: dict[Path, None] = {}
-    for path in map(Path, inputs):
+    found: dict[Path, str] = {}
+    for path in map(Path, (match for word in inputs for match in _matches(str(word)))):
         if not os.path.isdir(path):  # unlike those of Path, it takes any name and folder
-            found[path] = None
+            found.setdefault(path, path.name)
             continue
-        try:
-            named = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES]
-        except OSError as error:
-            raise UserError(f"The folder '{path}' cannot be read: {error.strerror}.") from error
-        # A link that leads nowhere is an image that is missed
-        files = sorted(file for file in named if os.path.isfile(file) or not os.path.exists(file))
+        files = _images_of(path, recursive, leave_out)
         if not files:
-            raise UserError(
-                f"The folder '{path}' holds no image ({', '.join(SUFFIXES)}): give one that does, or files."
-            )
-        found.update(dict.fromkeys(files))
-    return list(found)
+            kinds = f"no image ({', '.join(SUFFIXES)})"
+            hint = "" if recursive else ", or --recursive for those of its folders"
+            raise UserError(f"The folder '{path}' holds {kinds}: give one that does, or files{hint}.")
+        for file in files:
+            found.setdefault(file, file.relative_to(path).as_posix())
+    return found
 
 
-def png_names(paths: Sequence[Path]) -> list[str]:
-    """A file name for the picture of each image: its own with the suffix .png, numbered if there are two.
+def is_video(path: str | Path) -> bool:
+    """Whether a file has the name of a video."""
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
-    No two names differ in capitals alone, which are one file on some systems.
+
+def output_stems(names: Sequence[str]) -> list[str]:
+    """A name for what is made of each image: its own without suffix, numbered if there are two.
+
+    No two differ in capitals alone, which are one file on some systems.
     """
-    names: dict[str, str] = {}
-    for path in paths:
-        name, number = f"{path.stem}.png", 1
-        while name.casefold() in names:
+    stems: dict[str, str] = {}
+    for name in names:
+        own = PurePosixPath(name).with_suffix("") if PurePosixPath(name).suffix else PurePosixPath(name)
+        stem, number = str(own), 1
+        while stem.casefold() in stems:
             number += 1
-            name = f"{path.stem}-{number}.png"
-        names[name.casefold()] = name
-    return list(names.values())
+            stem = f"{own}-{number}"
+        stems[stem.casefold()] = stem
+    return list(stems.values())
+
+
+def _matches(word: str) -> list[str]:
+    """The paths that a word stands for: itself, or those that fit it as a pattern."""
+    if not glob.has_magic(word) or os.path.lexists(word):
+        return [word]
+    fitting = sorted(path for path in glob.glob(word, recursive=True) if not os.path.isdir(path))
+    if not fitting:
+        raise UserError(f"No file fits '{word}': correct the pattern.")
+    return fitting
+
+
+def _images_of(folder: Path, recursive: bool, leave_out: str | Path | None) -> list[Path]:
+    """Image files of a folder by name; a link that leads nowhere is an image that is missed."""
+    left_out = None if leave_out is None else os.path.realpath(leave_out)
+
+    def fail(error: OSError) -> None:
+        raise UserError(
+            f"The folder '{error.filename or folder}' cannot be read: {error.strerror}."
+        ) from error
+
+    files = []
+    for place, folders, names in os.walk(folder, onerror=fail):
+        inner = (name for name in folders if not name.startswith("."))
+        kept = [name for name in inner if os.path.realpath(os.path.join(place, name)) != left_out]
+        folders[:] = sorted(kept) if recursive else []
+        files += [Path(place, name) for name in sorted(names) if Path(name).suffix.lower() in SUFFIXES]
+    return [file for file in files if os.path.isfile(file) or not os.path.exists(file)]

@@ -146,17 +146,17 @@ def test_what_fails_in_a_batch_is_named_and_the_others_are_done(
 ) -> None:
     from crispmask.engine.predictor import Predictor
 
-    whole = Predictor.__call__
+    whole = Predictor.predict
 
-    def greedy(self: Predictor, pictures: list[np.ndarray]) -> list:
+    def greedy(self: Predictor, pictures: list[np.ndarray], *more: object, **options: object) -> list:
         for picture in pictures:
             if picture.shape[:2] == (1, 1):
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate much")
             if picture.shape[:2] == (400, 1):
                 raise ValueError("height and width must be > 0\nand more")
-        return whole(self, pictures)
+        return whole(self, pictures, *more, **options)
 
-    monkeypatch.setattr(Predictor, "__call__", greedy)
+    monkeypatch.setattr(Predictor, "predict", greedy)
     images = small_images(tmp_path / "images")
     (images / "nowhere.png").symlink_to(tmp_path / "nothing.png")
     results = tmp_path / "results.json"
