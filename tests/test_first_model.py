@@ -12,7 +12,7 @@ import torch
 
 from crispmask import model_zoo
 from crispmask.cli import main
-from crispmask.engine.predictor import load_trained_model
+from crispmask.engine.trained_model import load_trained_model
 from crispmask.errors import UserError
 from crispmask.model_zoo.first_model import how_to_get_a_model, require_model
 from tests.docs.reader import blocks, run_block
