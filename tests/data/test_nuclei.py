@@ -16,6 +16,7 @@ from pycocotools import mask as mask_utils
 from crispmask.data.coco import read_coco
 from crispmask.data.images import read_image
 from tests.data.command_line import ROOT
+from tests.docs.reader import blocks, run_block
 
 spec = importlib.util.spec_from_file_location(
     "prepare_nuclei", ROOT / "tools" / "datasets" / "prepare_nuclei.py"
@@ -144,3 +145,18 @@ def test_a_folder_of_another_layout_says_which_one_is_meant(
     assert "lie between 0 and 1" in refusal(capsys, folder, *out, "--val-share", 1)
     assert "31 images for training and 0 for" in refusal(capsys, folder, *out, "--val-share", 0.01)
     assert not (tmp_path / "out").exists()
+
+
+def test_commands_of_the_page(folder: Path, tmp_path: Path, shapes_root: Path, small_run: list[str]) -> None:
+    """docs/nuclei.md, on the generated folder."""
+    for name in ("train_net.py", "configs", "tools", "projects"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    page = ROOT / "docs" / "nuclei.md"
+    # Of a range of sizes both ends are given
+    small_run = ["(64, 64)" if word == "(64,)" else word for word in small_run]
+    for block in blocks(page):
+        if block.is_run():
+            run_block(block, tmp_path, small_run)
+    found = {path.parent.parent.name for path in tmp_path.glob("output/nuclei/*/inference/*results.json")}
+    assert found == {"mask_rcnn", "refinemask", "transfiner"}
+    assert (tmp_path / "report" / "report.html").is_file()

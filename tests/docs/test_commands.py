@@ -16,6 +16,7 @@ BLOCKS = [block for page in PAGES for block in blocks(page)]
 OTHERS_RUN = {
     "docs/data_tools.md": "tests/data/test_data_tools_docs.py",
     "docs/fine_tuning.md": "tests/test_first_model.py",
+    "docs/nuclei.md": "tests/data/test_nuclei.py",
     "docs/own_data.md": "tests/test_own_data_page.py",
     "docs/predict.md": "tests/test_predict_page.py",
 }
