@@ -24,6 +24,7 @@ from crispmask import __version__
 from crispmask.errors import UserError, print_error
 from crispmask.interrupt import exit_on_interrupt
 from crispmask.remote_bases import remote_bases
+from crispmask.startup import prepare
 from crispmask.text import command_line, make_stdout_tolerant
 
 ANALYSES = {
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ``SystemExit(1)``, one that Ctrl-C stopped by ``SystemExit(130)``, ``--help`` by ``SystemExit(0)``.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    prepare()
     make_stdout_tolerant()
     try:
         args = _parse(words)

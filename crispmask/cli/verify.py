@@ -43,12 +43,11 @@ def run(args: argparse.Namespace) -> None:
     """
     path = _config_file(args.config)
     json_file = check_output_file(args.json, [path, weight_path(args.weights)])
-    from detectron2.utils.logger import setup_logger
-
     import crispmask.data.builtin  # noqa: F401  registers the data sets
     from crispmask import model_zoo
     from crispmask.engine.arguments import check_pairs, load_config
     from crispmask.engine.checks import check_weight_file
+    from crispmask.engine.run_log import log_on_terminal
     from crispmask.engine.trained_model import load_trained_model
     from crispmask.engine.value_range import stored_value_range
     from crispmask.idle_keys import describe_idle_keys
@@ -73,10 +72,9 @@ def run(args: argparse.Namespace) -> None:
     if "MODEL.WEIGHTS" in args.opts[::2]:
         notes.append("MODEL.WEIGHTS has no effect: WEIGHTS is given.")
     print_notes(notes)
-    setup_logger()  # how far the evaluation is
-    setup_logger(name="crispmask")  # and what of the weights is left out
-    model = load_trained_model(cfg)
-    measured = {dataset: _evaluate(config("DATASETS.TEST", f"('{dataset}',)"), model) for dataset in datasets}
+    with log_on_terminal():  # how far the evaluation is, and what of the weights is left out
+        model = load_trained_model(cfg)
+        measured = {name: _evaluate(config("DATASETS.TEST", f"('{name}',)"), model) for name in datasets}
     figures = compare(rows, measured, reasons)
     table = [(f.dataset, f.metric, f.published, f.ours, _signed(f.difference), f.note) for f in figures]
     columns = ("data set", "figure", "published", "here", "difference", "note")

@@ -48,6 +48,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add_remote_base_flag(parser)
     add_data_flags(parser)
     add_start_flags(parser)
+    parser.add_argument("--verbose", action="store_true", help="show everything that goes to log.txt")
     # Detectron2's help speaks of its LazyConfig, too
     (opts,) = (action for action in parser._actions if action.dest == "opts")
     opts.metavar, opts.help = "KEY VALUE", "changes to the config, after all flags"

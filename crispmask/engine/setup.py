@@ -11,17 +11,15 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
-from crispmask.config import HEAD_PACKAGES
 from crispmask.data.own import register_own_datasets
-from crispmask.text import PrintableLog
+from crispmask.engine.run_log import start_log
 
 logger = logging.getLogger(__name__)
 
 
 def setup_run(cfg: CfgNode, args: argparse.Namespace, notes: Sequence[str] = ()) -> None:
-    """Own data sets, Detectron2's set-up (folder, config copy, environment, seed), loggers, and determinism.
+    """Own data sets, the log, Detectron2's set-up (config copy, environment, seed), and determinism.
 
     Args:
         cfg: the config of the run.
@@ -29,13 +27,8 @@ def setup_run(cfg: CfgNode, args: argparse.Namespace, notes: Sequence[str] = ())
         notes: what the checks found worth a warning.
     """
     register_own_datasets(cfg)
-    ours = ("crispmask", *HEAD_PACKAGES)
-    for name in ours:
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+    start_log(cfg.OUTPUT_DIR, rank=comm.get_rank(), verbose=getattr(args, "verbose", False))
     default_setup(cfg, args)
-    for name in (*ours, "detectron2", "fvcore"):
-        for handler in logging.getLogger(name).handlers:
-            handler.addFilter(PrintableLog())
     if cfg.MODEL.DEVICE == "cpu" and not torch.cuda.is_available():
         logger.info("Running on the CPU: torch sees no GPU.")
     for note in notes:

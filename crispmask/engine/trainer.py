@@ -38,6 +38,7 @@ from crispmask.engine.checkpointer import AtomicCheckpointer
 from crispmask.engine.fine_tuning import start_settings
 from crispmask.engine.freeze import check_frozen_weights, freeze_modules
 from crispmask.engine.optimizer import build_optimizer, clips_full_model
+from crispmask.engine.progress import ProgressReport, log_results
 from crispmask.engine.resume import own_settings
 from crispmask.engine.steps import TrainSteps
 from crispmask.engine.unreadable import UnreadableImages
@@ -64,7 +65,10 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         register_own_datasets(cfg)
         self.unreadable = UnreadableImages(cfg.SOLVER.CHECKPOINT_PERIOD)
-        data_loader = self.unreadable.watch(self.build_train_loader(cfg))
+        images = self.load_images(cfg)
+        self.num_images = len(images)
+        data_loader = self.unreadable.watch(self.build_train_loader(cfg, images))
+        del images  # the loader has them packed
         model = self.build_model(cfg)
         freeze_modules(model, cfg.CRISPMASK.FREEZE)
         optimizer = self.build_optimizer(cfg, model)
@@ -96,8 +100,10 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[hooks.HookBase]:
-        """Detectron2's hooks, and evaluation with test-time augmentation at the end if it is on."""
+        """Detectron2's hooks, how far the run is, and evaluation with test-time augmentation if it is on."""
         built = super().build_hooks()
+        if comm.is_main_process():
+            built.insert(0, ProgressReport(self.cfg, self.num_images))
         if self.cfg.CRISPMASK.UNREADABLE_IMAGES == "skip":
             built.insert(0, self.unreadable)
         if self.cfg.TEST.AUG.ENABLED:
@@ -148,8 +154,8 @@ class Trainer(DefaultTrainer):
             ) from error
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Any:
-        """Detectron2's loader of ``DATASETS.TRAIN``.
+    def load_images(cls, cfg: CfgNode) -> list[dict[str, Any]]:
+        """Detectron2's dicts of the images of ``DATASETS.TRAIN``.
 
         Raises:
             UserError: a file of a data set cannot be used, nothing in it can be learnt from, or its masks are
@@ -161,6 +167,12 @@ class Trainer(DefaultTrainer):
             raise UserError(str(error)) from error
         if cfg.MODEL.MASK_ON:
             check_mask_format(dicts, cfg.INPUT.MASK_FORMAT)
+        return dicts
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode, dicts: Sequence[dict[str, Any]] | None = None) -> Any:
+        """Detectron2's loader of images; without ``dicts`` those of :meth:`load_images`."""
+        dicts = cls.load_images(cfg) if dicts is None else dicts
         takes_others = cfg.CRISPMASK.UNREADABLE_IMAGES == "skip" or cfg.INPUT.COPY_PASTE.PROBABILITY > 0
         # Packed as Detectron2 packs them for the processes of a loader
         others = DatasetFromList(dicts, copy=False) if takes_others else ()
@@ -208,6 +220,14 @@ class Trainer(DefaultTrainer):
         if evaluator_type(dataset_name) not in EVALUATORS:
             raise NotImplementedError(f"no evaluator for data set '{dataset_name}'")
         return build_evaluator(cfg, dataset_name, output_folder)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
+        """Detectron2's evaluation on ``DATASETS.TEST``, and its figures as a table in the log."""
+        results = super().test(cfg, model, evaluators)
+        if comm.is_main_process():
+            log_results(results, cfg.DATASETS.TEST)
+        return results
 
     @classmethod
     def test_with_tta(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:

@@ -9,6 +9,11 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+if __name__ == "__main__":
+    from crispmask.startup import prepare
+
+    prepare()
+
 import torch
 from detectron2.modeling import build_model
 

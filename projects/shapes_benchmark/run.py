@@ -58,7 +58,9 @@ MODELS = {
 
 def main() -> int:
     from crispmask.interrupt import exit_on_interrupt
+    from crispmask.startup import prepare
 
+    prepare()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--output", type=Path, default=ROOT / "output" / "demo", help="folder for all results"

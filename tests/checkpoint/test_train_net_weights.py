@@ -40,7 +40,7 @@ def test_evaluation_wants_the_whole_model(state: dict[str, torch.Tensor], tmp_pa
     path = tmp_path / "model.safetensors"
     words = ("OUTPUT_DIR", tmp_path, "MODEL.WEIGHTS", path)
     write_safetensors(path, state, {})
-    assert "Evaluation results for segm" in run("--eval-only", *words)
+    assert "Results on shapes_val" in run("--eval-only", *words)
 
     write_safetensors(path, {n: v for n, v in state.items() if n != CLASSIFIER} | {"x": torch.ones(1)}, {})
     log = run("--eval-only", *words, code=2)
@@ -49,7 +49,7 @@ def test_evaluation_wants_the_whole_model(state: dict[str, torch.Tensor], tmp_pa
     assert "Traceback" not in log
 
     log = run("--eval-only", *words, "CRISPMASK.STRICT_WEIGHTS", False)
-    assert "Evaluation results for segm" in log
+    assert "Results on shapes_val" in log
     assert re.search(rf"{CLASSIFIER} +\| +1 \| not in the file", log)
 
 

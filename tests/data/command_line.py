@@ -18,9 +18,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def train_net(*words: object, config: str = "tests/engine/tiny.yaml", code: int = 0) -> str:
-    """Run the command in this environment; returns its output."""
+    """Run the command in this environment; returns its output, which is all of its log."""
+    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(ROOT / config)]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(ROOT / config), *map(str, words)],
+        [*command, "--verbose", *map(str, words)],
         # One thread: the processes of a test share few cores
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

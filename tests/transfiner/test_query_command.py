@@ -45,12 +45,12 @@ def test_two_processes_train_evaluate_and_one_resumes(shapes_root, small_run, tm
     words = ("OUTPUT_DIR", tmp_path, *small_run, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False")
     words += ("CRISPMASK.FREEZE", "()")
     log = run("--num-gpus", 2, *words)
-    assert "World size: 2" in log and "Evaluation results for boundary" in log
+    assert "images on 2 processes" in log and "Results on shapes_val" in log
     assert last_iteration(tmp_path) == 1
     found = json.loads((tmp_path / "inference" / "coco_instances_results.json").read_text())
     assert len(found) > 10 and all(0 <= row["score"] <= 1 for row in found)
     log = run("--resume", *words, "SOLVER.MAX_ITER", 4, "DATASETS.TEST", "()")
-    assert "Starting training from iteration 2" in log and last_iteration(tmp_path) == 3
+    assert "goes on after iteration 2, " in log and last_iteration(tmp_path) == 3
 
 
 def test_number_of_classes_is_checked_before_the_start(shapes_root):

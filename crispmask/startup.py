@@ -1,0 +1,28 @@
+"""What a command sets before it imports torch: how threads wait, and which warnings are shown."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+# How often an OpenMP thread looks for new work before it sleeps. With the 300 000 times of GNU OpenMP,
+# commands that share their cores keep each other from working: docs/benchmarks.md has what was measured
+SPIN_COUNT = "1000"
+# What says how threads wait
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+def prepare() -> None:
+    """Let threads sleep soon, also those of processes that this one starts, and silence libraries.
+
+    OpenMP reads its settings when torch loads it, so that afterwards nothing is changed. What the environment
+    says of them, and of warnings, counts before all.
+    """
+    if "torch" in sys.modules:
+        return
+    if not any(name in os.environ for name in _WAITING):
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
+    if not sys.warnoptions and "--verbose" not in sys.argv:
+        # Those of torch and Detectron2 are about code that is not the user's
+        warnings.simplefilter("ignore")
