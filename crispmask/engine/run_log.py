@@ -195,7 +195,8 @@ def _log_warnings() -> None:
     logging.captureWarnings(True)
     torch = logging.getLogger("torch")
     for handler in torch.handlers:
-        handler.setLevel(logging.ERROR)
+        if getattr(handler, "stream", None) is sys.stderr:
+            handler.setLevel(logging.ERROR)
     torch.propagate = True
 
 

@@ -19,9 +19,15 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+    from plan import Stage, Watch
 
 ROOT = Path(__file__).resolve().parents[2]
+# Whose time measure.py takes, those that warm up among them
+TIMED_IMAGES = 35
 COLUMNS = (
     *("model", "box AP", "AP", "AP50", "Boundary AP"),
     *("parameters", "s / image", "peak memory", "training"),
@@ -30,10 +36,12 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Training:
-    """A config below ``configs/shapes``, the training whose weights it starts from, and who asks for it."""
+    """A config below ``configs/shapes``, the training whose weights it starts from, and what it costs."""
 
     config: str
     start: str | None
+    # Of an iteration and of an image that is evaluated, in convolutions as plan.py measures them
+    costs: tuple[float, float]
     query: bool = False
 
     @property
@@ -43,16 +51,16 @@ class Training:
 
 # Their boxes are evaluated with the masks of the models that start from them
 STARTS = {
-    "Pretraining": Training("pretraining", None),
-    "Detector": Training("detector", "Pretraining"),
-    "Query detector": Training("query_detector", "Detector", query=True),
+    "Pretraining": Training("pretraining", None, (27.7, 4.1)),
+    "Detector": Training("detector", "Pretraining", (45.4, 7.2)),
+    "Query detector": Training("query_detector", "Detector", (15, 5), query=True),
 }
 MODELS = {
-    "Mask R-CNN": Training("mask_rcnn", "Detector"),
-    "RefineMask": Training("refinemask", "Detector"),
-    "Mask Transfiner": Training("transfiner", "Detector"),
-    "Query Mask R-CNN": Training("query_mask_rcnn", "Query detector", query=True),
-    "Query Transfiner": Training("query_transfiner", "Query detector", query=True),
+    "Mask R-CNN": Training("mask_rcnn", "Detector", (20.5, 7.5)),
+    "RefineMask": Training("refinemask", "Detector", (64.3, 12.2)),
+    "Mask Transfiner": Training("transfiner", "Detector", (39.1, 9.8)),
+    "Query Mask R-CNN": Training("query_mask_rcnn", "Query detector", (15, 5), query=True),
+    "Query Transfiner": Training("query_transfiner", "Query detector", (20, 10), query=True),
 }
 
 
@@ -61,6 +69,8 @@ def main() -> int:
     from crispmask.startup import prepare
 
     prepare()
+    from crispmask.engine.progress import describe_seconds
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--output", type=Path, default=ROOT / "output" / "demo", help="folder for all results"
@@ -68,12 +78,14 @@ def main() -> int:
     parser.add_argument("--num-gpus", default="1", help="processes of the training, as for train_net.py")
     parser.add_argument("--query", action="store_true", help="the query-based models as well")
     parser.add_argument("--reuse", action="store_true", help="keep what an earlier run has finished there")
+    parser.add_argument("--verbose", action="store_true", help="show everything that goes to the logs")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs for every config")
     args = parser.parse_args()
-    args.output = args.output.resolve()
+    args.output, began = args.output.resolve(), time.monotonic()
     os.chdir(ROOT)
     try:
         with exit_on_interrupt("run.py", lambda: describe_kept(args.output)):
+            args.watch = make_plan(args)
             for name, start in chosen(STARTS, args.query).items():
                 if not is_finished(name, start, args):
                     weights = checkpoint(args.output, start.start) if start.start else None
@@ -86,9 +98,40 @@ def main() -> int:
         return 2
     table = format_table(rows)
     (args.output / "table.md").write_text(table + "\n")
-    print("\n" + table)
+    print(f"\n{table}\n\nIt took {describe_seconds(time.monotonic() - began)}.")
     print(f"\nPictures: {make_report(args, rows)}")
     return 0
+
+
+def make_plan(args: argparse.Namespace) -> Watch:
+    """Measure this machine for a second, and print what is to be done and how long it will take.
+
+    Data that can be generated is, before that. Where a config is wrong there is no plan, for ``train_net.py``
+    says what is wrong.
+    """
+    from plan import Stage, Watch, measure_convolution
+
+    import crispmask.data.builtin  # registers the data sets
+    from crispmask.data import require_dataset
+    from crispmask.engine.progress import describe_seconds
+    from crispmask.engine.run_log import log_on_terminal
+
+    trainings = {**chosen(STARTS, args.query), **chosen(MODELS, args.query)}
+    todo = {name: training for name, training in trainings.items() if not is_done(name, training, args)}
+    try:
+        configs = {name: crispmask.get_config(training.path, args.opts) for name, training in todo.items()}
+        with log_on_terminal():
+            for dataset in {name for config in configs.values() for name in datasets(config)}:
+                require_dataset(dataset)
+        stages = [stage(name, training, configs[name]) for name, training in todo.items()]
+    except (AssertionError, KeyError, OSError, ValueError):
+        return Watch([Stage(name, 0, 0, 0, *training.costs) for name, training in todo.items()], 0)
+    watch = Watch(stages, measure_convolution(), verbose=args.verbose)
+    if stages:
+        minutes = describe_seconds(watch.total())
+        print(f"Plan: {len(stages)} trainings, about {minutes} by what one second of this machine gave")
+        print(f"{watch.plan()}\nTheir logs in full: {args.output}/*/log.txt", flush=True)
+    return watch
 
 
 def describe_kept(folder: Path) -> str:
@@ -104,12 +147,12 @@ def chosen(trainings: dict[str, Training], query: bool) -> dict[str, Training]:
 
 def run_model(name: str, model: Training, args: argparse.Namespace) -> dict[str, Any]:
     """Train, evaluate and measure one model; its row of the table, which is kept in ``row.json``."""
-    kept = results_folder(args.output, name) / "row.json"
-    if kept.exists() and is_finished(name, model, args):
+    kept = row_file(args.output, name)
+    if is_done(name, model, args):
         return json.loads(kept.read_text())
     kept.unlink(missing_ok=True)
     training = train(name, model, checkpoint(args.output, model.start), args)
-    print(f"== {name}: measuring speed and memory", flush=True)
+    print(f"[{args.watch.place(name)} {name}] measuring speed and memory", flush=True)
     script = Path(__file__).with_name("measure.py")
     measured = subprocess.run(
         [sys.executable, script, model.path, checkpoint(args.output, name), *args.opts],
@@ -118,6 +161,7 @@ def run_model(name: str, model: Training, args: argparse.Namespace) -> dict[str,
         text=True,
     )
     metrics = last_evaluation(results_folder(args.output, name))
+    print(f"[{args.watch.place(name)} {name}] {describe_figures(metrics)}", flush=True)
     row = {**metrics, **json.loads(measured.stdout.splitlines()[-1]), "training": training}
     kept.write_text(json.dumps(row))
     return row
@@ -128,14 +172,21 @@ def train(name: str, training: Training, weights: Path | None, args: argparse.Na
     folder = results_folder(args.output, name)
     recipe = folder / "recipe.yaml"
     recipe.unlink(missing_ok=True)
-    print(f"== {name}: training with {training.path} into {folder}", flush=True)
+    print(f"== {args.watch.place(name)} {name}: training with {training.path} into {folder}", flush=True)
     began = time.perf_counter()
     command = [sys.executable, "train_net.py", "--config-file", training.path, "--num-gpus", args.num_gpus]
     start = () if weights is None else ("MODEL.WEIGHTS", weights)
-    subprocess.run([*command, "OUTPUT_DIR", folder, *start, *opts, *args.opts], check=True)
+    command += ["--verbose"] if args.verbose else []
+    args.watch.run(name, [*map(str, [*command, "OUTPUT_DIR", folder, *start, *opts, *args.opts])])
     seconds = time.perf_counter() - began
     recipe.write_text(settings(training, args))
     return seconds
+
+
+def is_done(name: str, training: Training, args: argparse.Namespace) -> bool:
+    """Whether nothing is left to do for a training, or for a model and its row of the table."""
+    has_row = name in STARTS or row_file(args.output, name).exists()
+    return has_row and is_finished(name, training, args)
 
 
 def is_finished(name: str, training: Training, args: argparse.Namespace) -> bool:
@@ -156,6 +207,32 @@ def settings(training: Training, args: argparse.Namespace) -> str:
         return crispmask.get_config(training.path, args.opts).dump()
     except (AssertionError, KeyError, ValueError):
         return ""
+
+
+def stage(name: str, training: Training, config: CfgNode) -> Stage:
+    """What a training does, for the plan."""
+    from detectron2.data import DatasetCatalog
+    from plan import Stage
+
+    evaluated = () if name in STARTS else config.DATASETS.TEST
+    images = sum(len(DatasetCatalog.get(dataset)) for dataset in evaluated)
+    return Stage(name, config.SOLVER.MAX_ITER, images, min(images, TIMED_IMAGES), *training.costs)
+
+
+def datasets(config: CfgNode) -> tuple[str, ...]:
+    """Names of those that a config reads."""
+    return (*config.DATASETS.TRAIN, *config.DATASETS.TEST)
+
+
+def row_file(output: Path, name: str) -> Path:
+    """Where the row of a model is kept."""
+    return results_folder(output, name) / "row.json"
+
+
+def describe_figures(metrics: dict[str, float]) -> str:
+    """The main figures of an evaluation on one line."""
+    names = {"bbox/AP": "box AP", "segm/AP": "AP", "boundary/AP": "Boundary AP"}
+    return ", ".join(f"{label} {metrics[key]:.1f}" for key, label in names.items() if key in metrics)
 
 
 def checkpoint(output: Path, name: str) -> Path:

@@ -65,7 +65,6 @@ def test_plan() -> None:
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> list[str]:
     """What is logged of 40 iterations of 2 s with an evaluation of 12 s after the first 20 and at the end."""
-    monkeypatch.setattr(logging.getLogger("crispmask"), "propagate", True)
     now = [0.0]
     monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
     report = ProgressReport(tiny_config("SOLVER.MAX_ITER", "40", "TEST.EVAL_PERIOD", "20"), 4)
@@ -103,10 +102,7 @@ def test_progress_is_read_from_the_lines_that_say_it() -> None:
     assert read_progress("[..] Plan: 30 iterations of 2 images") is None
 
 
-def test_results_are_one_table_a_data_set(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("crispmask"), "propagate", True)
+def test_results_are_one_table_a_data_set(caplog: pytest.LogCaptureFixture) -> None:
     figures = {"bbox": {"AP": 12.34, "AP-cat": 1.0}, "segm": {"AP": 10.0, "AP50": float("nan")}}
     with caplog.at_level(logging.INFO, logger=progress.logger.name):
         log_results(figures, ["a"])
