@@ -8,7 +8,7 @@ import warnings
 
 # How often an OpenMP thread looks for new work before it sleeps. With the 300 000 times of GNU OpenMP,
 # commands that share their cores keep each other from working: docs/benchmarks.md has what was measured
-SPIN_COUNT = "1000"
+SPIN_COUNT = "10000"
 # What says how threads wait
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 

@@ -14,7 +14,8 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from inspect import getdoc
 from pathlib import Path
@@ -105,6 +106,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     """The arguments of these words, with ``KEY VALUE`` pairs behind the flags, which argparse leaves over."""
+    _check_verbs(words, VERBS)
     parser = _parser(words)
     args, others = parser.parse_known_args(words)
     if wrong := [word for word in others if not hasattr(args, "opts") or re.match(r"-\D", word)]:
@@ -112,6 +114,29 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     if others:
         args.opts = [*args.opts, *others]
     return args
+
+
+def _check_verbs(words: Sequence[str], verbs: dict[str, Any], before: tuple[str, ...] = ()) -> None:
+    """Stop at a word that is no verb, with the one that may be meant."""
+    if not words or words[0].startswith("-"):
+        return
+    word, command = words[0], " ".join(("crispmask", *before))
+    if word in verbs:
+        target = verbs[word][0]
+        return _check_verbs(words[1:], target, (*before, word)) if isinstance(target, dict) else None
+    # Also those of another verb, as "crispmask check" for "crispmask data check"
+    phrases = {phrase[-1]: " ".join(phrase) for phrase in [*_phrases(VERBS), *_phrases(verbs, before)]}
+    close = get_close_matches(word, phrases, n=1)
+    hint = f"did you mean crispmask {phrases[close[0]]}?" if close else f"there are {', '.join(verbs)}."
+    raise UserError(f"'{word}' is no verb of {command}: {hint} {command} --help tells more.")
+
+
+def _phrases(verbs: dict[str, Any], before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Each verb with the words before it."""
+    for name, (target, _) in verbs.items():
+        yield (*before, name)
+        if isinstance(target, dict):
+            yield from _phrases(target, (*before, name))
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:

@@ -29,6 +29,7 @@ INSTALL_DETECTRON2 = (
     "git+https://github.com/facebookresearch/detectron2.git"
 )
 INSTALL_TORCH = "pip install torch torchvision, see https://pytorch.org/get-started for other CUDA versions"
+NEED_FILES = "train_net.py names the files that a data set lacks; your own data need none of these"
 # Import names of packages that are optional, and what they are for
 OPTIONAL = {
     "cv2": ("opencv-python-headless", "Detectron2's Visualizer"),
@@ -245,15 +246,27 @@ def examine_datasets() -> Iterator[Finding]:
     configs = [get_config(name).DATASETS for name in model_zoo.names()]
     published = (dataset for row in model_zoo.published() for dataset in row.figures)
     names = {name for node in configs for name in (*node.TRAIN, *node.TEST)} | set(published)
+    absent = []
     for name in sorted(names):
         if name.startswith("shapes_"):
-            yield Finding(OK, name, "generated when it is first used")
+            yield _examine_shapes(name)
             continue
         try:
             require_dataset(name)
             yield Finding(OK, name, "there")
-        except (UnknownDatasetError, OSError, ModuleNotFoundError) as error:
-            yield Finding(NOTE, name, "not there", str(error))
+        except (UnknownDatasetError, OSError, ModuleNotFoundError):
+            absent.append(name)
+    if absent:
+        found = f"not there, and needed only by those who use them: {', '.join(absent)}"
+        yield Finding(NOTE, "other data sets", found, NEED_FILES)
+
+
+def _examine_shapes(name: str) -> Finding:
+    """Whether a split of the generated data set is there."""
+    from crispmask.data.shapes import is_complete, shapes_folder
+
+    split, folder = name.removeprefix("shapes_"), shapes_folder()
+    return Finding(OK, name, f"there, in {folder}" if is_complete(folder, split) else "made on first use")
 
 
 def _guarded(subject: str, examination: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:

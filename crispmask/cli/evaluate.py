@@ -54,9 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--iou-type",
         nargs="+",
+        type=lambda word: "mask" if word == "segm" else word,
         choices=list(TASKS),
         default=["mask", "boundary"],
-        help="default: mask boundary",
+        help="default: mask boundary; segm is another word for mask",
     )
     parser.add_argument(
         "--protocol",

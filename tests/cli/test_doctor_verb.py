@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (root / "coco" / "annotations").mkdir(parents=True)
     (root / "coco" / "val2017").mkdir()
     (root / "coco" / "annotations" / "instances_val2017.json").write_text("{}")
+    (root / "shapes" / "annotations").mkdir(parents=True)
+    (root / "shapes" / "train").mkdir()
+    (root / "shapes" / "annotations" / "instances_train.json").write_text("{}")
     result = subprocess.run(
         [sys.executable, "-m", "crispmask", "doctor"],
         cwd=ROOT,
@@ -54,9 +58,13 @@ def test_versions_and_places_of_this_machine(report: dict[str, str]) -> None:
 
 def test_data_sets_that_are_here_and_those_that_are_not(report: dict[str, str]) -> None:
     assert report["coco_2017_val"] == "ok: there"
-    assert report["coco_2017_train"].startswith("note: not there -> Data set 'coco_2017_train' needs ")
-    assert report["shapes_val"] == "ok: generated when it is first used"
-    assert {"lvis_v1_val", "lvis_v0.5_val_cocofied", "cityscapes_instances_val"} <= set(report)
+    assert report["shapes_val"] == "ok: made on first use"
+    assert report["shapes_train"].startswith("ok: there, in ") and report["shapes_train"].endswith("/shapes")
+    said = report["other data sets"]
+    absent = re.match(r"note: not there, and needed only by .+: (.+) -> train_net.py names", said)
+    names = absent[1].split(", ")
+    assert {"coco_2017_train", "lvis_v1_val", "lvis_v0.5_val_cocofied"} <= {*names}
+    assert not {"coco_2017_val", "shapes_val", "shapes_train"} & {*names}
 
 
 def test_a_bare_python_is_told_what_to_install() -> None:

@@ -85,6 +85,13 @@ def test_real_command_needs_no_detectron2(tmp_path: Path) -> None:
     assert "boundary" in done.stdout and "57.0" in done.stdout
 
 
+def test_segm_is_another_word_for_mask(tmp_path: Path) -> None:
+    for word in ("mask", "segm"):
+        words = ["--iou-type", word, "bbox", "--json", str(tmp_path / f"{word}.json")]
+        assert main(["evaluate", GT, RESULTS, *words]) == 0
+    assert (tmp_path / "mask.json").read_text() == (tmp_path / "segm.json").read_text()
+
+
 def test_nothing_to_find_is_a_dash_and_null(files, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     paths = files([row(1, (10, 10, 30, 30))], [row(1, (10, 10, 30, 30), score=0.9)])
     out = tmp_path / "out.json"
