@@ -154,6 +154,6 @@ def test_a_training_says_little_before_its_first_iteration(tmp_path: Path) -> No
         "Command line arguments",
         "Running with full config",
         "Model:\n",
-        "eta:",
+        "total_loss:",
     ):
         assert text in log, text
