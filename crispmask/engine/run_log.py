@@ -7,6 +7,7 @@ earlier runs of the process put on single packages are taken off, so that nothin
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import time
@@ -42,12 +43,13 @@ def start_log(folder: str | Path, *, rank: int = 0, verbose: bool = False) -> No
         verbose: everything goes to stdout, too.
     """
     stop_log()
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    # Once called like this, it does nothing when default_setup calls it
-    setup_logger(str(folder), distributed_rank=rank, name="fvcore")
-    setup_logger(str(folder), distributed_rank=rank)
-    handlers: list[logging.Handler] = [_file_handler(folder / (f"log.txt.rank{rank}" if rank else "log.txt"))]
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    # Once called like this, with the very same words, it does nothing when default_setup calls it
+    setup_logger(os.fspath(folder), distributed_rank=rank, name="fvcore")
+    setup_logger(os.fspath(folder), distributed_rank=rank)
+    handlers: list[logging.Handler] = [
+        _file_handler(Path(folder) / (f"log.txt.rank{rank}" if rank else "log.txt"))
+    ]
     if rank == 0:
         handlers.append(Terminal(verbose=verbose))
     _listen(handlers)

@@ -134,7 +134,7 @@ def test_detectron2s_count_of_evaluated_images_is_short_and_rare(
 
 @pytest.mark.usefixtures("shapes_root")
 def test_a_training_says_little_before_its_first_iteration(tmp_path: Path) -> None:
-    words = ["--config-file", str(TINY), "OUTPUT_DIR", str(tmp_path / "out"), "DATASETS.TEST", "()"]
+    words = ["--config-file", str(TINY), "OUTPUT_DIR", f"{tmp_path}/./out/", "DATASETS.TEST", "()"]
     done = subprocess.run(
         [sys.executable, str(ROOT / "train_net.py"), *words],
         capture_output=True,
