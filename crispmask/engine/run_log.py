@@ -194,6 +194,7 @@ def _log_warnings() -> None:
     """Have the warnings of libraries, and those that torch prints itself, in the log, each once."""
     if not sys.warnoptions:
         warnings.simplefilter("default")
+    logging.captureWarnings(False)  # what somebody restored since an earlier run would not be seen
     logging.captureWarnings(True)
     torch = logging.getLogger("torch")
     for handler in torch.handlers:
