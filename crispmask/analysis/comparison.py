@@ -18,7 +18,6 @@ MOST_OBJECTS, LOWEST = 6, 0.3
 # Orange and blue differ for colour-blind eyes too
 FIRST_ALONE, SECOND_ALONE = distinct_color(0), distinct_color(4)
 
-Row = list[tuple[str, Image.Image]]
 Mask = NDArray[np.bool_]
 
 
@@ -31,7 +30,7 @@ def comparison_sheet(first: Result, second: Result, names: tuple[str, str]) -> N
     Args:
         first: with masks and its picture.
         second: of the same picture.
-        names: of both, for the captions.
+        names: of both, for the headings; they differ.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -40,9 +39,10 @@ def comparison_sheet(first: Result, second: Result, names: tuple[str, str]) -> N
     height, width = first.size
     whole = Crop.around(np.array([[0, 0, width, height]]), margin=0)
     alone = f"alone: {len(first) - len(pairs)}, {len(second) - len(pairs)}"
-    titles = (f"{names[0]}: {len(first)} objects", f"{names[1]}: {len(second)} objects", alone)
+    titles = (f"{len(first)} objects", f"{len(second)} objects", alone)
+    columns = (*names, "where they differ")
     union = [_union(result) for result in (first, second)]
-    rows = [_row(first, second, union, whole, titles)]
+    rows = [dict(zip(columns, _tiles(first, second, union, whole, titles), strict=True))]
     changed = [(int((first[a].mask ^ second[b].mask).sum()), a, b) for a, b in pairs]
     for pixels, a, b in sorted(changed, reverse=True)[:MOST_OBJECTS]:
         if not pixels:
@@ -50,7 +50,8 @@ def comparison_sheet(first: Result, second: Result, names: tuple[str, str]) -> N
         masks = [first[a].mask, second[b].mask]
         titles = (first[a].label, second[b].label, f"{pixels} pixels differ")
         around = Crop.around(np.stack([first.boxes[a], second.boxes[b]]))
-        rows.append(_row(first[[a]], second[[b]], masks, around, titles))
+        tiles = _tiles(first[[a]], second[[b]], masks, around, titles)
+        rows.append(dict(zip(columns, tiles, strict=True)))
     return sheet(rows)
 
 
@@ -72,7 +73,9 @@ def _union(result: Result) -> Mask:
     return union
 
 
-def _row(first: Result, second: Result, masks: list[Mask], crop: Crop, titles: tuple[str, ...]) -> Row:
+def _tiles(
+    first: Result, second: Result, masks: list[Mask], crop: Crop, titles: tuple[str, ...]
+) -> list[tuple[str, Image.Image]]:
     scale = 1 if crop.side > TILE else 2
     pictures = [
         np.asarray(result.draw(style="outline", scale=scale, labels=False)) for result in (first, second)

@@ -60,7 +60,7 @@ def view_sheets(
 
     choose = _spread_over_object if "attention" in kinds else None
     (view,) = inspect_quadtrees(predictor.model, [predictor.model_input(picture)], choose, best)
-    rows: dict[str, list[Any]] = {kind: [] for kind in kinds}
+    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
     found = view.instances
     for index in best(found):
         inside = view.views[index]
@@ -70,10 +70,10 @@ def view_sheets(
         if not len(inside.quadtree):
             title += ", no node"
         outline = DrawnObject(found.pred_masks[index].numpy(), tuple(box), "", (255, 0, 80))
-        first = title, crop.tile(draw_objects(picture, [outline], 2), scale=2)
+        first = {"object": (title, crop.tile(draw_objects(picture, [outline], 2), scale=2))}
         tiles = {"quadtree": _level_tiles, "attention": _attention_tiles}
         for kind, lines in rows.items():
-            lines.append([first, *tiles[kind](picture, crop, inside)])
+            lines.append(first | tiles[kind](picture, crop, inside))
     return {kind: sheet(lines) for kind, lines in rows.items() if lines}
 
 
@@ -87,19 +87,20 @@ def _spread_over_object(quadtree: Any) -> list[int]:
     return spread_nodes(quadtree.boxes.numpy(), quadtree.scores.numpy(), finest, NODES)
 
 
-def _level_tiles(picture: NDArray[np.uint8], crop: Crop, view: Any) -> list[tuple[str, Any]]:
-    tree, tiles = view.quadtree, []
+def _level_tiles(picture: NDArray[np.uint8], crop: Crop, view: Any) -> dict[str, tuple[str, Any]]:
+    tree, tiles = view.quadtree, {}
     for level in tree.levels.unique().tolist():
         here = (tree.levels == level).numpy()
-        tile = draw_nodes(picture, crop, tree.boxes.numpy()[here], level, tree.refined.numpy()[here])
-        tiles.append((f"level {level + 1}: {here.sum()} nodes", tile))
+        refined = tree.refined.numpy()[here]
+        tile = draw_nodes(picture, crop, tree.boxes.numpy()[here], level, refined)
+        tiles[f"level {level + 1}"] = f"{here.sum()} nodes, {refined.sum()} of them refined", tile
     return tiles
 
 
-def _attention_tiles(picture: NDArray[np.uint8], crop: Crop, view: Any) -> list[tuple[str, Any]]:
-    tiles = []
+def _attention_tiles(picture: NDArray[np.uint8], crop: Crop, view: Any) -> dict[str, tuple[str, Any]]:
+    tiles = {}
     for number, node in enumerate(view.attention, 1):
         arrays = (node.points.numpy(), node.levels.numpy(), node.weights[-1].numpy())
         tile = draw_attention(picture, crop, *arrays, view.quadtree.boxes[node.node].numpy())
-        tiles.append((f"node {number}: {len(node.points)} tokens", tile))
+        tiles[f"node {number}"] = f"what it attends to of {len(node.points)} tokens", tile
     return tiles

@@ -5,7 +5,7 @@ Everything is given in pixels of the picture. Shapes: N nodes, K tokens, T the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +15,13 @@ from PIL import Image, ImageDraw, ImageFont
 from crispmask.visualization.overlay import Color
 
 TILE = 360
-CAPTION = 22
+# Pixels of a heading, of the caption above a tile, and between tiles
+HEADING, CAPTION, GAP = 36, 22, 10
 # Of the levels of the quadtree, coarsest first
 LEVEL_COLORS: tuple[Color, ...] = ((255, 214, 10), (255, 140, 0), (240, 40, 60), (200, 0, 220), (90, 0, 220))
 CHOSEN: Color = (255, 0, 0)
+# Of a tile, what is not in the picture
+OUTSIDE: Color = (228, 230, 233)
 # Attention from none to the most
 _HEAT = np.array([[30, 20, 90], [120, 30, 130], [230, 80, 80], [255, 180, 50], [255, 255, 170]], np.float64)
 
@@ -49,7 +52,7 @@ class Crop:
         """
         box = tuple(scale * c for c in (self.x, self.y, self.x + self.side, self.y + self.side))
         image = Image.fromarray(picture).transform(
-            (TILE, TILE), Image.Transform.EXTENT, box, Image.Resampling.BICUBIC, fillcolor=(255, 255, 255)
+            (TILE, TILE), Image.Transform.EXTENT, box, Image.Resampling.BICUBIC, fillcolor=OUTSIDE
         )
         if strength == 1:
             return image
@@ -123,20 +126,24 @@ def draw_attention(
     return tile
 
 
-def sheet(rows: Sequence[Sequence[tuple[str, Image.Image]]]) -> NDArray[np.uint8]:
-    """Tiles with captions, row by row, as one picture (H, W, 3) uint8 RGB.
+def sheet(rows: Sequence[Mapping[str, tuple[str, Image.Image]]]) -> NDArray[np.uint8]:
+    """Tiles as a grid, one picture (H, W, 3) uint8 RGB.
 
     Args:
-        rows: at least one; rows may have different lengths.
+        rows: at least one; of each the tiles with their captions, by the heading of their column. Columns are
+            those of the longest row, and a place for which a row has no tile stays empty.
     """
-    columns = max(map(len, rows))
-    result = Image.new("RGB", (columns * (TILE + 6), len(rows) * (TILE + CAPTION)), "white")
+    headings = list(max(rows, key=len))
+    width, height = TILE + GAP, CAPTION + TILE + GAP
+    result = Image.new("RGB", (len(headings) * width + GAP, HEADING + len(rows) * height), "white")
     draw, font = ImageDraw.Draw(result), ImageFont.load_default(14)
+    for x, heading in enumerate(headings):
+        draw.text((GAP + x * width, 6), heading, fill="black", font=ImageFont.load_default(20))
     for y, row in enumerate(rows):
-        for x, (caption, tile) in enumerate(row):
-            corner = (x * (TILE + 6), y * (TILE + CAPTION))
-            draw.text((corner[0] + 3, corner[1] + 2), caption, fill="black", font=font)
-            result.paste(tile, (corner[0], corner[1] + CAPTION))
+        for heading, (caption, tile) in row.items():
+            left, top = GAP + headings.index(heading) * width, HEADING + y * height
+            draw.text((left, top + 2), caption, fill="black", font=font)
+            result.paste(tile, (left, top + CAPTION))
     return np.asarray(result)
 
 

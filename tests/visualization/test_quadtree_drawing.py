@@ -6,9 +6,10 @@ import numpy as np
 from PIL import Image
 
 from crispmask.visualization.quadtree import (
-    CAPTION,
     CHOSEN,
+    HEADING,
     LEVEL_COLORS,
+    OUTSIDE,
     TILE,
     Crop,
     draw_attention,
@@ -34,9 +35,9 @@ def test_crop_takes_points_and_pixels_along() -> None:
     assert np.abs(np.asarray(crop.tile(enlarged, scale=2)).astype(int) - tile).mean() < 3
 
 
-def test_windows_over_the_border_are_white_there() -> None:
+def test_windows_over_the_border_are_pale_there() -> None:
     crop = Crop.around(np.array([[-30.0, -30.0, 30.0, 30.0]]))
-    assert np.asarray(crop.tile(PICTURE))[3, 3].tolist() == [255, 255, 255]
+    assert tuple(np.asarray(crop.tile(PICTURE))[3, 3].tolist()) == OUTSIDE
 
 
 def test_refined_cells_are_filled_and_others_empty() -> None:
@@ -66,11 +67,22 @@ def test_tokens_are_brighter_the_more_they_are_attended_to() -> None:
     assert even.size == (TILE, TILE)
 
 
-def test_sheet_has_a_place_for_every_tile() -> None:
-    tile = Image.new("RGB", (TILE, TILE), (1, 2, 3))
-    picture = sheet([[("a", tile)], [("b", tile), ("c", tile), ("d", tile)]])
-    assert picture.shape[0] == 2 * (TILE + CAPTION) and picture.shape[1] >= 3 * TILE
-    assert (picture == (1, 2, 3)).all(axis=2).sum() == 4 * TILE**2
+def test_a_sheet_is_a_grid_whose_columns_have_headings() -> None:
+    def tile(value: int) -> tuple[str, Image.Image]:
+        return f"{value}", Image.new("RGB", (TILE, TILE), (value, 2, 3))
+
+    picture = sheet([{"object": tile(1)}, {"object": tile(2), "level 1": tile(3), "level 2": tile(4)}])
+    corners = {}
+    for value in (1, 2, 3, 4):
+        rows, columns = np.nonzero((picture == (value, 2, 3)).all(axis=2))
+        assert len(rows) == TILE**2
+        corners[value] = rows.min(), columns.min()
+    assert corners[1][1] == corners[2][1] < corners[3][1] < corners[4][1]
+    assert corners[1][0] < corners[2][0] == corners[3][0] == corners[4][0]
+    # A heading above each column, a caption above each tile, and nothing where there is no tile
+    top = picture[:HEADING].min(axis=(0, 2))
+    assert all(top[column : column + TILE].min() < 128 for _, column in (corners[2], corners[3], corners[4]))
+    assert (picture[HEADING : HEADING + TILE, corners[3][1] :] == 255).all()
 
 
 def test_chosen_nodes_are_apart_and_the_best_is_among_them() -> None:
