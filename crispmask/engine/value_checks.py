@@ -42,6 +42,9 @@ _SMALLEST = {
         *(
             "CRISPMASK.ACCUMULATION_STEPS",
             "MODEL.FPN.OUT_CHANNELS",
+            "MODEL.ROI_BOX_HEAD.FC_DIM",
+            "MODEL.ROI_BOX_HEAD.CONV_DIM",
+            "MODEL.ROI_MASK_HEAD.CONV_DIM",
             "INPUT.MAX_SIZE_TRAIN",
             "INPUT.MAX_SIZE_TEST",
             "INPUT.COPY_PASTE.MAX_OBJECTS",
@@ -79,6 +82,8 @@ def check_values(cfg: CfgNode) -> None:
     if cfg.SEED > _LARGEST_SEED:
         raise UserError(f"SEED {cfg.SEED} is too large: give one up to {_LARGEST_SEED}.")
     _check_sizes(cfg)
+    _check_channels(cfg.MODEL.RPN.CONV_DIMS)
+    _check_pixels(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
     _check_image_format(cfg.INPUT.FORMAT, len(cfg.MODEL.PIXEL_MEAN))
     _check_augmentations(cfg)
     _check_expected_results(cfg.TEST.EXPECTED_RESULTS)
@@ -114,6 +119,29 @@ def _check_sizes(cfg: CfgNode) -> None:
         raise UserError(
             f"INPUT.MIN_SIZE_TRAIN {sizes!r} is wrong with MIN_SIZE_TRAIN_SAMPLING range: give the smallest "
             'and the largest size, as "(640, 800)".'
+        )
+
+
+def _check_channels(channels: Any) -> None:
+    """Those of the RPN's convolutions: with none, every proposal would be the same."""
+    if not channels or not all(
+        isinstance(number, int) and (number == -1 or number > 0) for number in channels
+    ):
+        raise UserError(
+            f"MODEL.RPN.CONV_DIMS {channels!r} is wrong: give the channels of one convolution or more, each "
+            "1 or more, or -1 for as many as it is given."
+        )
+
+
+def _check_pixels(mean: Any, deviation: Any) -> None:
+    """Pixels are divided by the deviation: one of 0 makes every loss infinite."""
+    for key, values in (("MODEL.PIXEL_MEAN", mean), ("MODEL.PIXEL_STD", deviation)):
+        if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
+            raise UserError(f"{key} {values!r} is wrong: give a finite number for each channel.")
+    if len(deviation) != len(mean) or not all(value > 0 for value in deviation):
+        raise UserError(
+            f"MODEL.PIXEL_STD {deviation!r} is wrong: give a number above 0 for each channel, {len(mean)} as "
+            "in MODEL.PIXEL_MEAN."
         )
 
 

@@ -26,7 +26,14 @@ from crispmask.evaluation.inputs import (
 )
 from crispmask.evaluation.instance_eval import Candidates, InstanceEval
 from crispmask.evaluation.matching import LOWEST_IOU
-from crispmask.evaluation.notes import area_notes, border_notes, federated_notes, limit_notes, note
+from crispmask.evaluation.notes import (
+    area_notes,
+    border_notes,
+    federated_notes,
+    limit_notes,
+    note,
+    share_notes,
+)
 from crispmask.evaluation.overlaps import Overlaps, compute_overlaps
 from crispmask.evaluation.progress import Progress
 from crispmask.evaluation.regions import with_boxes, with_masks
@@ -156,6 +163,8 @@ def evaluate_rows(
             ious = compute_overlaps(gt, *judged, max_dets=limit, progress=progress, **options)
         evaluations |= _match(gt, judged, mask_tasks, ious, limit, progress)
         _note_sizes(gt, judged, found, mask_tasks, is_file)
+    for sentence in share_notes(rows, tasks) if is_file else ():
+        note(sentence)
     return {task: evaluations[task] for task in TASKS if task in evaluations}
 
 

@@ -110,6 +110,24 @@ def area_notes(found: Sequence[Row], tasks: Sequence[str]) -> list[str]:
     ]
 
 
+def share_notes(rows: Sequence[Row], tasks: Sequence[str]) -> list[str]:
+    """That detections seem to be given in shares of their image, as some models do, instead of pixels.
+
+    Args:
+        rows: detections as the file has them, after a check.
+        tasks: ``bbox``, or any of ``segm`` and ``boundary``.
+    """
+    key = "bbox" if "bbox" in tasks else "segmentation"
+    given = [row[key] for row in rows if isinstance(row.get(key), (list, tuple))]
+    if not given or len(given) < len(rows) or not all(map(_is_in_first_pixel, given)):
+        return []
+    what = "boxes" if key == "bbox" else "polygons"
+    return [
+        f"All {len(rows)} {what} of the predictions lie within the first pixel of their image, as if they "
+        "were given in shares of 0 to 1: pixels are needed; multiply by width and height of the image."
+    ]
+
+
 def border_notes(gt: GroundTruth, judged: tuple[list[Row], list[Row]], tasks: Sequence[str]) -> list[str]:
     """That the official tool counts areas between two sizes in another way.
 
@@ -135,6 +153,10 @@ def needless_note(number: int, what: str) -> str:
         f"{number} masks of {what.lower()}s have runs of 0 pixels in their middle, which pycocotools' IoU "
         f"takes for the end of the mask; here they are read to the end; {HOW}."
     )
+
+
+def _is_in_first_pixel(coordinates: Any) -> bool:
+    return max((np.max(part, initial=0) for part in coordinates), default=np.inf) <= 1
 
 
 class _Collector(logging.Handler):

@@ -20,6 +20,7 @@ from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.evaluation import evaluate
 from crispmask.evaluation.boundary_iou import boundary_iou, boundary_width
 from crispmask.evaluation.coco import evaluate_coco
+from crispmask.evaluation.notes import collected_notes
 
 # pycocotools adds an epsilon to the denominator of precision.
 FULL, HALF = pytest.approx(100), pytest.approx(50)
@@ -316,3 +317,19 @@ def test_classes_of_the_same_name_are_kept_apart():
     gt["categories"][0]["name"] = "three"
     figures = evaluate(gt, results[:1])
     assert (figures["AP/three (3)"], figures["AP/three (5)"]) == (FULL, 0)
+
+
+@pytest.mark.parametrize(("task", "key"), [("bbox", "bbox"), ("segm", "segmentation")])
+def test_results_in_shares_of_the_image_are_named(task: str, key: str) -> None:
+    box, outline = [10, 20, 40, 40], [[10, 20, 50, 20, 50, 60, 10, 60]]
+    row = {"image_id": 1, "category_id": 1, "bbox": box, "segmentation": outline}
+    gt = {
+        "images": [{"id": 1, "width": 100, "height": 100}],
+        "categories": [{"id": 1, "name": "leaf"}],
+        "annotations": [{**row, "id": 1, "area": 1600, "iscrowd": 0}],
+    }
+    shares = {"bbox": [0.1, 0.2, 0.4, 0.4], "segmentation": [[0.1, 0.2, 0.5, 0.2, 0.5, 0.6, 0.1, 0.6]]}
+    for values, is_named in ((shares, True), (row, False)):
+        with collected_notes() as notes:
+            evaluate_coco(gt, [{**row, key: values[key], "score": 0.5}], [task])
+        assert any("shares of 0 to 1" in sentence for sentence in notes) is is_named
