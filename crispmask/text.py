@@ -57,6 +57,10 @@ def make_stdout_tolerant() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+# Attribute of records of a log that a terminal shows although they have many lines
+ON_TERMINAL = {"on_terminal": True}
+
+
 class PrintableLog(logging.Filter):
     """Makes the messages of a log handler printable; they keep their lines and colours."""
 

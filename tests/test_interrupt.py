@@ -17,9 +17,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from crispmask.cli import demo, main
+from crispmask.cli import main
+from crispmask.cli.demo_inputs import Shot
+from crispmask.cli.demo_outputs import Outputs
 from crispmask.engine import argument_parser, describe_kept, load_config
 from crispmask.interrupt import exit_on_interrupt, interrupts_ignored
+from crispmask.results import Result
 
 ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "tests" / "engine" / "tiny.yaml")
@@ -108,14 +111,14 @@ def test_the_demo_counts_its_pictures(
     save_tiny_weights(tmp_path / "tiny.pth")
     for name in "abc":
         Image.new("RGB", (40, 30)).save(tmp_path / f"{name}.png")
-    write = demo._write_picture
+    write = Outputs.write
 
-    def interrupted(path: Path, *rest: object) -> None:
-        if path.stem == "c":
+    def interrupted(outputs: Outputs, shot: Shot, result: Result) -> None:
+        if shot.path.stem == "c":
             signal.raise_signal(signal.SIGINT)
-        write(path, *rest)
+        write(outputs, shot, result)
 
-    monkeypatch.setattr(demo, "_write_picture", interrupted)
+    monkeypatch.setattr(Outputs, "write", interrupted)
     words = ["demo", "--config-file", TINY, "--weights", str(tmp_path / "tiny.pth"), "--input", str(tmp_path)]
     words += ["--output", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as exit_:

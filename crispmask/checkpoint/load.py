@@ -22,6 +22,7 @@ from crispmask.checkpoint.integrity import check_floats
 from crispmask.checkpoint.origin import origin_of
 from crispmask.checkpoint.report import WeightReport, is_backbone, is_optional, is_part
 from crispmask.errors import UserError
+from crispmask.text import ON_TERMINAL
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +171,8 @@ class WeightCheckpointer(DetectionCheckpointer):
             raise UnfitWeightsError(self.report.explain(self._given, converted_for=converted_for))
         if self.classes is not None and not self._resumes:
             table = _table(fine_tuning_rows(self.report, self.model.state_dict()), "what becomes of them")
-            logger.info("%s\n%s", describe_fine_tuning(self.report, self._given), table)
+            told = describe_fine_tuning(self.report, self._given)
+            logger.info("%s\n%s", told, table, extra=ON_TERMINAL)
         elif not fits:
             logger.warning(
                 "'%s' gives %d of %d tensors of the model, which keeps its own values for the others. Not "

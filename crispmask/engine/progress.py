@@ -18,8 +18,8 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from tabulate import tabulate
 
-from crispmask.engine.run_log import ON_TERMINAL
 from crispmask.evaluation.build import EVALUATORS, evaluator_type
+from crispmask.text import ON_TERMINAL
 
 # The first word comes after so many seconds and iterations of training, without the slower first one;
 # afterwards a hundred lines in all, but not more often and not more rarely than this

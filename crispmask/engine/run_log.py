@@ -22,13 +22,11 @@ import detectron2
 from detectron2.utils.logger import setup_logger
 
 from crispmask.config import HEAD_PACKAGES
-from crispmask.text import PrintableLog
+from crispmask.text import ON_TERMINAL, PrintableLog
 
 # Packages whose messages are a run's own, and those of them that have news for a terminal
 PACKAGES = ("crispmask", *HEAD_PACKAGES, "detectron2", "fvcore")
 NEWS = ("crispmask", *HEAD_PACKAGES, "fvcore.common.checkpoint")
-# Attribute of records that a terminal shows although they have many lines
-ON_TERMINAL = {"on_terminal": True}
 # Seconds between two lines of Detectron2 on how far an evaluation is
 EVALUATION_EVERY = 15.0
 _EVALUATED = re.compile(r"Inference done (\d+)/(\d+)\..* ETA=([\d:]+)$")
@@ -114,7 +112,7 @@ def is_for_terminal(record: logging.LogRecord) -> bool:
         return _is_of(name, PACKAGES)
     if record.levelno < logging.INFO or not _is_of(name, NEWS):
         return False
-    return getattr(record, "on_terminal", False) or "\n" not in record.getMessage()
+    return ON_TERMINAL.items() <= vars(record).items() or "\n" not in record.getMessage()
 
 
 class _FullFormatter(logging.Formatter):

@@ -57,7 +57,7 @@ class Block:
     def is_commands(self) -> bool:
         """Whether somebody would type it."""
         first = self.text.split(maxsplit=1)[:1]
-        return self.language not in ("yaml", "json") and bool(first) and first[0] in PROGRAMS
+        return self.language not in ("yaml", "json", "text") and bool(first) and first[0] in PROGRAMS
 
 
 def blocks(page: Path) -> Iterator[Block]:
