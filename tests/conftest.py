@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from importlib import metadata
 from importlib.util import find_spec
@@ -44,6 +45,14 @@ def describe_detectron2() -> str:
         origin = f"from {source.get('url', 'a wheel')}"
     ops = "with _C" if find_spec("detectron2._C") else "without _C"
     return f"{detectron2.__version__} {origin}, {ops} ({Path(detectron2.__file__).parent})"
+
+
+@pytest.fixture(autouse=True)
+def log_of_its_own() -> Iterator[None]:
+    """The log of a run that a test makes in this process ends with the test."""
+    yield
+    if run_log := sys.modules.get("crispmask.engine.run_log"):
+        run_log.stop_log()
 
 
 # Appended to a training command of the shapes configs, so that it takes seconds

@@ -56,9 +56,13 @@ def start_log(folder: str | Path, *, rank: int = 0, verbose: bool = False) -> No
 
 def stop_log() -> None:
     """Close the log of an earlier run of this process, if there was one."""
-    for handler in [h for h in logging.getLogger().handlers if getattr(h, "of_a_run", False)]:
+    ours = [handler for handler in logging.getLogger().handlers if getattr(handler, "of_a_run", False)]
+    for handler in ours:
         logging.getLogger().removeHandler(handler)
         handler.close()
+    if ours:
+        for name in PACKAGES:
+            logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @contextmanager
