@@ -14,15 +14,12 @@ import yaml
 
 from crispmask.evaluation.formats.split import split_images
 from tests.data.twelve_images import write_twelve_images
+from tests.docs.reader import blocks
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "own_data.md").read_text()
+PAGE = ROOT / "docs" / "own_data.md"
 # In place of the page's config, whose ResNet-50 would take minutes and weights from the network
 CONFIG = "configs/shapes/refinemask_R_18_FPN.yaml"
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
 def test_commands_of_the_page(
@@ -34,7 +31,7 @@ def test_commands_of_the_page(
     json_file, _ = write_twelve_images(tmp_path)
     (tmp_path / "train_net.py").symlink_to(ROOT / "train_net.py")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    commands = [shlex.split(line) for block in blocks("bash") for line in block.splitlines()]
+    commands = [words for block in blocks(PAGE, "bash") for words in block.commands()]
     assert [command[0] for command in commands] == ["python", "python", "python", "crispmask", "python"]
     said = []
     for command in commands:
@@ -62,13 +59,13 @@ def test_commands_of_the_page(
             found = {row["image_id"] for row in json.loads(results.read_text())}
             held_out = split_images(json.loads(json_file.read_text()), 0.1).validation
             assert found <= (set(range(100, 112)) if "--val-json" in words else held_out)
-    sentence = re.search(r"`Classes of '(mugs.json)'(.*?)`", PAGE)[2]
+    sentence = re.search(r"`Classes of '(mugs.json)'(.*?)`", PAGE.read_text())[2]
     assert sentence in said[0] and "Validation has 1 of the 12 images" in said[0]
     assert {row["category_id"] for row in json.loads((tmp_path / "found.json").read_text())} <= {5, 17, 99}
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 8, "those in a folder of photos are left out"
     monkeypatch.chdir(tmp_path)
-    (code,) = blocks("python")
-    exec(code, {})
+    (code,) = blocks(PAGE, "python")
+    exec(code.text, {})
     assert "{5: 'lid', 17: 'saucer', 99: 'mug'}" in capsys.readouterr().out
 
 
@@ -76,7 +73,8 @@ def test_the_config_by_hand_is_one(tmp_path: Path) -> None:
     from crispmask.config import get_config
     from crispmask.data.own import own_datasets
 
-    values = yaml.safe_load(blocks("yaml")[0])
+    (by_hand,) = blocks(PAGE, "yaml")
+    values = yaml.safe_load(by_hand.text)
     values["_BASE_"] = str(ROOT / values["_BASE_"])
     (tmp_path / "mugs.yaml").write_text(yaml.safe_dump(values))
     training, validation = own_datasets(get_config(tmp_path / "mugs.yaml"))

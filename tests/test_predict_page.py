@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
 import shutil
 from pathlib import Path
 
@@ -14,14 +12,11 @@ import torch
 from crispmask.checkpoint.model_info import describe_model
 from crispmask.cli import main
 from tests.data.test_video import write_video
+from tests.docs.reader import blocks
 from tests.engine.tiny_checkpoint import save_tiny_weights
 from tests.engine.tiny_training import tiny_config
 
-PAGE = (Path(__file__).parents[1] / "docs" / "predict.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+PAGE = Path(__file__).parents[1] / "docs" / "predict.md"
 
 
 @pytest.fixture
@@ -46,7 +41,7 @@ def readers_folder(tmp_path: Path, shapes_root: Path, monkeypatch: pytest.Monkey
 
 
 def test_commands(readers_folder: Path) -> None:
-    commands = [shlex.split(line) for block in blocks("bash") for line in block.splitlines()]
+    commands = [words for block in blocks(PAGE, "bash") for words in block.commands()]
     assert len(commands) >= 7
     for words in commands:
         assert words[0] == "crispmask"
@@ -59,7 +54,7 @@ def test_commands(readers_folder: Path) -> None:
 
 
 def test_python(readers_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = blocks("python")
+    first, second = (block.text for block in blocks(PAGE, "python"))
     assert len(first.strip().splitlines()) == 6
     names: dict = {"Path": Path}
     exec(first, names)

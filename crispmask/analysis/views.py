@@ -15,6 +15,7 @@ from PIL import Image
 
 from crispmask.analysis.mask_paths import Mask, mask_path
 from crispmask.analysis.pictures import Picture, data_url
+from crispmask.evaluation.crops import extent
 
 # Longest side of a view in pixels; the paths of masks have its resolution too
 MOST_PIXELS = 480
@@ -74,7 +75,7 @@ def most_different(masks: Sequence[Mask]) -> Window:
     """
     holders = np.sum(masks, axis=0, dtype=np.int64)
     height, width = holders.shape
-    (y0, y1), (x0, x1) = (_extent(holders.any(axis=axis)) for axis in (1, 0))
+    (y0, y1), (x0, x1) = (extent(holders.any(axis=axis)) for axis in (1, 0))
     side = round(ENLARGED_PART * max(y1 - y0, x1 - x0))
     side = min(max(SMALLEST_WINDOW, side), height, width)
     # With room around a small object, so that it comes to lie in the middle
@@ -140,11 +141,6 @@ def view(
 def _open_path(mask: Mask) -> str:
     """The path of a mask that goes on beyond the rim of a view, which is no outline."""
     return mask_path(np.pad(mask, RIM, mode="edge"), -RIM)
-
-
-def _extent(occupied: Mask) -> tuple[int, int]:
-    places = np.flatnonzero(occupied)
-    return int(places[0]), int(places[-1]) + 1
 
 
 def _cut(pixels: NDArray, window: Window) -> NDArray:

@@ -25,7 +25,6 @@ from crispmask.evaluation.official import id_notes
 from crispmask.evaluation.progress import Progress
 from crispmask.evaluation.regions import checked_masks, with_boxes
 
-TURNED = "images that EXIF turns, whose annotations --fix turns with them"
 SIZES = ("small", "medium", "large")
 
 

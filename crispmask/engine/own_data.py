@@ -21,7 +21,6 @@ from crispmask.evaluation.inputs import load_dataset
 from crispmask.idle_keys import own_keys
 from crispmask.text import printable
 
-FLAGS = ("--train-json", "--train-images", "--val-json", "--val-images", "--val-share")
 # Every head takes its number of classes from one of these
 CLASS_KEYS = ("ROI_HEADS", "RETINANET")
 # Words in the names of files and folders that say nothing of what is in them

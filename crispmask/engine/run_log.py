@@ -56,27 +56,22 @@ def start_log(folder: str | Path, *, rank: int = 0, verbose: bool = False) -> No
 
 def stop_log() -> None:
     """Close the log of an earlier run of this process, if there was one."""
-    ours = [handler for handler in logging.getLogger().handlers if getattr(handler, "of_a_run", False)]
-    for handler in ours:
+    for handler in [h for h in logging.getLogger().handlers if hasattr(h, "levels_before")]:
         logging.getLogger().removeHandler(handler)
         handler.close()
-    if ours:
-        for name in PACKAGES:
-            logging.getLogger(name).setLevel(logging.NOTSET)
+        for name, level in handler.levels_before.items():
+            logging.getLogger(name).setLevel(level)
 
 
 @contextmanager
 def log_on_terminal(*, verbose: bool = False) -> Iterator[None]:
     """The log of the body on stdout, in its short form."""
-    levels = {name: logging.getLogger(name).level for name in PACKAGES}
     stop_log()
     _listen([Terminal(verbose=verbose)])
     try:
         yield
     finally:
         stop_log()
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
 
 
 class Terminal(logging.StreamHandler):
@@ -152,7 +147,7 @@ class _TerminalFormatter(logging.Formatter):
 
 def _listen(handlers: list[logging.Handler]) -> None:
     """Let handlers on the root logger hear everything of ``PACKAGES``, and warnings of all others."""
-    root = logging.getLogger()
+    levels = {name: logging.getLogger(name).level for name in PACKAGES}
     for name in PACKAGES:
         package = logging.getLogger(name)
         for handler in list(package.handlers):
@@ -160,7 +155,8 @@ def _listen(handlers: list[logging.Handler]) -> None:
         package.setLevel(logging.DEBUG)
         package.propagate = True
     for handler in handlers:
-        root.addHandler(handler)
+        handler.levels_before = levels  # which stop_log gives back
+        logging.getLogger().addHandler(handler)
 
 
 def _file_handler(path: Path) -> logging.Handler:
@@ -172,7 +168,6 @@ def _file_handler(path: Path) -> logging.Handler:
 
 def _prepare(handler: logging.Handler) -> None:
     """What all handlers of a run have in common."""
-    handler.of_a_run = True
     handler.addFilter(_Once())
     handler.addFilter(PrintableLog())
 

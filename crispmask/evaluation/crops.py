@@ -56,7 +56,7 @@ def crops_of_masks(masks: Tensor, width: int | None = None, *, on_device: bool |
         boundaries = None if width is None else mask_boundary(chunk, width)
         has_row, has_column = (chunk.any(dim=axis).cpu().numpy() for axis in (2, 1))
         for index, (rows, columns) in enumerate(zip(has_row, has_column, strict=True)):
-            y0, y1, x0, x1 = (*_extent(rows), *_extent(columns))
+            y0, y1, x0, x1 = (*extent(rows), *extent(columns))
             parts = [None if m is None else m[index, y0:y1, x0:x1].T for m in (chunk, boundaries)]
             arrays = (None if part is None else part.contiguous().cpu().numpy() for part in parts)
             crops.append(Crop((x0, y0, x1, y1), *arrays))
@@ -64,8 +64,8 @@ def crops_of_masks(masks: Tensor, width: int | None = None, *, on_device: bool |
 
 
 def _crop_array(mask: NDArray[np.bool_], width: int | None) -> Crop:
-    y0, y1 = _extent(mask.any(axis=1))
-    x0, x1 = _extent(mask[y0:y1].any(axis=0))
+    y0, y1 = extent(mask.any(axis=1))
+    x0, x1 = extent(mask[y0:y1].any(axis=0))
     crop = np.ascontiguousarray(mask[y0:y1, x0:x1].T)
     return _with_boundary(np.array([x0, y0, x1, y1]), crop.view(np.uint8), width)
 
@@ -75,7 +75,7 @@ def _with_boundary(box: NDArray[np.int64], crop: NDArray[np.uint8], width: int |
     return Crop(tuple(box.tolist()), crop.view(bool), boundary)
 
 
-def _extent(is_used: NDArray[np.bool_]) -> tuple[int, int]:
+def extent(is_used: NDArray[np.bool_]) -> tuple[int, int]:
     """First and last (exclusive) true position; zeros if there is none."""
     used = np.flatnonzero(is_used)
     return (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)

@@ -1,7 +1,6 @@
 """What docs/data_tools.md tells a user to type works."""
 
 import re
-import shlex
 from pathlib import Path
 
 import other_formats
@@ -9,16 +8,16 @@ import other_formats
 from crispmask.cli import main
 from crispmask.cli.data_convert import FORMATS as CHOICES
 from crispmask.data.conversion.formats import FORMATS
+from tests.docs.reader import blocks
 
-PAGE = (Path(__file__).parents[2] / "docs/data_tools.md").read_text()
+PAGE = Path(__file__).parents[2] / "docs/data_tools.md"
 
 
 def test_commands(tmp_path, monkeypatch, capsys):
     """In their order, on a folder of CVAT's."""
     monkeypatch.chdir(tmp_path)
     other_formats.write_cvat(tmp_path / "source")
-    blocks = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    commands = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    commands = [words for block in blocks(PAGE, "bash") for words in block.commands()]
     assert [command[:3] for command in commands[:2]] == [
         ["crispmask", "data", v] for v in ("convert", "check")
     ]
@@ -28,5 +27,5 @@ def test_commands(tmp_path, monkeypatch, capsys):
 
 
 def test_every_format_has_its_row():
-    rows = re.findall(r"^\| `([a-z][a-z-]*)` \|", PAGE, re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z][a-z-]*)` \|", PAGE.read_text(), re.MULTILINE)
     assert rows == [*FORMATS] == [*CHOICES]

@@ -60,13 +60,14 @@ class Block:
         return self.language not in ("yaml", "json", "text") and bool(first) and first[0] in PROGRAMS
 
 
-def blocks(page: Path) -> Iterator[Block]:
-    """The fenced blocks of a page."""
+def blocks(page: Path, language: str = "") -> Iterator[Block]:
+    """The fenced blocks of a page; with ``language``, those of that one."""
     text = page.read_text()
     pattern = r"^(?:<!-- not run: (?P<reason>[^\n]+?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$"
     for found in re.finditer(pattern, text, re.MULTILINE | re.DOTALL):
         line = text.count("\n", 0, found.start("language")) + 1
-        yield Block(page, line, found["language"], found["text"], found["reason"] or "")
+        if language in ("", found["language"]):
+            yield Block(page, line, found["language"], found["text"], found["reason"] or "")
 
 
 def run_block(block: Block, folder: Path, small_run: list[str]) -> None:

@@ -25,12 +25,9 @@ LINE = re.compile(r"\[\d\d:\d\d:\d\d (\w+)\] ")
 
 @pytest.fixture(autouse=True)
 def undone() -> Iterator[None]:
-    levels = {name: logging.getLogger(name).level for name in run_log.PACKAGES}
     yield
     stop_log()
     logging.captureWarnings(False)
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
 
 
 def say_all() -> None:
