@@ -26,7 +26,7 @@ import pycocotools.mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from crispmask.evaluation.coco import evaluate_coco
+from crispmask.evaluation.coco.protocol import evaluate_coco
 
 
 class Shape(NamedTuple):

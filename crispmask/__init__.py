@@ -6,6 +6,8 @@ Importing the package is cheap: Detectron2 is imported by the names that need it
 from importlib import import_module
 from typing import Any
 
+from crispmask.missing import explained_imports
+
 __version__ = "0.1.0"
 __all__ = ["Predictor", "__version__", "add_crispmask_config", "get_config"]
 
@@ -18,5 +20,6 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
+        with explained_imports():
+            return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'crispmask' has no attribute {name!r}")

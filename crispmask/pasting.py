@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crispmask.evaluation.device_masks import encode_masks
-from crispmask.evaluation.encode import encode_crop
+from crispmask.evaluation.masks.encode import encode_crop
 
 # Of a probability, from which on a pixel is the object's: Detectron2's
 THRESHOLD = 0.5

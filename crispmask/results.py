@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from crispmask.detection import Detection
 from crispmask.errors import UserError
-from crispmask.evaluation.rle import Runs, parse_runs
+from crispmask.evaluation.masks.rle import Runs, parse_runs
 from crispmask.text import printable
 
 if TYPE_CHECKING:

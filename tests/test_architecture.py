@@ -36,7 +36,8 @@ def statements(tree: ast.AST, module_level: bool) -> Iterator[ast.AST]:
 
 def modules(folder: str) -> list[Path]:
     """The source files of a package; there must be some, or a test would pass on nothing."""
-    found = sorted((ROOT / folder).rglob("*.py"))
+    path = ROOT / folder
+    found = [path] if path.is_file() else sorted(path.rglob("*.py"))
     assert found, f"{folder} holds no module"
     return found
 
@@ -55,11 +56,23 @@ def test_ops_import_torch_and_nothing_of_ours() -> None:
     allowed = {*sys.stdlib_module_names, "torch"}
     for path in modules("crispmask/ops"):
         names = set(imports(path))
-        outside = {name for name in names if not name.startswith("crispmask.ops.")}
+        # Erosion is shared with the evaluation, which has no torch; it imports neither that nor NumPy
+        ours = ("crispmask.ops.", "crispmask.erosion.")
+        outside = {name for name in names if not name.startswith(ours)}
         extra = {"triton"} if path.name == "kernels.py" else set()
         assert {name.split(".")[0] for name in outside} <= allowed | extra, path.name
         if path.name != "kernels.py":
             assert not [name for name in imports(path, module_level=True) if name.endswith(".kernels")]
+
+
+# What Detectron2's evaluators of data sets are made of
+OF_EVALUATORS = ("evaluator.py", "device_masks.py")
+
+
+@pytest.mark.parametrize("folder", ["crispmask/evaluation", "crispmask/analysis", "crispmask/erosion.py"])
+def test_results_files_are_evaluated_without_torch(folder: str) -> None:
+    found = breaches(folder, {"torch", "detectron2", "fvcore", "crispmask.ops"})
+    assert [line for line in found if not line.split(":")[0].endswith((*OF_EVALUATORS, "build.py"))] == []
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from crispmask.evaluation.encode import encode_crop
+from crispmask.evaluation.masks.encode import encode_crop
 from crispmask.polygons import Polygon
 from crispmask.result_files import save_labelme, save_masks, save_soft_masks, save_yolo, save_yolo_names
 from crispmask.results import Classes, Result

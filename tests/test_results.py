@@ -16,8 +16,8 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 from crispmask.errors import UserError
-from crispmask.evaluation.boundary_iou import boundary_width
-from crispmask.evaluation.encode import encode_crop
+from crispmask.evaluation.masks.boundary_iou import boundary_width
+from crispmask.evaluation.masks.encode import encode_crop
 from crispmask.ops import mask_boundary
 from crispmask.pasting import encode_pasted
 from crispmask.polygons import mask_polygons, ring_area

@@ -13,8 +13,8 @@ from crispmask.analysis.gallery import Exhibition, largest_differences
 from crispmask.analysis.image_files import ImageFiles
 from crispmask.analysis.object_quality import ObjectQuality, summarize
 from crispmask.analysis.page import Number, Page, Paragraph, Section, Table
-from crispmask.evaluation.boundary_iou import boundary_width
-from crispmask.evaluation.inputs import GroundTruth
+from crispmask.evaluation.formats.coco import GroundTruth
+from crispmask.evaluation.masks.boundary_iou import boundary_width
 from crispmask.evaluation.progress import Progress
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")

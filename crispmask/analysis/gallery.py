@@ -15,7 +15,7 @@ from crispmask.analysis.page import Gallery, Measure, Paragraph, Section, ShownO
 from crispmask.analysis.pairs import MAX_DECODED, Pair
 from crispmask.analysis.pictures import share_of_each
 from crispmask.analysis.views import most_different, view
-from crispmask.evaluation.inputs import GroundTruth, Row
+from crispmask.evaluation.formats.coco import GroundTruth, Row
 from crispmask.evaluation.progress import Progress
 
 TRUTH = "Ground truth"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crispmask.analysis.pairs import measure_pairs, one_to_one, overlaps_by_group, with_masks_and_boxes
-from crispmask.evaluation.inputs import Row, load_dataset, read_ground_truth, read_predictions
+from crispmask.evaluation.formats.coco import Row, load_dataset, read_ground_truth, read_predictions
 from crispmask.evaluation.progress import Progress
 
 # From here on a box is nearer to its object than to the background

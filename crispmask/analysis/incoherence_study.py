@@ -29,16 +29,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
 from crispmask.analysis.pairs import MAX_DECODED, one_to_one, overlaps_by_group, with_masks_and_boxes
-from crispmask.evaluation.checks import short
-from crispmask.evaluation.coco import DILATION_RATIO, average_precisions, evaluate_rows
-from crispmask.evaluation.inputs import GroundTruth, Row
+from crispmask.evaluation.coco.protocol import DILATION_RATIO, average_precisions, evaluate_rows
+from crispmask.evaluation.formats.checks import short
+from crispmask.evaluation.formats.coco import GroundTruth, Row
+from crispmask.evaluation.masks.incoherence import incoherent_cells
 from crispmask.evaluation.progress import Progress
-from crispmask.ops import incoherence
 
 LOWEST_BOX_IOU = 0.5
 # Cells a side of the finest grid: some of these grids are in memory at a time
@@ -140,10 +139,10 @@ def study_incoherence(
     for row, annotation, counted in progress.track(found, "Incoherent regions"):
         truth, mask = (mask_utils.decode(one["segmentation"]).astype(bool) for one in (annotation, row))
         true_cells, cells = (sample_grid(one, row["bbox"], size << depth) for one in (truth, mask))
-        for level, region in enumerate(incoherence(torch.from_numpy(true_cells), depth)):
+        for level, region in enumerate(incoherent_cells(true_cells, depth)):
             if counted:
-                counts[level].add(region.numpy(), true_cells ^ cells)
-            better = fill(mask, truth, row["bbox"], region.numpy())
+                counts[level].add(region, true_cells ^ cells)
+            better = fill(mask, truth, row["bbox"], region)
             filled[level][row["id"]] = {**row, "segmentation": _encode(better)}
     options = {"dilation_ratio": dilation_ratio, "progress": progress}
     before = _average_precisions(gt, rows, **options)

@@ -1,6 +1,6 @@
 """The quality of every object's mask and outline in a results file.
 
-COCO-format rows, read by :mod:`crispmask.evaluation.inputs`.
+COCO-format rows, read by :mod:`crispmask.evaluation.formats.coco`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from crispmask.analysis.pairs import Pair, measure_pairs, one_to_one, overlaps_by_group
-from crispmask.evaluation.inputs import GroundTruth, Row
+from crispmask.evaluation.formats.coco import GroundTruth, Row
+from crispmask.evaluation.formats.regions import with_masks
 from crispmask.evaluation.progress import Progress
-from crispmask.evaluation.regions import with_masks
 
 # As in COCO's loosest threshold: below it an object counts as not found
 LOWEST_MASK_IOU = 0.5

@@ -1,7 +1,7 @@
 """Which prediction stands for which object, and how well its mask and its outline fit.
 
 Shapes: D detections and G annotations of one image and category, P pairs. All of it is COCO-format and read
-by :mod:`crispmask.evaluation.inputs`.
+by :mod:`crispmask.evaluation.formats.coco`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from crispmask.evaluation.boundary_iou import MAX_CROP, boundary_width
-from crispmask.evaluation.inputs import GroundTruth, Row
-from crispmask.evaluation.intervals import boundary_intervals, intersection, mask_intervals
-from crispmask.evaluation.overlaps import group_rows
+from crispmask.erosion import erosion_residue
+from crispmask.evaluation.coco.overlaps import group_rows
+from crispmask.evaluation.formats.coco import GroundTruth, Row
+from crispmask.evaluation.formats.regions import with_boxes, with_masks
+from crispmask.evaluation.masks.boundary_iou import MAX_CROP, boundary_width
+from crispmask.evaluation.masks.intervals import boundary_intervals, intersection, mask_intervals
+from crispmask.evaluation.masks.rle import parse_runs
 from crispmask.evaluation.progress import Progress, tracked
-from crispmask.evaluation.regions import with_boxes, with_masks
-from crispmask.evaluation.rle import parse_runs
-from crispmask.ops import erosion_residue
 
 # Pixels of images whose masks are decoded whole
 MAX_DECODED = 2**28

@@ -15,7 +15,7 @@ from PIL import Image
 
 from crispmask.analysis.mask_paths import Mask, mask_path
 from crispmask.analysis.pictures import Picture, data_url
-from crispmask.evaluation.crops import extent
+from crispmask.evaluation.masks.crops import extent
 
 # Longest side of a view in pixels; the paths of masks have its resolution too
 MOST_PIXELS = 480

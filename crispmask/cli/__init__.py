@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 from crispmask import __version__
 from crispmask.errors import UserError, print_error
 from crispmask.interrupt import exit_on_interrupt
+from crispmask.missing import how_to_install
 from crispmask.remote_bases import remote_bases
 from crispmask.startup import prepare
 from crispmask.text import command_line, make_stdout_tolerant
@@ -77,6 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except UserError as error:
         print_error("crispmask", error)
+        return 2
+    except ModuleNotFoundError as error:
+        if (sentence := how_to_install(error)) is None:
+            raise
+        print_error("crispmask", sentence)
         return 2
     except BrokenPipeError:
         # Python flushes stdout once more when it ends

@@ -32,7 +32,7 @@ from crispmask.errors import UserError
 
 if TYPE_CHECKING:
     from crispmask.analysis.boundary_report import Assessment
-    from crispmask.evaluation.inputs import GroundTruth
+    from crispmask.evaluation.formats.coco import GroundTruth
     from crispmask.evaluation.progress import Progress
 
 # As many as have a colour of their own in charts
@@ -82,8 +82,8 @@ def run(args: argparse.Namespace) -> None:
     from crispmask.analysis.image_files import ImageFiles
     from crispmask.analysis.object_quality import CSV_COLUMNS, csv_rows
     from crispmask.analysis.page import render
-    from crispmask.evaluation.checks import faults_as_sentences
-    from crispmask.evaluation.inputs import load_dataset, read_ground_truth
+    from crispmask.evaluation.formats.checks import faults_as_sentences
+    from crispmask.evaluation.formats.coco import load_dataset, read_ground_truth
     from crispmask.evaluation.notes import collected_notes
     from crispmask.evaluation.progress import Progress
 
@@ -136,8 +136,8 @@ def _assess(
 ) -> Assessment:
     from crispmask.analysis.boundary_report import Assessment
     from crispmask.analysis.object_quality import assess_objects
-    from crispmask.evaluation.coco import average_precisions, evaluate_rows
-    from crispmask.evaluation.inputs import read_predictions
+    from crispmask.evaluation.coco.protocol import average_precisions, evaluate_rows
+    from crispmask.evaluation.formats.coco import read_predictions
 
     rows = read_predictions(path, gt, progress)
     options = {"dilation_ratio": args.dilation_ratio, "progress": progress}

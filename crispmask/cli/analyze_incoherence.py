@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> None:
     json_file = check_output_file(args.json, inputs)
     csv_file = check_output_file(args.csv, (*inputs, args.json))
     from crispmask.analysis.incoherence_study import study_incoherence
-    from crispmask.evaluation.checks import faults_as_sentences
-    from crispmask.evaluation.inputs import read_ground_truth, read_predictions
+    from crispmask.evaluation.formats.checks import faults_as_sentences
+    from crispmask.evaluation.formats.coco import read_ground_truth, read_predictions
     from crispmask.evaluation.notes import collected_notes
     from crispmask.evaluation.progress import Progress
 

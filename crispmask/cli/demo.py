@@ -201,7 +201,7 @@ def _look_at_videos(inputs: Inputs) -> dict[str, Any]:
 def _images_json(args: argparse.Namespace) -> Any:
     if not args.images_json:
         return None
-    from crispmask.evaluation.checks import load_json
+    from crispmask.evaluation.formats.checks import load_json
 
     try:
         dataset = load_json(args.images_json, "images file")

@@ -98,7 +98,8 @@ def requirements() -> Iterator[Finding]:
     except metadata.PackageNotFoundError:
         yield Finding(NOTE, "CrispMask's metadata", "not installed, run from a folder", "pip install -e .")
         required = []
-    names = [re.split(r"[^\w.-]", line)[0] for line in required if "extra ==" not in line]
+    used = [line for line in required if "extra ==" not in line or re.search("extra == .models.", line)]
+    names = [re.split(r"[^\w.-]", line)[0] for line in used]
     for name in (name for name in names if name != "torch"):
         try:
             yield Finding(OK, name, metadata.version(name))

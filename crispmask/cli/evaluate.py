@@ -137,8 +137,8 @@ def idle_flags(args: argparse.Namespace) -> list[str]:
 
 def _report(args: argparse.Namespace) -> dict[str, Any]:
     """What was asked for, the figures of every IoU type, and what has to be known of them."""
-    from crispmask.evaluation.build import evaluate_tasks
-    from crispmask.evaluation.checks import faults_as_sentences
+    from crispmask.evaluation.build import default_ratio, evaluate_tasks
+    from crispmask.evaluation.formats.checks import faults_as_sentences
     from crispmask.evaluation.notes import collected_notes
 
     kinds = {kind: TASKS[kind] for kind in args.iou_type}
@@ -146,7 +146,7 @@ def _report(args: argparse.Namespace) -> dict[str, Any]:
     options = {name: getattr(args, name) for name in names}
     options["dilation_ratio"] = args.dilation_ratio
     if args.dilation_ratio is None:
-        options["dilation_ratio"] = _default_ratio(args.protocol)
+        options["dilation_ratio"] = default_ratio(args.protocol)
     report: dict[str, Any] = {"ground_truth": args.ground_truth, "predictions": args.predictions}
     report |= {"protocol": args.protocol}
     report |= {name: value for name, value in options.items() if value not in (None, False)}
@@ -167,9 +167,14 @@ def _figures_of_pairs(
     import logging
 
     from crispmask.analysis.given_boxes import given_boxes
-    from crispmask.evaluation.coco import average_precisions, check_options, evaluate_rows, with_rules
-    from crispmask.evaluation.inputs import read_ground_truth, read_predictions
-    from crispmask.evaluation.lvis import describe, read_lvis
+    from crispmask.evaluation.coco.protocol import (
+        average_precisions,
+        check_options,
+        evaluate_rows,
+        with_rules,
+    )
+    from crispmask.evaluation.formats.coco import read_ground_truth, read_predictions
+    from crispmask.evaluation.lvis.protocol import describe, read_lvis
     from crispmask.evaluation.notes import federated_notes, note
     from crispmask.evaluation.progress import Progress
 
@@ -192,12 +197,6 @@ def _figures_of_pairs(
         found = evaluate_rows(truth, rows, [task], dilation_ratio=ratio, max_dets=max_dets, progress=progress)
         figures[task] = average_precisions(found[task])
     return {"paired_objects": len(kept.gt["annotations"]), "objects": kept.num_objects}, figures
-
-
-def _default_ratio(protocol: str) -> float:
-    from crispmask.evaluation import cityscapes, coco
-
-    return (cityscapes if protocol == "cityscapes" else coco).DILATION_RATIO
 
 
 def _print(report: dict[str, Any], *, per_class: bool) -> None:

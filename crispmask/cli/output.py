@@ -15,7 +15,7 @@ from crispmask.errors import UserError
 from crispmask.text import printable
 
 if TYPE_CHECKING:
-    from crispmask.evaluation.inputs import GroundTruth
+    from crispmask.evaluation.formats.coco import GroundTruth
 
 # Columns of a table that is piped into a file, where nobody says how wide a line may be
 PIPED_WIDTH = 200

@@ -16,14 +16,14 @@ from crispmask.data.image_files import ImageFaults, check_image_files, file_name
 from crispmask.data.images import read_header
 from crispmask.data.learnable import is_learnable, objects_without_masks, why_nothing_is_learnt
 from crispmask.data.turning import turned
-from crispmask.evaluation.checks import check_rows, check_size, check_unique_ids, is_among, load_json
+from crispmask.evaluation.coco.matching import AREA_RANGES
+from crispmask.evaluation.coco.official import id_notes
 from crispmask.evaluation.formats.annotations import NAME, Row, read_annotation, without_copies
+from crispmask.evaluation.formats.checks import check_rows, check_size, check_unique_ids, is_among, load_json
+from crispmask.evaluation.formats.coco import GroundTruth
 from crispmask.evaluation.formats.findings import Findings
-from crispmask.evaluation.inputs import GroundTruth
-from crispmask.evaluation.matching import AREA_RANGES
-from crispmask.evaluation.official import id_notes
+from crispmask.evaluation.formats.regions import checked_masks, with_boxes
 from crispmask.evaluation.progress import Progress
-from crispmask.evaluation.regions import checked_masks, with_boxes
 
 SIZES = ("small", "medium", "large")
 

@@ -19,7 +19,7 @@ from pycocotools import mask as mask_utils
 from crispmask.data.annotation_check import AnnotationCheck
 from crispmask.data.images import ImageError, read_image
 from crispmask.data.learnable import is_outside
-from crispmask.evaluation.rle import parse_runs
+from crispmask.evaluation.masks.rle import parse_runs
 from crispmask.visualization.colors import Color, distinct_color
 from crispmask.visualization.contact_sheet import EMPTY, LegendEntry, Tile, hatch
 from crispmask.visualization.overlay import DrawnObject, draw_objects

@@ -5,13 +5,13 @@
     $DETECTRON2_DATASETS/bdd100k/annotations/ins_seg_train.json
 
 Masks are run lengths, so configs say ``INPUT.MASK_FORMAT: "bitmask"``. What becomes of crowd and ignored
-objects is said in ``crispmask.evaluation.bdd100k_truth``.
+objects is said in ``crispmask.evaluation.bdd100k.truth``.
 """
 
 from __future__ import annotations
 
 from crispmask.data.metadata import MovableMetadata, datasets_folder
-from crispmask.evaluation.bdd100k_classes import CLASSES
+from crispmask.evaluation.bdd100k.classes import CLASSES
 
 SPLITS = ("train", "val")
 PREPARE = "python tools/datasets/prepare_bdd100k.py"

@@ -19,13 +19,8 @@ from detectron2.utils import comm
 
 from crispmask.data.coco import CocoImages
 from crispmask.data.metadata import MovableMetadata, datasets_folder
-from crispmask.evaluation.cityscapes_truth import (
-    CLASSES,
-    SUFFIX,
-    find_instance_files,
-    image_name,
-    read_image_truth,
-)
+from crispmask.evaluation.cityscapes.labels import CLASSES
+from crispmask.evaluation.cityscapes.truth import SUFFIX, find_instance_files, image_name, read_image_truth
 from crispmask.evaluation.formats.findings import Findings
 from crispmask.evaluation.threads import map_in_threads
 

@@ -24,14 +24,14 @@ from pycocotools import mask as mask_utils
 from crispmask.data.image_files import file_name, locate_images
 from crispmask.data.images import read_header
 from crispmask.data.learnable import is_learnable
-from crispmask.evaluation.checks import load_json, short, without_garbage_collection
 from crispmask.evaluation.formats.annotations import NAME, Row
+from crispmask.evaluation.formats.checks import load_json, short, without_garbage_collection
+from crispmask.evaluation.formats.coco import GroundTruth, load_dataset, read_ground_truth
 from crispmask.evaluation.formats.findings import Findings
+from crispmask.evaluation.formats.regions import checked_masks
 from crispmask.evaluation.formats.split import part_of, take_part
-from crispmask.evaluation.inputs import GroundTruth, load_dataset, read_ground_truth
-from crispmask.evaluation.lvis_cocofied import IMAGE_LISTS
+from crispmask.evaluation.lvis.cocofied import IMAGE_LISTS
 from crispmask.evaluation.progress import Progress
-from crispmask.evaluation.regions import checked_masks
 
 NO_SIDES = "boxes without sides, replaced by those of the masks"
 

@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from crispmask.data.coco import load_coco
 from crispmask.errors import UserError
-from crispmask.evaluation.checks import is_finite, short
+from crispmask.evaluation.formats.checks import is_finite, short
 from crispmask.evaluation.formats.split import TRAIN, VAL
 
 EXAMPLE = "{name: mugs_train, json: mugs.json, images: photos}"

@@ -30,8 +30,8 @@ from crispmask.engine.trainer import AMP_DTYPES, Trainer
 from crispmask.engine.value_checks import check_values, without_warnings
 from crispmask.engine.value_range import check_value_range
 from crispmask.errors import UserError
-from crispmask.evaluation.boundary_iou import boundary_width
 from crispmask.evaluation.build import EVALUATORS, evaluator_type
+from crispmask.evaluation.masks.boundary_iou import boundary_width
 from crispmask.idle_keys import describe_idle_keys
 
 # Meta-architectures whose number of classes is MODEL.ROI_HEADS.NUM_CLASSES

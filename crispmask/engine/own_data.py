@@ -15,9 +15,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from crispmask.data.own import OwnDataset, absolute, own_datasets, register_own_datasets
 from crispmask.errors import UserError
-from crispmask.evaluation.checks import load_json, short
+from crispmask.evaluation.formats.checks import load_json, short
+from crispmask.evaluation.formats.coco import load_dataset
 from crispmask.evaluation.formats.split import TRAIN, VAL, split_images
-from crispmask.evaluation.inputs import load_dataset
 from crispmask.idle_keys import own_keys
 from crispmask.text import printable
 

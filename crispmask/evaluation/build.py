@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from crispmask.evaluation.checks import faults_as_sentences
+from crispmask.evaluation.formats.checks import faults_as_sentences
+from crispmask.missing import explained_imports
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -47,7 +48,7 @@ def evaluate(
         official: give the figures of the official tool also where it reads files in a way that is hard to
             defend: annotation id 0, repeated ids, areas of detections that have a ``bbox``. It is pycocotools
             or the Boundary IoU tool for ``coco``; lvis-api or, for boundaries, the Boundary IoU tool for
-            ``lvis``, see :mod:`crispmask.evaluation.official`.
+            ``lvis``, see :mod:`crispmask.evaluation.coco.official`.
         class_agnostic: take all categories for one, as pycocotools with ``useCats`` 0. Predictions need no
             ``category_id`` then, and ``predicted_iou`` is their score if they have none.
         max_outline: pixels of outline that the polygons of a file may have together; None: 1e9.
@@ -87,9 +88,14 @@ def evaluate_tasks(
             raise ValueError(f"Protocol {protocol} has no {name} (--{name.replace('_', '-')}): {reason}.")
     if "scores" in given and protocol != "bdd100k":
         raise ValueError(f"Protocol {protocol} has no scores in a file of their own: leave --scores out.")
-    module, name = PROTOCOLS[protocol]
+    function = getattr(_module_of(protocol), PROTOCOLS[protocol][1])
     with faults_as_sentences():
-        return getattr(import_module(f"crispmask.evaluation.{module}"), name)(gt, predictions, tasks, **given)
+        return function(gt, predictions, tasks, **given)
+
+
+def default_ratio(protocol: str) -> float:
+    """Boundary width of a protocol as a share of the image diagonal."""
+    return _module_of(protocol).DILATION_RATIO
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
@@ -112,7 +118,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
         )
     folder = os.path.join(cfg.OUTPUT_DIR, "inference") if output_folder is None else output_folder
     module, name = EVALUATORS[kind]
-    evaluator = getattr(import_module(f"crispmask.evaluation.{module}"), name)
+    with explained_imports():
+        evaluator = getattr(import_module(f"crispmask.evaluation.{module}"), name)
     ratio = cfg.TEST.BOUNDARY.DILATION_RATIO
     options = {"dilation_ratio": ratio, "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE}
     return evaluator(dataset_name, _tasks(cfg), output_dir=folder, **options)
@@ -132,6 +139,11 @@ def _tasks(cfg: CfgNode) -> list[str]:
     return ["bbox", "segm", "boundary"] if cfg.TEST.BOUNDARY.ENABLED else ["bbox", "segm"]
 
 
+def _module_of(protocol: str) -> Any:
+    with explained_imports():
+        return import_module(f"crispmask.evaluation.{PROTOCOLS[protocol][0]}")
+
+
 def _check_choice(name: str, value: str, choices: dict[str, Any]) -> None:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"Unknown {name} {value!r}; supported: {', '.join(choices)}.")
@@ -140,10 +152,10 @@ def _check_choice(name: str, value: str, choices: dict[str, Any]) -> None:
 IOU_TYPES = {"boundary": "boundary", "segm": "segm", "mask": "segm", "bbox": "bbox"}
 # Module and function, imported on use
 PROTOCOLS = {
-    "coco": ("coco", "coco_figures"),
-    "lvis": ("lvis", "lvis_figures"),
-    "cityscapes": ("cityscapes", "evaluate_cityscapes"),
-    "bdd100k": ("bdd100k", "evaluate_bdd100k"),
+    "coco": ("coco.protocol", "coco_figures"),
+    "lvis": ("lvis.protocol", "lvis_figures"),
+    "cityscapes": ("cityscapes.protocol", "evaluate_cityscapes"),
+    "bdd100k": ("bdd100k.protocol", "evaluate_bdd100k"),
 }
 # Options that a protocol does not have, and why
 WITHOUT = {
@@ -156,8 +168,8 @@ WITHOUT = {
 }
 # Module and class by the type that a data set's metadata names; imported on use, since they need Detectron2
 EVALUATORS = {
-    "coco": ("coco_evaluator", "COCOBoundaryEvaluator"),
-    "lvis": ("lvis_evaluator", "LVISBoundaryEvaluator"),
-    "cityscapes_instance": ("cityscapes_evaluator", "CityscapesBoundaryEvaluator"),
-    "bdd100k": ("bdd100k_evaluator", "BDD100KBoundaryEvaluator"),
+    "coco": ("coco.evaluator", "COCOBoundaryEvaluator"),
+    "lvis": ("lvis.evaluator", "LVISBoundaryEvaluator"),
+    "cityscapes_instance": ("cityscapes.evaluator", "CityscapesBoundaryEvaluator"),
+    "bdd100k": ("bdd100k.evaluator", "BDD100KBoundaryEvaluator"),
 }

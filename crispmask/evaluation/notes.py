@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crispmask.evaluation.matching import AREA_RANGES, outside_ranges
-from crispmask.evaluation.official import AREA, HOW, Row, official_areas
+from crispmask.evaluation.coco.matching import AREA_RANGES, outside_ranges
+from crispmask.evaluation.coco.official import AREA, HOW, Row, official_areas
 
 if TYPE_CHECKING:
-    from crispmask.evaluation.inputs import GroundTruth
+    from crispmask.evaluation.formats.coco import GroundTruth
 
 logger = logging.getLogger(__name__)
 

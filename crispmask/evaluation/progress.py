@@ -9,8 +9,6 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
-import torch.distributed
-
 # Seconds that a run may take in silence, between two lines, and between two moves of the bar
 PATIENCE, LINE_EVERY, MOVE_EVERY = 5.0, 15.0, 0.1
 
@@ -84,5 +82,8 @@ def _ignore(done: int) -> None:
 
 
 def _is_main_process() -> bool:
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return not distributed or torch.distributed.get_rank() == 0
+    # Who has not imported it is not distributed; it takes a second and is not needed here
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return True
+    return bool(distributed.get_rank() == 0)

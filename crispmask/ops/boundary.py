@@ -3,13 +3,11 @@
 Shapes: R masks, H rows, W columns; leading dimensions are free. Outside of the image is background.
 """
 
-import functools
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from crispmask.erosion import erosion_residue
 from crispmask.ops.checks import check_int, check_masks
 from crispmask.ops.dispatch import at_least, is_plain_cpu, triton_kernels
 
@@ -66,51 +64,6 @@ def boundary_band(masks: Tensor, width: int) -> Tensor:
     masks = check_masks(masks)
     check_int(width, "width", 1)
     return torch.ops.crispmask.boundary_band(masks, width)
-
-
-def erosion_residue(masks: Any, width: int, out: Any) -> Any:
-    """Take the eroded interior out of ``out``: :func:`mask_boundary` without checks or dispatch.
-
-    Meant for loops over many small crops, where calling an op costs as much as the work. NumPy arrays and
-    tensors both do; a NumPy view of a CPU tensor is about three times as fast, for its slices are cheap.
-
-    Args:
-        masks: (..., H, W) bool or 0/1 uint8 array, contiguous.
-        width: distance in pixels, at least 1.
-        out: contiguous copy of ``masks``, written in place.
-
-    Returns:
-        ``out``, 1 on the boundary and 0 elsewhere.
-    """
-    height, columns = masks.shape[-2:]
-    if height <= 2 * width or columns <= 2 * width:
-        return out
-    # Pixels in one line, rows first: fewer and fewer of them are left for the passes that follow.
-    eroded = masks.reshape(-1)
-    for head, tail in _passes(columns, 2 * width + 1):
-        eroded = eroded[head] & eroded[tail]
-    # A window that runs over the end of a row or a mask reads the next one, which spoils the centres closer
-    # than `width` to the border. None of those survives.
-    rows = len(eroded) // columns
-    eroded[: rows * columns].reshape(rows, columns)[:, columns - 2 * width :] = 0
-    margin = width * (columns + 1)
-    interior = out.reshape(-1)[margin:-margin]
-    interior ^= eroded
-    if masks.ndim > 2:
-        out[..., :width, :] = masks[..., :width, :]
-        out[..., height - width :, :] = masks[..., height - width :, :]
-    return out
-
-
-@functools.lru_cache(1024)
-def _passes(columns: int, window: int) -> list[tuple[slice, slice]]:
-    """Parts of a line to AND in turn, until an element covers a square window of lines ``columns`` long."""
-    shifts, covered = [], 1
-    while covered < window:
-        shifts.append(min(covered, window - covered))
-        covered += shifts[-1]
-    shifts.sort(reverse=True)
-    return [(slice(-shift), slice(shift, None)) for shift in [s * columns for s in shifts] + shifts]
 
 
 def _mask_boundary_reference(masks: Tensor, width: int, boxes: Tensor | None) -> Tensor:

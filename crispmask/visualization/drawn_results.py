@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from crispmask.erosion import erosion_residue
 from crispmask.errors import UserError
-from crispmask.evaluation.boundary_iou import boundary_width
-from crispmask.evaluation.coco import DILATION_RATIO
-from crispmask.ops import erosion_residue
+from crispmask.evaluation.coco.protocol import DILATION_RATIO
+from crispmask.evaluation.masks.boundary_iou import boundary_width
 from crispmask.results import Result
 from crispmask.visualization.colors import Color, distinct_color
 from crispmask.visualization.overlay import DrawnObject, draw_objects

@@ -21,7 +21,7 @@ from crispmask.analysis.gallery import Pairs, found_by_all
 from crispmask.analysis.image_files import ImageFiles
 from crispmask.analysis.object_quality import assess_objects
 from crispmask.analysis.views import Mask, Window, most_different
-from crispmask.evaluation.inputs import load_dataset, read_ground_truth, read_predictions
+from crispmask.evaluation.formats.coco import load_dataset, read_ground_truth, read_predictions
 from crispmask.visualization.overlay import paint_mask
 
 # Pixels: of a panel, between panels, of the label below, and of the lines

@@ -11,7 +11,7 @@ from crispmask.analysis.gallery import Exhibition, largest_differences
 from crispmask.analysis.image_files import ImageFiles
 from crispmask.analysis.object_quality import ObjectQuality, assess_objects
 from crispmask.analysis.page import Page, Paragraph, Section, Table
-from crispmask.evaluation.inputs import GroundTruth, load_dataset, read_ground_truth, read_predictions
+from crispmask.evaluation.formats.coco import GroundTruth, load_dataset, read_ground_truth, read_predictions
 
 # Pixels of an object whose outline can be judged by eye
 MIN_AREA = 400

@@ -13,7 +13,7 @@ import pytest
 
 from crispmask.cli import main
 from crispmask.evaluation import evaluate
-from crispmask.evaluation.lvis_cocofied import cocofy
+from crispmask.evaluation.lvis.cocofied import cocofy
 from tests.analysis.rectangles import dataset, rle, row
 from tests.evaluation.lvis_sets import real_lvis
 

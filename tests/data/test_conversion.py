@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 from crispmask.cli import main
-from crispmask.evaluation.rle import to_rle
+from crispmask.evaluation.masks.rle import to_rle
 
 
 def convert(source, *words, code=0):

@@ -19,7 +19,7 @@ from PIL import Image
 from crispmask.data import register_lvis, require_dataset
 from crispmask.data.lvis import COCOFIED, load_lvis
 from crispmask.evaluation import evaluate
-from crispmask.evaluation.lvis_cocofied import cocofy
+from crispmask.evaluation.lvis.cocofied import cocofy
 from tests.evaluation.lvis_sets import REAL_CATEGORIES, real_lvis
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from crispmask.evaluation import evaluate
-from crispmask.evaluation.inputs import read_ground_truth
+from crispmask.evaluation.formats.coco import read_ground_truth
 
 SQUARES = {"a": [10, 10, 40, 10, 40, 40, 10, 40], "b": [20, 30, 70, 30, 70, 70, 20, 70]}
 SIZE = {"height": 80, "width": 100}

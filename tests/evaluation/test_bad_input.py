@@ -18,10 +18,10 @@ from pycocotools.coco import COCO
 
 from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.evaluation import evaluate
-from crispmask.evaluation.coco import evaluate_coco
-from crispmask.evaluation.inputs import read_ground_truth
-from crispmask.evaluation.lvis import evaluate_lvis
-from crispmask.evaluation.lvis_cocofied import cocofy
+from crispmask.evaluation.coco.protocol import evaluate_coco
+from crispmask.evaluation.formats.coco import read_ground_truth
+from crispmask.evaluation.lvis.cocofied import cocofy
+from crispmask.evaluation.lvis.protocol import evaluate_lvis
 
 SHAPE = Shape(images=2, height=40, width=50, objects=3, detections=4, categories=2, found=0.9)
 

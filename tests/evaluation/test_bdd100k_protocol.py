@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from crispmask.evaluation import evaluate
-from crispmask.evaluation.bdd100k import paint
-from crispmask.evaluation.inputs import read_ground_truth, read_predictions
+from crispmask.evaluation.bdd100k.protocol import paint
+from crispmask.evaluation.formats.coco import read_ground_truth, read_predictions
 
 SIZE = (60, 80)
 # pycocotools adds an epsilon to the denominator of precision.

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from crispmask.evaluation.bdd100k_truth import to_coco
+from crispmask.evaluation.bdd100k.truth import to_coco
 from tests.data.image_files import png_start
 
 SIZE = (40, 60)

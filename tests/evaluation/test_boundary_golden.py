@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from crispmask.evaluation import evaluate
-from crispmask.evaluation.coco import average_precisions, evaluate_coco
-from crispmask.evaluation.lvis import evaluate_lvis
+from crispmask.evaluation.coco.protocol import average_precisions, evaluate_coco
+from crispmask.evaluation.lvis.protocol import evaluate_lvis
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "boundary_coco"
 GT, RESULTS = GOLDEN / "gt.json", GOLDEN / "dt.json"

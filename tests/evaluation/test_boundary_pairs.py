@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from crispmask.evaluation import boundary_iou
-from crispmask.evaluation.boundary_iou import boundary_width, min_ious
-from crispmask.evaluation.rle import RLEError, parse_runs, read_masks, to_rle
+from crispmask.evaluation.masks.boundary_iou import boundary_width, min_ious
+from crispmask.evaluation.masks.rle import RLEError, parse_runs, read_masks, to_rle
 
-module = import_module("crispmask.evaluation.boundary_iou")
+module = import_module("crispmask.evaluation.masks.boundary_iou")
 LARGEST = module.MAX_CROP
 
 

@@ -16,9 +16,11 @@ from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.analysis import pairs
 from crispmask.analysis.given_boxes import given_boxes
 from crispmask.cli import main
-from crispmask.evaluation import checks, evaluate, rle
-from crispmask.evaluation.coco import evaluate_coco
-from crispmask.evaluation.intervals import Intervals, intersection
+from crispmask.evaluation import evaluate
+from crispmask.evaluation.coco.protocol import evaluate_coco
+from crispmask.evaluation.formats import checks
+from crispmask.evaluation.masks import rle
+from crispmask.evaluation.masks.intervals import Intervals, intersection
 
 SIDE = 60_000
 SQUARE = [[10, 10, 30, 10, 30, 30, 10, 30]]
@@ -45,7 +47,7 @@ def columns(number, side=SIDE):
 def test_figures_are_the_same_by_runs(monkeypatch):
     gt, results = make_set(Shape(2, 96, 128, 6, 12, 3, 0.9), 3)
     before = evaluate_coco(gt, results)["boundary"], given_boxes(gt, results, 0.02).predictions
-    monkeypatch.setattr(sys.modules["crispmask.evaluation.boundary_iou"], "MAX_CROPS", 6000)
+    monkeypatch.setattr(sys.modules["crispmask.evaluation.masks.boundary_iou"], "MAX_CROPS", 6000)
     monkeypatch.setattr(pairs, "MAX_CROP", 300)
     after = evaluate_coco(gt, results)["boundary"], given_boxes(gt, results, 0.02).predictions
     assert np.array_equal(before[0].precision, after[0].precision) and before[1] == after[1]
@@ -193,7 +195,7 @@ def test_too_little_memory_is_a_sentence(monkeypatch, tmp_path, capsys):
     def fail(*args, **kwargs):
         raise MemoryError
 
-    monkeypatch.setattr("crispmask.evaluation.coco.compute_overlaps", fail)
+    monkeypatch.setattr("crispmask.evaluation.coco.protocol.compute_overlaps", fail)
     with pytest.raises(ValueError, match="takes more memory than this machine has"):
         evaluate(dataset(SQUARE), rows(SQUARE))
     paths = tmp_path / "gt.json", tmp_path / "dt.json"

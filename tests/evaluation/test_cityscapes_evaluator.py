@@ -14,10 +14,11 @@ from torch import multiprocessing
 from benchmarks.bench_cityscapes import CLASS_IDS, write_cityscapes
 from crispmask import get_config
 from crispmask.evaluation import build_evaluator, evaluate
-from crispmask.evaluation.cityscapes_evaluator import CityscapesBoundaryEvaluator
-from crispmask.evaluation.crops import crops_of_masks, crops_of_runs
-from crispmask.evaluation.encode import encode_crop
-from crispmask.evaluation.rle import parse_runs
+from crispmask.evaluation.cityscapes.evaluator import CityscapesBoundaryEvaluator
+from crispmask.evaluation.device_masks import crops_of_masks
+from crispmask.evaluation.masks.crops import crops_of_runs
+from crispmask.evaluation.masks.encode import encode_crop
+from crispmask.evaluation.masks.rle import parse_runs
 
 SIZE, RATIO = (100, 180), 0.01
 CLASSES = ["person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from crispmask.evaluation import evaluate
-from crispmask.evaluation.fused_dot import fused_dot
+from crispmask.evaluation.cityscapes.fused_dot import fused_dot
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "boundary_cityscapes"
 GT, PREDICTIONS = GOLDEN / "gt", GOLDEN / "predictions.json"

@@ -13,8 +13,8 @@ from PIL import Image
 
 from benchmarks.bench_cityscapes import write_cityscapes
 from crispmask.evaluation import evaluate
-from crispmask.evaluation.boundary_iou import boundary_width
-from crispmask.evaluation.cityscapes_truth import find_instance_files
+from crispmask.evaluation.cityscapes.truth import find_instance_files
+from crispmask.evaluation.masks.boundary_iou import boundary_width
 from crispmask.ops import mask_boundary
 from tests.data.image_files import png_start
 

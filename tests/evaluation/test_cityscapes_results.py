@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from crispmask.evaluation import evaluate
-from crispmask.evaluation.cityscapes_results import read_prediction_folder
-from crispmask.evaluation.cityscapes_truth import find_instance_files, image_size
+from crispmask.evaluation.cityscapes.results import read_prediction_folder
+from crispmask.evaluation.cityscapes.truth import find_instance_files, image_size
 from crispmask.evaluation.formats.findings import Findings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "boundary_cityscapes"

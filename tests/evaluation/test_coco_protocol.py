@@ -18,8 +18,8 @@ from pycocotools.cocoeval import COCOeval
 
 from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.evaluation import evaluate
-from crispmask.evaluation.boundary_iou import boundary_iou, boundary_width
-from crispmask.evaluation.coco import evaluate_coco
+from crispmask.evaluation.coco.protocol import evaluate_coco
+from crispmask.evaluation.masks.boundary_iou import boundary_iou, boundary_width
 from crispmask.evaluation.notes import collected_notes
 
 # pycocotools adds an epsilon to the denominator of precision.

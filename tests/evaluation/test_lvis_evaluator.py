@@ -11,9 +11,9 @@ from model_outputs import as_float32, run, run_in_two_processes, same, same_task
 
 from crispmask import get_config
 from crispmask.evaluation import build_evaluator, evaluate
-from crispmask.evaluation.coco_evaluator import COCOBoundaryEvaluator
-from crispmask.evaluation.lvis_cocofied import cocofy
-from crispmask.evaluation.lvis_evaluator import LVISBoundaryEvaluator
+from crispmask.evaluation.coco.evaluator import COCOBoundaryEvaluator
+from crispmask.evaluation.lvis.cocofied import cocofy
+from crispmask.evaluation.lvis.evaluator import LVISBoundaryEvaluator
 
 CLASSES = SHAPE.categories
 

@@ -13,14 +13,15 @@ import pytest
 
 from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.evaluation import progress
-from crispmask.evaluation.checks import load_json
+from crispmask.evaluation.formats.checks import load_json
 
 ROOT = Path(__file__).parents[2]
 SET = Shape(images=20, height=60, width=80, objects=3, detections=20, categories=2, found=0.9)
 # The command, with no patience at all
 IN_A_HURRY = """
 import sys
-from crispmask.evaluation import checks, progress
+from crispmask.evaluation import progress
+from crispmask.evaluation.formats import checks
 progress.PATIENCE = progress.LINE_EVERY = progress.MOVE_EVERY = 0
 checks._REPORT_EVERY = 16
 from crispmask.cli import main

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
+from crispmask.evaluation.masks.incoherence import incoherent_cells
 from crispmask.ops import incoherence, incoherence_residual
 from tests.golden import golden
 
@@ -51,6 +52,8 @@ def test_equals_a_naive_loop(height, width, num_levels, density, seed):
     for i, mask in enumerate(masks):
         for ours, expected in zip(levels, naive_incoherence(mask, num_levels), strict=True):
             np.testing.assert_array_equal(ours[i].numpy(), expected)
+    for ours, arrays in zip(levels, incoherent_cells(masks, num_levels), strict=True):
+        np.testing.assert_array_equal(ours.numpy(), arrays)
 
 
 def test_a_fine_detail_in_a_coherent_parent_is_dropped():

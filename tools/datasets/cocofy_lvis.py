@@ -20,8 +20,8 @@ from pathlib import Path
 
 from crispmask.cli.output import write_whole
 from crispmask.errors import UserError, exit_on_user_error
-from crispmask.evaluation.inputs import load_dataset
-from crispmask.evaluation.lvis_cocofied import COCO_SYNSETS, cocofy, missing_synsets
+from crispmask.evaluation.formats.coco import load_dataset
+from crispmask.evaluation.lvis.cocofied import COCO_SYNSETS, cocofy, missing_synsets
 
 # File -> folder of the images that are kept
 FILES = {"lvis_v0.5_val.json": None, "lvis_v1_val.json": "val2017"}

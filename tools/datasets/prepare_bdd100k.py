@@ -20,10 +20,10 @@ from pathlib import Path
 
 from crispmask.cli.output import print_notes, write_whole
 from crispmask.errors import UserError, exit_on_user_error
-from crispmask.evaluation.bdd100k_classes import class_ids_of
-from crispmask.evaluation.bdd100k_truth import to_coco
+from crispmask.evaluation.bdd100k.classes import class_ids_of
+from crispmask.evaluation.bdd100k.truth import to_coco
+from crispmask.evaluation.formats.coco import read_ground_truth
 from crispmask.evaluation.formats.findings import Findings
-from crispmask.evaluation.inputs import read_ground_truth
 
 SPLITS = ("train", "val")
 

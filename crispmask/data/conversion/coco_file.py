@@ -12,7 +12,7 @@ from pycocotools import mask as mask_utils
 from crispmask import __version__
 from crispmask.data.coco import box_of_mask
 from crispmask.data.conversion.source import SourceImage, SourceObject
-from crispmask.evaluation.rle import to_rle
+from crispmask.evaluation.masks.rle import to_rle
 
 
 def image_root(images: Sequence[SourceImage], wanted: Path) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crispmask.data.conversion.source import Conversion, SourceObject
-from crispmask.evaluation.encode import encode_crop
+from crispmask.evaluation.masks.encode import encode_crop
 
 OUTSIDE = "masks that are empty or outside of their image, left out"
 

@@ -31,7 +31,7 @@ from crispmask.data.conversion.source import (
     joined,
 )
 from crispmask.data.conversion.text_files import read_json
-from crispmask.evaluation.checks import is_finite
+from crispmask.evaluation.formats.checks import is_finite
 
 BAD_FILE = "files that are no complete JSON, left out with their images"
 OTHER_JSON = "JSON files without shapes, which are not LabelMe's, left out"

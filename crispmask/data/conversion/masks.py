@@ -25,7 +25,7 @@ from crispmask.data.conversion.source import (
     as_text,
 )
 from crispmask.data.images import ImageError
-from crispmask.evaluation.encode import distinct_ids, encode_ids
+from crispmask.evaluation.masks.encode import distinct_ids, encode_ids
 
 HOLDS = "holes and parts are kept as the pixels have them"
 NO_MAP = "images without a label map, which are not in the result"

@@ -16,7 +16,7 @@ from pycocotools import mask as mask_utils
 from crispmask.data.images import ImageError, read_header
 from crispmask.evaluation.formats.annotations import usable_mask
 from crispmask.evaluation.formats.findings import Findings
-from crispmask.evaluation.rle import check_polygon, to_rle
+from crispmask.evaluation.masks.rle import check_polygon, to_rle
 
 MISSING = "images that are not there, left out with their objects"
 UNREADABLE = "images that cannot be read, left out with their objects"

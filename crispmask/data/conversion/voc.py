@@ -19,7 +19,7 @@ from crispmask.data.conversion.pixels import packed, palette_image
 from crispmask.data.conversion.source import OTHER_SIZE, Conversion, Source, SourceImage, SourceObject
 from crispmask.data.conversion.text_files import read_text, read_xml
 from crispmask.data.images import ImageError
-from crispmask.evaluation.encode import distinct_ids, encode_ids
+from crispmask.evaluation.masks.encode import distinct_ids, encode_ids
 
 HOLDS = "holes and parts are kept as the pixels have them"
 VOID = "images with pixels of the border around objects, which belong to none"

@@ -13,7 +13,7 @@ from itertools import chain
 from numbers import Real
 from typing import Any
 
-from crispmask.evaluation.checks import check_area, check_box, check_flag, check_ids, is_finite, short
+from crispmask.evaluation.formats.checks import check_area, check_box, check_flag, check_ids, is_finite, short
 from crispmask.evaluation.formats.findings import Findings
 from crispmask.evaluation.formats.polygons import refuse_matrix
 from crispmask.evaluation.progress import Progress, tracked

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from crispmask.evaluation.rle import MAX_COORDINATE, MAX_OUTLINE, check_polygon
+from crispmask.evaluation.masks.rle import MAX_COORDINATE, MAX_OUTLINE, check_polygon
 
 _NUMBERS = {int, float, bool}
 
 
 def check_polygons(parts: Sequence[Sequence[Any]], names: Sequence[str]) -> None:
-    """Refuse parts of polygons that :func:`crispmask.evaluation.rle.check_polygon` refuses.
+    """Refuse parts of polygons that :func:`crispmask.evaluation.masks.rle.check_polygon` refuses.
 
     Args:
         parts: lists of an even count of six values or more.

@@ -1,0 +1,1 @@
+"""COCO's AP of boxes, masks and boundaries."""

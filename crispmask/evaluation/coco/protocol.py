@@ -1,0 +1,244 @@
+"""COCO's AP of boxes, masks and boundaries.
+
+Boundary AP (Cheng et al., Boundary IoU, CVPR 2021, section 5) is COCO's AP with the smaller of mask IoU and
+Boundary IoU for objects, and the mask IoU for crowd regions. One computation of mask IoU serves both APs. The
+figures are those of pycocotools and of the official Boundary IoU tool to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from crispmask.evaluation.coco.instance_eval import Candidates, InstanceEval
+from crispmask.evaluation.coco.matching import LOWEST_IOU
+from crispmask.evaluation.coco.overlaps import Overlaps, compute_overlaps
+from crispmask.evaluation.formats.checks import is_finite, short
+from crispmask.evaluation.formats.coco import (
+    GroundTruth,
+    Row,
+    as_official,
+    read_ground_truth,
+    read_predictions,
+    without_classes,
+)
+from crispmask.evaluation.formats.regions import with_boxes, with_masks
+from crispmask.evaluation.masks.boundary_iou import boundary_width
+from crispmask.evaluation.notes import (
+    area_notes,
+    border_notes,
+    federated_notes,
+    limit_notes,
+    note,
+    share_notes,
+)
+from crispmask.evaluation.progress import Progress
+
+DILATION_RATIO = 0.02
+TASKS = ("bbox", "segm", "boundary")
+SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+def evaluate_coco(
+    gt: Any,
+    predictions: Any,
+    tasks: Sequence[str] = ("segm", "boundary"),
+    *,
+    dilation_ratio: float = DILATION_RATIO,
+    lazy: bool = True,
+    max_dets: int | None = None,
+    official: bool = False,
+    class_agnostic: bool = False,
+    max_outline: float | None = None,
+) -> dict[str, InstanceEval]:
+    """Evaluate a results file by COCO's rules.
+
+    Args:
+        gt: COCO-format ground truth: path, dict or ``COCO``.
+        predictions: COCO-format results: path, list or ``COCO``.
+        tasks: any of ``bbox``, ``segm`` and ``boundary``.
+        dilation_ratio: boundary width as a share of the image diagonal.
+        lazy: compute Boundary IoU only where it can change a match. AP is the same to the last bit; without
+            it the stored overlaps below the lowest IoU threshold hold the smaller IoU too.
+        max_dets: detections of one image and category that count, best first; None: 100.
+        official, class_agnostic, max_outline: see :func:`crispmask.evaluation.evaluate`.
+
+    Returns:
+        The accumulated evaluation of each task; :func:`average_precisions` reads it.
+
+    Raises:
+        ValueError: bad input; the message names the row.
+    """
+    progress = Progress()
+    check_options(tasks, dilation_ratio, max_dets)
+    rules = {"official": official, "class_agnostic": class_agnostic, "max_outline": max_outline}
+    truth = with_rules(read_ground_truth(gt, progress), **rules)
+    for sentence in federated_notes(truth, gt):
+        note(sentence)
+    rows = read_predictions(predictions, truth, progress)
+    options = {"dilation_ratio": dilation_ratio, "lazy": lazy, "max_dets": max_dets, "progress": progress}
+    return evaluate_rows(truth, rows, tasks, is_file=True, **options)
+
+
+def coco_figures(
+    gt: Any, predictions: Any, tasks: Sequence[str], **options: Any
+) -> dict[str, dict[str, float]]:
+    """:func:`average_precisions` of :func:`evaluate_coco`, by task."""
+    evaluations = evaluate_coco(gt, predictions, tasks, **options)
+    return {task: average_precisions(evaluation) for task, evaluation in evaluations.items()}
+
+
+def with_rules(
+    gt: GroundTruth,
+    *,
+    official: bool = False,
+    class_agnostic: bool = False,
+    max_outline: float | None = None,
+) -> GroundTruth:
+    """The data set with the rules that :func:`crispmask.evaluation.evaluate` names.
+
+    Raises:
+        ValueError: an option that is none, or a data set for which the official tool gives no figure.
+    """
+    for name, value in (("official", official), ("class_agnostic", class_agnostic)):
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{name} is {short(value)}: True or False is needed.")
+    if max_outline is not None:
+        if not is_finite(max_outline) or max_outline <= 0:
+            raise ValueError(f"max_outline is {short(max_outline)}: a number of pixels above 0 is needed.")
+        gt = replace(gt, max_outline=max_outline)
+    if official:
+        gt = as_official(gt)
+    return without_classes(gt) if class_agnostic else gt
+
+
+def evaluate_rows(
+    gt: GroundTruth,
+    rows: Sequence[Row],
+    tasks: Sequence[str],
+    *,
+    dilation_ratio: float = DILATION_RATIO,
+    lazy: bool = True,
+    max_dets: int | None = None,
+    image_ids: Collection[Any] | None = None,
+    overlaps: Overlaps | None = None,
+    progress: Progress | None = None,
+    is_file: bool = False,
+) -> dict[str, InstanceEval]:
+    """:func:`evaluate_coco` on what has been read, by the rules of ``gt``.
+
+    ``image_ids`` chooses images, ``overlaps`` are mask overlaps that :func:`mask_overlaps` made before.
+    ``is_file``: the rows are a results file, of which official tools may give other figures: it is noted.
+    """
+    progress = progress or Progress()
+    check_options(tasks, dilation_ratio, max_dets)
+    limit = gt.max_dets if max_dets is None else int(max_dets)
+    annotations = gt.annotations
+    if image_ids is not None:
+        wanted = set(image_ids)
+        annotations, rows = ([r for r in side if r["image_id"] in wanted] for side in (annotations, rows))
+    for sentence in (*(gt.notes if is_file else ()), *limit_notes(gt, rows, limit)):
+        note(sentence)
+    evaluations: dict[str, InstanceEval] = {}
+    if "bbox" in tasks:
+        truths = with_boxes(annotations, gt, "Annotation", progress)
+        found = with_boxes(rows, gt, progress=progress)
+        judged = gt.judged(truths, found, limit)
+        ious = compute_overlaps(gt, *judged, region="bbox", max_dets=limit, progress=progress)
+        evaluations |= _match(gt, judged, ["bbox"], ious, limit, progress)
+        _note_sizes(gt, judged, found, ["bbox"], is_file)
+    if mask_tasks := [task for task in ("segm", "boundary") if task in tasks]:
+        _require_masks(gt)
+        truths = with_masks(annotations, gt, "Annotation", progress)
+        found = with_masks(rows, gt, progress=progress)
+        judged = gt.judged(truths, found, limit)
+        ious = overlaps
+        if ious is None:
+            ratio = dilation_ratio if "boundary" in tasks else None
+            options = {"dilation_ratio": ratio, "lowest_iou": LOWEST_IOU if lazy else 0.0}
+            ious = compute_overlaps(gt, *judged, max_dets=limit, progress=progress, **options)
+        evaluations |= _match(gt, judged, mask_tasks, ious, limit, progress)
+        _note_sizes(gt, judged, found, mask_tasks, is_file)
+    for sentence in share_notes(rows, tasks) if is_file else ():
+        note(sentence)
+    return {task: evaluations[task] for task in TASKS if task in evaluations}
+
+
+def judged_masks(
+    gt: GroundTruth,
+    annotations: Sequence[Row],
+    rows: Sequence[Row],
+    max_dets: int,
+    progress: Progress | None = None,
+) -> tuple[list[Row], list[Row]]:
+    """Annotations and detections with checked masks that enter the matching."""
+    truths = with_masks(annotations, gt, "Annotation", progress)
+    return gt.judged(truths, with_masks(rows, gt, progress=progress), max_dets)
+
+
+def _match(
+    gt: GroundTruth,
+    judged: tuple[list[Row], list[Row]],
+    tasks: Sequence[str],
+    overlaps: Overlaps,
+    max_dets: int,
+    progress: Progress,
+) -> dict[str, InstanceEval]:
+    """Evaluations of tasks on the same overlaps, those of the same ranges of sizes together."""
+    evaluations: dict[str, InstanceEval] = {}
+    for half_open in (False, True):
+        own = [task for task in tasks if (gt.is_official and task in gt.half_open_tasks) is half_open]
+        if own:
+            evaluations |= Candidates(gt, *judged, max_dets, half_open).evaluate(overlaps, own, progress)
+    return evaluations
+
+
+def _note_sizes(
+    gt: GroundTruth,
+    judged: tuple[list[Row], list[Row]],
+    found: Sequence[Row],
+    tasks: Sequence[str],
+    is_file: bool,
+) -> None:
+    """Note where the official tool takes objects or detections of a file for other sizes."""
+    if is_file and not gt.is_official:
+        for sentence in (*area_notes(found, tasks), *border_notes(gt, judged, tasks)):
+            note(sentence)
+
+
+def average_precisions(evaluation: InstanceEval, separator: str = "/") -> dict[str, float]:
+    """AP, AP50, AP75, APs, APm, APl, those of groups of classes, and ``AP<separator><class>``.
+
+    All are in 0..100; NaN where there is no object to find.
+    """
+    figures = dict(zip(SUMMARY, evaluation.stats.tolist(), strict=False))
+    figures |= {name: evaluation.mean_precision(group) for name, group in evaluation.class_groups.items()}
+    for k, name in enumerate(evaluation.class_names):
+        figures[f"AP{separator}{name}"] = evaluation.mean_precision(k)
+    return {name: value * 100 if value >= 0 else float("nan") for name, value in figures.items()}
+
+
+def _require_masks(gt: GroundTruth) -> None:
+    if gt.annotations and not any("segmentation" in annotation for annotation in gt.annotations):
+        raise ValueError(
+            f"None of the {len(gt.annotations)} annotations of the ground truth has a mask: only boxes can "
+            "be evaluated, as IoU type bbox."
+        )
+
+
+def check_options(tasks: Sequence[str], dilation_ratio: float, max_dets: int | None = None) -> None:
+    """Refuse tasks that do not exist, a ratio and a limit that are no positive numbers, with ValueError."""
+    unknown = [task for task in tasks if task not in TASKS]
+    if unknown or isinstance(tasks, str):
+        raise ValueError(f"Unknown task {(unknown or [tasks])[0]!r}; give a list of {', '.join(TASKS)}.")
+    if isinstance(dilation_ratio, bool) or not isinstance(dilation_ratio, Real):
+        raise ValueError(f"The dilation ratio must be a number, not {short(dilation_ratio)}.")
+    boundary_width(1, 1, dilation_ratio)
+    if max_dets is None:
+        return
+    if isinstance(max_dets, bool) or not isinstance(max_dets, Integral) or max_dets < 1:
+        raise ValueError(f"max_dets is {short(max_dets)}: a number of detections, 1 or more, is needed.")

@@ -1,0 +1,1 @@
+"""LVIS's federated AP, and AP* on cocofied files."""

@@ -1,0 +1,223 @@
+"""AP*: LVIS annotations of COCO's 80 classes, on which a model that was trained on COCO is evaluated.
+
+LVIS's outlines are finer than COCO's, so better masks show (the measure is PointRend's, CVPR 2020). A
+"cocofied" file has COCO's category ids. LVIS v0.5 knows 78 of the 80 classes, v1 knows 79; the others do not
+enter the average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from crispmask.evaluation.formats.checks import check_ids, short
+
+# COCO category id -> the WordNet synset by which LVIS names the same category
+COCO_SYNSETS = {
+    1: "person.n.01",
+    2: "bicycle.n.01",
+    3: "car.n.01",
+    4: "motorcycle.n.01",
+    5: "airplane.n.01",
+    6: "bus.n.01",
+    7: "train.n.01",
+    8: "truck.n.01",
+    9: "boat.n.01",
+    10: "traffic_light.n.01",
+    11: "fireplug.n.01",
+    13: "stop_sign.n.01",
+    14: "parking_meter.n.01",
+    15: "bench.n.01",
+    16: "bird.n.01",
+    17: "cat.n.01",
+    18: "dog.n.01",
+    19: "horse.n.01",
+    20: "sheep.n.01",
+    21: "beef.n.01",
+    22: "elephant.n.01",
+    23: "bear.n.01",
+    24: "zebra.n.01",
+    25: "giraffe.n.01",
+    27: "backpack.n.01",
+    28: "umbrella.n.01",
+    31: "bag.n.04",
+    32: "necktie.n.01",
+    33: "bag.n.06",
+    34: "frisbee.n.01",
+    35: "ski.n.01",
+    36: "snowboard.n.01",
+    37: "ball.n.06",
+    38: "kite.n.03",
+    39: "baseball_bat.n.01",
+    40: "baseball_glove.n.01",
+    41: "skateboard.n.01",
+    42: "surfboard.n.01",
+    43: "tennis_racket.n.01",
+    44: "bottle.n.01",
+    46: "wineglass.n.01",
+    47: "cup.n.01",
+    48: "fork.n.01",
+    49: "knife.n.01",
+    50: "spoon.n.01",
+    51: "bowl.n.03",
+    52: "banana.n.02",
+    53: "apple.n.01",
+    54: "sandwich.n.01",
+    55: "orange.n.01",
+    56: "broccoli.n.01",
+    57: "carrot.n.01",
+    58: "frank.n.02",
+    59: "pizza.n.01",
+    60: "doughnut.n.02",
+    61: "cake.n.03",
+    62: "chair.n.01",
+    63: "sofa.n.01",
+    64: "pot.n.04",
+    65: "bed.n.01",
+    67: "dining_table.n.01",
+    70: "toilet.n.02",
+    72: "television_receiver.n.01",
+    73: "laptop.n.01",
+    74: "mouse.n.04",
+    75: "remote_control.n.01",
+    76: "computer_keyboard.n.01",
+    77: "cellular_telephone.n.01",
+    78: "microwave.n.02",
+    79: "oven.n.01",
+    80: "toaster.n.02",
+    81: "sink.n.01",
+    82: "electric_refrigerator.n.01",
+    84: "book.n.01",
+    85: "clock.n.01",
+    86: "vase.n.01",
+    87: "scissors.n.01",
+    88: "teddy.n.01",
+    89: "hand_blower.n.01",
+    90: "toothbrush.n.01",
+}
+# Lists of category ids in the images of an LVIS file
+IMAGE_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
+
+
+def is_cocofied(categories: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether LVIS categories have the ids that COCO gives to their synsets."""
+    return bool(categories) and all(
+        isinstance(category.get("synset"), str) and COCO_SYNSETS.get(category["id"]) == category["synset"]
+        for category in categories
+    )
+
+
+def missing_synsets(categories: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Synsets of COCO's categories that a cocofied file does not have, in COCO's order."""
+    there = {category["id"] for category in categories}
+    return [synset for category_id, synset in COCO_SYNSETS.items() if category_id not in there]
+
+
+def check_image_lists(images: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse images of an LVIS file that lack a list: nothing says that it is empty, as ``null`` does.
+
+    A file without any list is one of COCO's kind, in which every category was looked for in every image.
+
+    Raises:
+        ValueError: the message names the image.
+    """
+    if not any(key in image for image in images for key in IMAGE_LISTS):
+        return
+    for image in images:
+        for key in IMAGE_LISTS:
+            if key not in image:
+                raise ValueError(
+                    f"Image {short(image['id'])} of the ground truth has no {key}, as the images of an LVIS "
+                    "file have: add the list that the data set came with, or [] if nothing belongs into it."
+                )
+
+
+def category_list(image: Mapping[str, Any], key: str, index: int, kinds: Collection[type]) -> Sequence[Any]:
+    """Category ids, of these ``kinds``, that entry ``index`` of the images lists under ``key``; maybe none.
+
+    Raises:
+        ValueError: it is something else than a list of ids.
+    """
+    ids = [] if image.get(key) is None else image[key]
+    if not isinstance(ids, (list, tuple)) or not all(type(i) in kinds for i in ids):
+        raise ValueError(
+            f"Entry {index} of 'images' has {key} {short(ids)}: a list of category ids is needed."
+        )
+    return ids
+
+
+def cocofy(lvis: Mapping[str, Any], image_folder: str | None = None) -> dict[str, Any]:
+    """Keep what LVIS says about COCO's categories, under COCO's category ids.
+
+    A category stays if it has an annotation, or an image that lists it. Annotations are numbered anew.
+
+    Args:
+        lvis: content of an LVIS file, v0.5 or v1.
+        image_folder: keep the images whose ``coco_url`` has this folder, ``val2017``: LVIS v1 val has images
+            of train2017 among its own, on which a COCO model was trained. None: all images.
+
+    Returns:
+        Content of the cocofied file; nothing is shared with ``lvis`` that could be changed through it.
+
+    Raises:
+        ValueError: not an LVIS file, an id or list in it that is none, two categories of one synset, or no
+            image lies in ``image_folder``.
+    """
+    _check(lvis, image_folder)
+    coco_ids = {synset: category_id for category_id, synset in COCO_SYNSETS.items()}
+    new_ids = {c["id"]: coco_ids[c["synset"]] for c in lvis["categories"] if c["synset"] in coco_ids}
+    kinds = {type(category["id"]) for category in lvis["categories"]}
+    images = [
+        {**image, **_renamed_lists(image, index, new_ids, kinds)}
+        for index, image in enumerate(lvis["images"])
+        if image_folder is None or _folder(image) == image_folder
+    ]
+    if not images:
+        raise ValueError(f"No image of this file lies in {image_folder}.")
+    image_ids = {image["id"] for image in images}
+    kept = [a for a in lvis["annotations"] if a["image_id"] in image_ids and a["category_id"] in new_ids]
+    annotations = [
+        {**a, "id": number, "category_id": new_ids[a["category_id"]]} for number, a in enumerate(kept, 1)
+    ]
+    used = {a["category_id"] for a in annotations}
+    used.update(i for image in images for key in IMAGE_LISTS for i in image.get(key, ()))
+    categories = {new_ids[c["id"]]: c for c in lvis["categories"] if new_ids.get(c["id"]) in used}
+    return {
+        **{key: value for key, value in lvis.items() if key not in ("images", "annotations", "categories")},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{**categories[i], "id": i} for i in sorted(categories)],
+    }
+
+
+def _renamed_lists(
+    image: Mapping[str, Any], index: int, new_ids: Mapping[Any, int], kinds: Collection[type]
+) -> dict[str, list[int]]:
+    lists = {key: category_list(image, key, index, kinds) for key in IMAGE_LISTS if key in image}
+    return {key: [new_ids[i] for i in ids if i in new_ids] for key, ids in lists.items()}
+
+
+def _folder(image: Mapping[str, Any]) -> str:
+    return image["coco_url"].split("/")[-2]
+
+
+def _check(lvis: Mapping[str, Any], image_folder: str | None) -> None:
+    places: dict[str, int] = {}
+    for index, category in enumerate(lvis["categories"]):
+        synset = category.get("synset")
+        if not isinstance(synset, str):
+            fault = "no synset" if synset is None else f"synset {short(synset)}, which is no name"
+            raise ValueError(f"Entry {index} of 'categories' has {fault}: this is not a file of LVIS.")
+        if synset in COCO_SYNSETS.values() and synset in places:
+            raise ValueError(
+                f"Entries {places[synset]} and {index} of 'categories' have the same synset '{synset}', "
+                "which is one category of COCO: merge them into one."
+            )
+        places[synset] = index
+    check_image_lists(lvis["images"])
+    for index, image in enumerate(lvis["images"] if image_folder else ()):
+        if "/" not in str(image.get("coco_url")):
+            raise ValueError(f"Entry {index} of 'images' has no coco_url, which would say its folder.")
+    ids = [{entry["id"] for entry in lvis[key]} for key in ("images", "categories")]
+    for index, annotation in enumerate(lvis["annotations"]):
+        check_ids(annotation, f"Annotation {index}", *ids)

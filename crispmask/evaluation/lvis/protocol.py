@@ -1,0 +1,251 @@
+"""LVIS's federated AP of boxes, masks and boundaries, v0.5 and v1, and AP* on cocofied files.
+
+An image of LVIS is annotated for some categories only: a detection of another one is neither right nor
+wrong. The figures are those of lvis-api (0.5.3) to the last bit, its matching and averaging being COCO's;
+Boundary AP is that with the smaller of mask IoU and Boundary IoU. Two rules to know when tools are compared:
+an object of exactly 32 x 32 or 96 x 96 pixels counts in both sizes, as in lvis-api (the Boundary IoU tool
+counts it in the larger), and the size of a detected mask is its own area, never that of its ``bbox``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from crispmask.evaluation.coco.instance_eval import InstanceEval
+from crispmask.evaluation.coco.protocol import (
+    DILATION_RATIO,
+    average_precisions,
+    check_options,
+    evaluate_rows,
+    with_rules,
+)
+from crispmask.evaluation.formats.checks import check_flag, short
+from crispmask.evaluation.formats.coco import (
+    GroundTruth,
+    Row,
+    Select,
+    load_dataset,
+    read_ground_truth,
+    read_predictions,
+)
+from crispmask.evaluation.lvis.cocofied import (
+    COCO_SYNSETS,
+    category_list,
+    check_image_lists,
+    is_cocofied,
+    missing_synsets,
+)
+from crispmask.evaluation.notes import note
+from crispmask.evaluation.progress import Progress
+
+# Detections of an image that count: LVIS's limit, and that of the COCO models which AP* is for
+MAX_DETS, MAX_DETS_COCOFIED = 300, 100
+# Of a category: in less than 10 images of the training set, in less than 100, in more
+FREQUENCIES = {"r": "APr", "c": "APc", "f": "APf"}
+
+
+@dataclass(frozen=True)
+class LVISGroundTruth(GroundTruth):
+    """An LVIS data set and its rules.
+
+    Attributes:
+        negatives: image id -> categories that it surely has not; None if the file has no such lists: then
+            every detection counts, as in COCO.
+        not_exhaustive: image id -> categories of which it may have more objects than are annotated.
+        frequencies: category id -> ``r``, ``c`` or ``f``, where the file says it.
+        is_cocofied: the categories are COCO's, see :mod:`crispmask.evaluation.lvis.cocofied`.
+        missing: synsets of COCO's categories that a cocofied file does not have.
+    """
+
+    negatives: dict[Any, frozenset[Any]] | None
+    not_exhaustive: dict[Any, frozenset[Any]]
+    frequencies: dict[Any, str]
+    is_cocofied: bool
+    missing: list[str]
+
+    @property
+    def limited_by(self) -> tuple[str, ...]:
+        """Keys of a detection that say which others share its limit."""
+        return ("image_id",)
+
+    @property
+    def max_dets(self) -> int:
+        """Detections that count, best first, unless something else is asked for: of an image."""
+        return MAX_DETS_COCOFIED if self.is_cocofied else MAX_DETS
+
+    def judged(self, annotations: list[Row], detections: list[Row], max_dets: int) -> Select:
+        """Annotations and detections that count.
+
+        Of each image, the ``max_dets`` best detections of all categories together; of these, the categories
+        that are annotated in the image or that it surely has not. lvis-api leaves out what has no area.
+        """
+        if not self.is_official:
+            annotations = [a for a in annotations if a["area"] > 0]
+        annotated = {(a["image_id"], a["category_id"]) for a in annotations}
+        return annotations, [
+            d
+            for d in _best_of_images(detections, max_dets)
+            if d["area"] > 0 and d["category_id"] in self.class_names and self._is_known(d, annotated)
+        ]
+
+    def is_ignored(self, annotation: Row) -> bool:
+        """Whether an annotation need not be found: a crowd region, or marked with ``ignore``."""
+        return bool(annotation["iscrowd"] or annotation.get("ignore"))
+
+    def is_unjudged(self, image_id: Any, category_id: Any) -> bool:
+        """Whether surplus detections may be objects that nobody annotated."""
+        return category_id in self.not_exhaustive[image_id]
+
+    @property
+    def takes_empty(self) -> bool:
+        """Whether annotations of area 0 are to be found, too; lvis-api leaves them out."""
+        return False
+
+    @property
+    def half_open_tasks(self) -> frozenset[str]:
+        """Tasks whose official tool counts an area at the upper end of a range of sizes in the next one.
+
+        The Boundary IoU tool does, lvis-api, the official one for masks and boxes, does not.
+        """
+        return frozenset({"boundary"})
+
+    def class_groups(self) -> dict[str, list[int]]:
+        """Class indices by frequency."""
+        groups: dict[str, list[int]] = {name: [] for name in FREQUENCIES.values()}
+        for k, category_id in enumerate(self.class_names):
+            if category_id in self.frequencies:
+                groups[FREQUENCIES[self.frequencies[category_id]]].append(k)
+        return groups
+
+    def _is_known(self, detection: Row, annotated: Collection[tuple[Any, Any]]) -> bool:
+        image_id, category_id = detection["image_id"], detection["category_id"]
+        return (
+            self.negatives is None
+            or category_id in self.negatives[image_id]
+            or (image_id, category_id) in annotated
+        )
+
+
+def evaluate_lvis(
+    gt: Any,
+    predictions: Any,
+    tasks: Sequence[str] = ("segm", "boundary"),
+    *,
+    dilation_ratio: float = DILATION_RATIO,
+    lazy: bool = True,
+    max_dets: int | None = None,
+    official: bool = False,
+    max_outline: float | None = None,
+) -> dict[str, InstanceEval]:
+    """Evaluate a results file by LVIS's rules.
+
+    Args:
+        gt: LVIS file, v0.5, v1 or cocofied: path or dict. A file of COCO's will do: all is annotated then.
+        predictions: COCO-format results: path or list. On a cocofied file, those of a COCO model.
+        tasks: any of ``bbox``, ``segm`` and ``boundary``.
+        dilation_ratio: boundary width as a share of the image diagonal.
+        lazy: compute Boundary IoU only where it can change a match; AP is the same to the last bit.
+        max_dets: detections of one image that count, best first; None: 300, or 100 on a cocofied file.
+        official, max_outline: see :func:`crispmask.evaluation.evaluate`.
+
+    Returns:
+        The accumulated evaluation of each task; ``average_precisions`` reads it, with APr, APc and APf.
+
+    Raises:
+        ValueError: bad input; the message names the row.
+    """
+    progress = Progress()
+    check_options(tasks, dilation_ratio, max_dets)
+    truth = with_rules(read_lvis(gt, progress), official=official, max_outline=max_outline)
+    note(describe(truth, gt), logging.INFO)
+    rows = read_predictions(predictions, truth, progress)
+    options = {"dilation_ratio": dilation_ratio, "lazy": lazy, "max_dets": max_dets, "progress": progress}
+    return evaluate_rows(truth, rows, tasks, is_file=True, **options)
+
+
+def lvis_figures(
+    gt: Any, predictions: Any, tasks: Sequence[str], **options: Any
+) -> dict[str, dict[str, float]]:
+    """:func:`average_precisions` of :func:`evaluate_lvis`, by task."""
+    evaluations = evaluate_lvis(gt, predictions, tasks, **options)
+    return {task: average_precisions(evaluation) for task, evaluation in evaluations.items()}
+
+
+def read_lvis(
+    source: str | os.PathLike[str] | Mapping[str, Any] | Any, progress: Progress | None = None
+) -> LVISGroundTruth:
+    """Read an LVIS file, see ``read_ground_truth``.
+
+    Raises:
+        ValueError: what ``read_ground_truth`` refuses, a list of categories that is none or missing, or a
+            frequency that LVIS does not have.
+    """
+    data = load_dataset(source, progress)
+    check_image_lists(data["images"])
+    truth = read_ground_truth(data, progress)
+    for annotation in truth.annotations:
+        check_flag(annotation.get("ignore"), f"Annotation {annotation['index']}", "ignore")
+    cocofied = is_cocofied(data["categories"])
+    return LVISGroundTruth(
+        truth.sizes,
+        truth.class_names,
+        truth.annotations,
+        negatives=_lists(data["images"], "neg_category_ids", truth.class_names)
+        if truth.is_federated
+        else None,
+        not_exhaustive=_lists(data["images"], "not_exhaustive_category_ids", truth.class_names),
+        frequencies=_frequencies(data["categories"]),
+        is_cocofied=cocofied,
+        missing=missing_synsets(data["categories"]) if cocofied else [],
+        extra_categories=truth.extra_categories,
+        is_federated=truth.is_federated,
+        notes=truth.notes,
+    )
+
+
+def describe(truth: LVISGroundTruth, source: Any) -> str:
+    """One line for a report: which annotation file it is and what it covers."""
+    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "given annotations"
+    if not truth.is_cocofied:
+        return f"LVIS AP on {name}: {len(truth.class_names)} categories, {len(truth.sizes)} images."
+    there = len(COCO_SYNSETS) - len(truth.missing)
+    lacking = f" (not {', '.join(truth.missing)})" if truth.missing else ""
+    coverage = f"{there} of COCO's {len(COCO_SYNSETS)} categories{lacking}"
+    return f"AP* on {name}: {coverage}, {len(truth.sizes)} images."
+
+
+def _best_of_images(detections: Sequence[Row], max_dets: int) -> list[Row]:
+    """The ``max_dets`` best of each image, in the order given; of equal scores, the first is the better."""
+    by_image: dict[Any, list[int]] = defaultdict(list)
+    for place, detection in enumerate(detections):
+        by_image[detection["image_id"]].append(place)
+    kept = []
+    for places in by_image.values():
+        kept += sorted(places, key=lambda place: -detections[place]["score"])[:max_dets]
+    return [detections[place] for place in sorted(kept)]
+
+
+def _lists(
+    images: Sequence[Mapping[str, Any]], key: str, known: Collection[Any]
+) -> dict[Any, frozenset[Any]]:
+    """Image id -> category ids that the image lists under ``key``; none if it has no list.
+
+    Ids that no category has may stand there, as in files of which categories were left out.
+    """
+    kinds = {type(category_id) for category_id in known}
+    return {im["id"]: frozenset(category_list(im, key, i, kinds)) for i, im in enumerate(images)}
+
+
+def _frequencies(categories: Sequence[Mapping[str, Any]]) -> dict[Any, str]:
+    given = {c["id"]: c["frequency"] for c in categories if c.get("frequency") is not None}
+    for category_id, frequency in given.items():
+        if not isinstance(frequency, str) or frequency not in FREQUENCIES:
+            raise ValueError(
+                f"Category {category_id!r} has frequency {short(frequency)}: r, c or f is needed."
+            )
+    return given

@@ -1,0 +1,1 @@
+"""Run lengths, crops and boundaries of masks, as NumPy arrays."""
