@@ -18,6 +18,7 @@ from pycocotools.cocoeval import COCOeval
 
 from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.evaluation import evaluate
+from crispmask.evaluation.coco.precision import accumulate
 from crispmask.evaluation.coco.protocol import evaluate_coco
 from crispmask.evaluation.masks.boundary_iou import boundary_iou, boundary_width
 from crispmask.evaluation.notes import collected_notes
@@ -88,6 +89,19 @@ def test_without_laziness_every_overlap_is_stored():
     assert len(positive) > 5
     for (image_id, category_id), ious in positive.items():
         assert np.array_equal(ours.overlaps[image_id][category_id].boundary, ious)
+
+
+def test_what_was_matched_is_kept_for_every_task_and_gives_the_curves_again() -> None:
+    evaluations = evaluate_coco(*make_set(SMALL, 3), ("bbox", "segm", "boundary"))
+    for evaluation in evaluations.values():
+        kept = evaluation.matching
+        to_find = [kept.classes[~flags] for flags in kept.is_ignored]
+        counts = np.stack([np.bincount(k, minlength=len(evaluation.class_names)) for k in to_find], axis=1)
+        again = accumulate(kept.ranking, kept.matches, kept.is_unjudged, counts, [1, 10, 100])
+        assert np.array_equal(again.full("precision"), evaluation.precision)
+        assert list(kept.image_ids) == [1, 2, 3, 4, 5, 6]
+        assert len(kept.images) == SMALL.images * SMALL.objects
+    assert not np.array_equal(evaluations["segm"].precision, evaluations["boundary"].precision)
 
 
 @pytest.mark.parametrize("limit", [3, 20])

@@ -17,9 +17,31 @@ from numpy.typing import NDArray
 from crispmask.evaluation.coco.matching import IOU_THRESHOLDS, Matches, match_group, outside_ranges
 from crispmask.evaluation.coco.official import IS_NO_MATCH
 from crispmask.evaluation.coco.overlaps import Overlaps
-from crispmask.evaluation.coco.precision import Curves, accumulate, rank_detections
+from crispmask.evaluation.coco.precision import Curves, Ranking, accumulate, rank_detections
 from crispmask.evaluation.formats.coco import GroundTruth, Row
 from crispmask.evaluation.progress import Progress
+
+
+@dataclass(frozen=True)
+class Matching:
+    """What the figures of a task are counted from: any other weights of the images give figures from it.
+
+    Attributes:
+        ranking: D detections.
+        matches: (A, D), in the order of the ranking.
+        is_unjudged: (A, D) detections that are no false positive although they have no match.
+        classes, images: (G,) class and image indices of the annotations.
+        is_ignored: (A, G) annotations that need not be found.
+        image_ids: the images of the data set, in the order of their indices.
+    """
+
+    ranking: Ranking
+    matches: Matches
+    is_unjudged: NDArray[np.bool_]
+    classes: NDArray[np.int64]
+    images: NDArray[np.int64]
+    is_ignored: NDArray[np.bool_]
+    image_ids: Sequence[Any]
 
 
 @dataclass(frozen=True)
@@ -31,12 +53,14 @@ class InstanceEval:
         class_groups: class indices whose mean AP is reported too, by its name.
         curves: precision and recall of the classes that have objects.
         overlaps: what was matched; images and classes in which nothing can match are left out.
+        matching: what the curves were counted from.
     """
 
     class_names: list[str]
     class_groups: dict[str, list[int]]
     curves: Curves
     overlaps: Overlaps
+    matching: Matching
 
     @property
     def precision(self) -> NDArray[np.float64]:
@@ -98,7 +122,7 @@ class Candidates:
         self._is_ignored = self._outside(annotations)
         self._is_ignored |= np.array([gt.is_ignored(a) for a in annotations], bool)
         self._is_no_match = np.array([a.get(IS_NO_MATCH, False) for a in annotations], bool)
-        classes, _ = self._indices(annotations)
+        classes, _ = self._truth_indices = self._indices(annotations)
         to_find = [classes[~flags] for flags in self._is_ignored]
         self._num_objects = np.stack([np.bincount(k, minlength=len(self._classes)) for k in to_find], axis=1)
         self._truths: dict[tuple[Any, Any], list[int]] = defaultdict(list)
@@ -122,8 +146,14 @@ class Candidates:
             self._match(matches, overlaps, task == "boundary", number > 0, progress)
             curves = accumulate(self._ranking, matches, self._is_unjudged, self._num_objects, self._limits)
             names, groups = list(self._gt.class_names.values()), self._gt.class_groups()
-            evaluations[task] = InstanceEval(names, groups, curves, overlaps)
+            evaluations[task] = InstanceEval(names, groups, curves, overlaps, self._matching(matches))
         return evaluations
+
+    def _matching(self, matches: Matches) -> Matching:
+        """The matches of a task with what was matched; those of the next task are written over them."""
+        kept = Matches(matches.matched.copy(), matches.ignored.copy())
+        truths = *self._truth_indices, self._is_ignored
+        return Matching(self._ranking, kept, self._is_unjudged, *truths, list(self._images))
 
     def _match(
         self, matches: Matches, overlaps: Overlaps, by_boundary: bool, is_again: bool, progress: Progress
