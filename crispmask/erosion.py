@@ -46,9 +46,14 @@ def erosion_residue(masks: Any, width: int, out: Any) -> Any:
 @lru_cache(1024)
 def _passes(columns: int, window: int) -> list[tuple[slice, slice]]:
     """Parts of a line to AND in turn, until an element covers a square window of lines ``columns`` long."""
+    shifts = window_shifts(window)
+    return [(slice(-shift), slice(shift, None)) for shift in [s * columns for s in shifts] + shifts]
+
+
+def window_shifts(window: int) -> list[int]:
+    """Shifts by which a line is combined with itself in turn until an element covers a window."""
     shifts, covered = [], 1
     while covered < window:
         shifts.append(min(covered, window - covered))
         covered += shifts[-1]
-    shifts.sort(reverse=True)
-    return [(slice(-shift), slice(shift, None)) for shift in [s * columns for s in shifts] + shifts]
+    return sorted(shifts, reverse=True)

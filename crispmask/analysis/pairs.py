@@ -19,11 +19,13 @@ from crispmask.erosion import erosion_residue
 from crispmask.evaluation.coco.overlaps import group_rows
 from crispmask.evaluation.formats.coco import GroundTruth, Row
 from crispmask.evaluation.formats.regions import with_boxes, with_masks
-from crispmask.evaluation.masks.boundary_iou import MAX_CROP, boundary_width
+from crispmask.evaluation.masks.boundary_iou import boundary_width
 from crispmask.evaluation.masks.intervals import boundary_intervals, intersection, mask_intervals
 from crispmask.evaluation.masks.rle import parse_runs
 from crispmask.evaluation.progress import Progress, tracked
 
+# Pixels of a crop; boundaries of larger masks are made of their run lengths, which gives the same
+MAX_CROP = 2**25
 # Pixels of images whose masks are decoded whole
 MAX_DECODED = 2**28
 

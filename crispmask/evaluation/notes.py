@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crispmask.evaluation.coco.matching import AREA_RANGES, outside_ranges
 from crispmask.evaluation.coco.official import AREA, HOW, Row, official_areas
@@ -128,17 +129,16 @@ def share_notes(rows: Sequence[Row], tasks: Sequence[str]) -> list[str]:
     ]
 
 
-def border_notes(gt: GroundTruth, judged: tuple[list[Row], list[Row]], tasks: Sequence[str]) -> list[str]:
+def border_notes(gt: GroundTruth, areas: NDArray[np.float64], tasks: Sequence[str]) -> list[str]:
     """That the official tool counts areas between two sizes in another way.
 
     Args:
         gt: the data set.
-        judged: annotations and detections that count, with ``area``.
+        areas: of the annotations and detections that count.
         tasks: what is evaluated.
     """
     if not gt.half_open_tasks.intersection(tasks):
         return []
-    areas = np.array([row["area"] for side in judged for row in side], np.float64)
     if not (number := int(np.isin(areas, AREA_RANGES[1:3, 1]).sum())):
         return []
     return [

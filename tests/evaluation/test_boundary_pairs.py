@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from crispmask.evaluation import boundary_iou
-from crispmask.evaluation.masks.boundary_iou import boundary_width, min_ious
+from crispmask.evaluation.masks.boundary_iou import boundary_width
+from crispmask.evaluation.masks.pair_ious import Masks, pair_ious
 from crispmask.evaluation.masks.rle import RLEError, parse_runs, read_masks, to_rle
 
-module = import_module("crispmask.evaluation.masks.boundary_iou")
-LARGEST = module.MAX_CROP
+module = import_module("crispmask.evaluation.masks.pair_ious")
+LARGEST = module.MAX_WORDS
 
 
 def naive_boundary(mask, width):
@@ -30,8 +31,9 @@ def naive_boundary(mask, width):
     return mask & ~eroded
 
 
-def naive_iou(a, b):
-    return (a & b).sum() / (a | b).sum() if (a | b).any() else 0.0
+def naive_iou(a, b, is_crowd=False):
+    union = a if is_crowd else a | b
+    return (a & b).sum() / union.sum() if union.any() else 0.0
 
 
 def encode(mask):
@@ -73,35 +75,38 @@ def test_strings_of_an_image_are_read_in_one_pass(masks):
             assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
 
-@settings(max_examples=150, deadline=None)
-@given(mask_stacks(), st.integers(1, 12), st.sampled_from([0, 200, LARGEST]))
-def test_overlap_on_crops_is_that_of_the_full_image(masks, width, largest):
-    """And so is that of masks too large for a crop, or of one such and one that is not."""
-    with mock.patch.object(module, "MAX_CROP", largest):
-        check_overlaps(masks, width)
-
-
-def check_overlaps(masks, width):
-    rles = [encode(m) for m in masks]
-    pairs = np.array([(i, j) for i in range(4) for j in range(4) if (masks[i] & masks[j]).any()]).reshape(
-        -1, 2
-    )
-    if len(pairs) == 0:
-        return
-    before = np.array([naive_iou(masks[i], masks[j]) for i, j in pairs])
-    after = min_ious(parse_runs([r["counts"] for r in rles]), masks.shape[1:], pairs, before, width)
-    boundaries = [naive_boundary(m, width) for m in masks]
-    expected = [
-        min(b, naive_iou(boundaries[i], boundaries[j])) for b, (i, j) in zip(before, pairs, strict=True)
-    ]
-    assert after.tolist() == expected
-    # Those of a model on a GPU are made there
-    is_boundary = np.arange(4) % 2 == 1
-    mixed = [
-        encode(b if is_made else m) for m, b, is_made in zip(masks, boundaries, is_boundary, strict=True)
-    ]
-    runs = parse_runs([r["counts"] for r in mixed])
-    assert min_ious(runs, masks.shape[1:], pairs, before, width, is_boundary).tolist() == expected
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(mask_stacks(), min_size=1, max_size=3),
+    st.integers(1, 12),
+    st.sampled_from([2, 40, LARGEST]),
+    st.sampled_from([1e-9, 0.3, 0.5]),
+)
+def test_ious_of_pairs_are_those_of_full_images(stacks, width, largest, lowest):
+    """Of several images, also of masks too large to be drawn, and of parts that are drawn one by one."""
+    masks = [mask for stack in stacks for mask in stack]
+    widths = np.repeat(width + np.arange(len(stacks)), 4)
+    pairs = np.array([(4 * n + i, 4 * n + j) for n in range(len(stacks)) for i in range(2) for j in (2, 3)])
+    is_crowd = np.arange(len(masks)) % 4 == 3
+    counts = [encode(mask)["counts"] for mask in masks]
+    given = Masks(counts, np.array([mask.shape for mask in masks]), is_crowd)
+    boundaries = [naive_boundary(mask, w) for mask, w in zip(masks, widths, strict=True)]
+    expected = {}
+    for i, j in pairs:
+        base = naive_iou(masks[i], masks[j], is_crowd[j])
+        if base >= lowest:
+            outline = base if is_crowd[j] else min(base, naive_iou(boundaries[i], boundaries[j]))
+            expected[i, j] = base, outline
+    with mock.patch.object(module, "MAX_WORDS", largest):
+        for made in (None, {k: encode(boundaries[k])["counts"] for k in range(0, len(masks), 3)}):
+            found = pair_ious(given, pairs, lowest, widths, made)
+            smaller = np.fmin(found.mask_ious, found.boundary_ious).tolist()
+            values = zip(found.mask_ious.tolist(), smaller, strict=True)
+            assert dict(zip(map(tuple, found.pairs.tolist()), values, strict=True)) == expected
+            assert found.areas.tolist() == [mask.sum() for mask in masks]
+        only_masks = pair_ious(given, pairs, lowest)
+        assert only_masks.mask_ious.tolist() == [base for base, _ in expected.values()]
+        assert np.isnan(only_masks.boundary_ious).all()
 
 
 @settings(max_examples=50, deadline=None)

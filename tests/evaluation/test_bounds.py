@@ -47,7 +47,7 @@ def columns(number, side=SIDE):
 def test_figures_are_the_same_by_runs(monkeypatch):
     gt, results = make_set(Shape(2, 96, 128, 6, 12, 3, 0.9), 3)
     before = evaluate_coco(gt, results)["boundary"], given_boxes(gt, results, 0.02).predictions
-    monkeypatch.setattr(sys.modules["crispmask.evaluation.masks.boundary_iou"], "MAX_CROPS", 6000)
+    monkeypatch.setattr(sys.modules["crispmask.evaluation.masks.pair_ious"], "MAX_WORDS", 60)
     monkeypatch.setattr(pairs, "MAX_CROP", 300)
     after = evaluate_coco(gt, results)["boundary"], given_boxes(gt, results, 0.02).predictions
     assert np.array_equal(before[0].precision, after[0].precision) and before[1] == after[1]

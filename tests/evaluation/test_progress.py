@@ -91,7 +91,7 @@ def run(words, **options):
 @pytest.mark.parametrize(
     ("words", "steps"),
     [
-        (["evaluate"], ["Prediction masks", "Overlaps of the images", "Matching"]),
+        (["evaluate"], ["Overlaps of the images"]),
         (["evaluate", "--gt-boxes"], ["Predictions", "Outlines of the images"]),
         (["analyze", "boundary", "--output", "{out}"], ["Outlines of the images", "Pictures of the page"]),
         (["analyze", "incoherence"], ["Incoherent regions"]),

@@ -25,8 +25,8 @@ from crispmask.evaluation.cityscapes.protocol import (
     match,
 )
 from crispmask.evaluation.cityscapes.truth import find_instance_files, image_name, read_image_truth
-from crispmask.evaluation.coco.overlaps import Overlaps, compute_overlaps
-from crispmask.evaluation.coco.protocol import TASKS, check_options
+from crispmask.evaluation.coco.overlaps import ImageOverlaps
+from crispmask.evaluation.coco.protocol import TASKS, check_options, image_overlaps
 from crispmask.evaluation.device_masks import crops_of_masks
 from crispmask.evaluation.formats.coco import COCO_MAX_DETS, Row
 from crispmask.evaluation.masks.boundary_iou import boundary_width
@@ -113,10 +113,10 @@ class CityscapesBoundaryEvaluator(DatasetEvaluator):
         if not parts:
             return {}
         found: dict[str, ImageResult] = {}
-        overlaps: Overlaps = {}
+        overlaps = ImageOverlaps()
         for images_of_rank, overlaps_of_rank in parts:
             found = {**images_of_rank, **found}
-            overlaps = {**overlaps_of_rank, **overlaps}
+            overlaps.update({i: own for i, own in overlaps_of_rank.items() if i not in overlaps})
         if unseen := [name for name in self._files if name not in found]:
             logger.warning(
                 "%d of %d annotated images were not given to the model and count as images without "
@@ -174,15 +174,15 @@ class CityscapesBoundaryEvaluator(DatasetEvaluator):
             row["segmentation"] = encode_crop(crop.mask, crop.box, size)
         return rows
 
-    def _overlaps(self, progress: Progress) -> Overlaps:
+    def _overlaps(self, progress: Progress) -> ImageOverlaps:
         """Mask overlaps for COCO's rules of the images that this process saw."""
         if not _MASK_TASKS & set(self._tasks):
-            return {}
+            return ImageOverlaps()
         truth = coco_truth(self._images)
         rows = [row for image in self._images.values() for row in image.rows]
         ratio = self._dilation_ratio if "boundary" in self._tasks else None
         options = {"dilation_ratio": ratio, "max_dets": self._max_dets, "progress": progress}
-        return compute_overlaps(truth, truth.annotations, rows, **options)
+        return image_overlaps(truth, truth.annotations, rows, **options)
 
     def _write(self, rows: Iterable[Row]) -> None:
         """Write the results file."""

@@ -22,7 +22,7 @@ from crispmask.evaluation.cityscapes.truth import (
     read_image_truth,
 )
 from crispmask.evaluation.coco import protocol as coco
-from crispmask.evaluation.coco.overlaps import Overlaps
+from crispmask.evaluation.coco.overlaps import ImageOverlaps
 from crispmask.evaluation.formats.checks import check_rows, is_among, load_json, short
 from crispmask.evaluation.formats.coco import GroundTruth, Row, read_predictions
 from crispmask.evaluation.formats.findings import Findings
@@ -125,7 +125,7 @@ def evaluate_images(
     *,
     dilation_ratio: float,
     max_dets: int | None = None,
-    overlaps: Overlaps | None = None,
+    overlaps: ImageOverlaps | None = None,
     progress: Progress | None = None,
     separator: str = "/",
 ) -> dict[str, dict[str, float]]:

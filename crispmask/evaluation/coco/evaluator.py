@@ -24,13 +24,13 @@ from detectron2.utils.logger import create_small_table
 from pycocotools.coco import COCO
 from tabulate import tabulate
 
-from crispmask.evaluation.coco.overlaps import Overlaps, compute_overlaps
+from crispmask.evaluation.coco.overlaps import ImageOverlaps
 from crispmask.evaluation.coco.protocol import (
     DILATION_RATIO,
     average_precisions,
     check_options,
     evaluate_rows,
-    judged_masks,
+    image_overlaps,
     with_rules,
 )
 from crispmask.evaluation.device_masks import encode_masks
@@ -118,7 +118,7 @@ class COCOBoundaryEvaluator(COCOEvaluator):
         self._max_dets = given if max_dets_per_image is None else max_dets_per_image
         self._category_ids = self._index_categories(dataset_name, truth)
         self._truth = replace(truth, class_names=self._class_names(truth))
-        self._overlaps: Overlaps = {}
+        self._overlaps = ImageOverlaps()
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """Keep the predictions of some images as rows with run-length masks.
@@ -142,13 +142,13 @@ class COCOBoundaryEvaluator(COCOEvaluator):
             img_ids: images to evaluate on; None: the whole data set.
         """
         progress = Progress()
-        overlaps = self._own_overlaps(progress) if self._do_evaluation else {}
+        overlaps = self._own_overlaps(progress) if self._do_evaluation else ImageOverlaps()
         for prediction in self._predictions:
             prediction.pop("boundaries", None)
         parts = comm.gather(overlaps) if self._distributed else [overlaps]
-        self._overlaps = {}
-        for part in parts:
-            self._overlaps = {**part, **self._overlaps}
+        self._overlaps = ImageOverlaps()
+        for part in reversed(parts):
+            self._overlaps.update(part)
         return super().evaluate(img_ids)
 
     def _eval_box_proposals(self, predictions: Sequence[dict[str, Any]]) -> None:
@@ -207,19 +207,19 @@ class COCOBoundaryEvaluator(COCOEvaluator):
         if encoded.boundaries is not None:
             prediction["boundaries"] = encoded.boundaries
 
-    def _own_overlaps(self, progress: Progress) -> Overlaps:
+    def _own_overlaps(self, progress: Progress) -> ImageOverlaps:
         """Mask overlaps of the images that this process saw, with Boundary IoU if it is a task."""
         rows = self._rows(self._predictions)
         tasks = self._chosen_tasks(rows)
         if not {"segm", "boundary"} & set(tasks):
-            return {}
+            return ImageOverlaps()
         seen = {row["image_id"] for row in rows}
         annotations = [a for a in self._truth.annotations if a["image_id"] in seen]
         rows = read_predictions(rows, self._truth)
-        judged = judged_masks(self._truth, annotations, rows, self._max_dets, progress)
-        return compute_overlaps(
+        return image_overlaps(
             self._truth,
-            *judged,
+            annotations,
+            rows,
             dilation_ratio=self._dilation_ratio if "boundary" in tasks else None,
             max_dets=self._max_dets,
             boundaries=_boundaries(self._predictions),

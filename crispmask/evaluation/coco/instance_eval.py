@@ -6,19 +6,18 @@ points, K classes, A area ranges (all, small, medium, large), M limits of detect
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crispmask.evaluation.coco.matching import IOU_THRESHOLDS, Matches, match_group, outside_ranges
-from crispmask.evaluation.coco.official import IS_NO_MATCH
+from crispmask.evaluation.coco.matching import IOU_THRESHOLDS, Matches, match_pairs, outside_ranges
+from crispmask.evaluation.coco.objects import Annotations, Detections
 from crispmask.evaluation.coco.overlaps import Overlaps
 from crispmask.evaluation.coco.precision import Curves, Ranking, accumulate, rank_detections
-from crispmask.evaluation.formats.coco import GroundTruth, Row
+from crispmask.evaluation.formats.coco import GroundTruth
 from crispmask.evaluation.progress import Progress
 
 
@@ -52,7 +51,7 @@ class InstanceEval:
         class_names: K names.
         class_groups: class indices whose mean AP is reported too, by its name.
         curves: precision and recall of the classes that have objects.
-        overlaps: what was matched; images and classes in which nothing can match are left out.
+        overlaps: what was matched: pairs that reach the lowest IoU.
         matching: what the curves were counted from.
     """
 
@@ -92,42 +91,42 @@ class InstanceEval:
 
 
 class Candidates:
-    """Annotations and detections of a data set, in arrays, ready to be matched by one task or several."""
+    """Annotations and detections of a data set, ready to be matched by one task or several."""
 
     def __init__(
         self,
         gt: GroundTruth,
-        annotations: Sequence[Row],
-        detections: Sequence[Row],
+        annotations: Annotations,
+        detections: Detections,
         max_dets: int,
         half_open: bool = False,
     ) -> None:
         """
         Args:
             gt: the data set and its rules.
-            annotations: those that count, with ``area``.
-            detections: those that count, with ``area`` and ``score``.
+            annotations: all, with areas; ``gt`` says which of them count.
+            detections: the same of detections.
             max_dets: detections of one image and class that count.
             half_open: an area at the upper end of a range of sizes lies outside of it.
         """
-        self._gt, self._half_open = gt, half_open
-        self._classes = {category_id: k for k, category_id in enumerate(gt.class_names)}
-        self._images = {image_id: i for i, image_id in enumerate(sorted(gt.sizes))}
+        self._gt = gt
         self._limits = [1, min(10, max_dets), max_dets]
-        scores = np.array([d["score"] for d in detections], np.float64)
-        self._ranking = rank_detections(scores, *self._indices(detections), max_dets)
-        self._is_unjudged = self._find_unjudged(detections)
+        judged = gt.judged(annotations, detections, max_dets)
+        self._truths, self._found = truths, found = tuple(map(np.flatnonzero, judged))
+        columns = (detections.scores, detections.classes, detections.images)
+        self._ranking = rank_detections(*(column[found] for column in columns), max_dets)
+        self._num_detections = len(detections)
+        ranked = found[self._ranking.order]
+        self._is_unjudged = outside_ranges(detections.areas[ranked], half_open)
+        self._is_unjudged |= gt.unjudged(detections)[ranked]
 
-        self._is_crowd = np.array([bool(a["iscrowd"]) for a in annotations], bool)
-        self._is_ignored = self._outside(annotations)
-        self._is_ignored |= np.array([gt.is_ignored(a) for a in annotations], bool)
-        self._is_no_match = np.array([a.get(IS_NO_MATCH, False) for a in annotations], bool)
-        classes, _ = self._truth_indices = self._indices(annotations)
-        to_find = [classes[~flags] for flags in self._is_ignored]
-        self._num_objects = np.stack([np.bincount(k, minlength=len(self._classes)) for k in to_find], axis=1)
-        self._truths: dict[tuple[Any, Any], list[int]] = defaultdict(list)
-        for place, annotation in enumerate(annotations):
-            self._truths[annotation["image_id"], annotation["category_id"]].append(place)
+        self._annotations = annotations
+        self._is_crowd, self._is_no_match = annotations.is_crowd[truths], annotations.is_no_match[truths]
+        self._is_ignored = outside_ranges(annotations.areas[truths], half_open)
+        self._is_ignored |= annotations.is_ignored[truths]
+        own = annotations.classes[truths]
+        to_find = [own[~flags] for flags in self._is_ignored]
+        self._num_objects = np.stack([np.bincount(k, minlength=len(gt.class_names)) for k in to_find], axis=1)
 
     def evaluate(
         self, overlaps: Overlaps, tasks: Sequence[str], progress: Progress
@@ -135,60 +134,46 @@ class Candidates:
         """Match and accumulate.
 
         Args:
-            overlaps: from :func:`compute_overlaps`, of these annotations and detections.
+            overlaps: of these annotations and detections.
             tasks: ``boundary`` matches by the smaller IoU, any other task by the base.
             progress: where to say how far it is.
         """
+        pairs = self._ranked(overlaps)
         evaluations = {}
-        shape = self._is_unjudged.shape
-        matches = Matches(np.zeros(shape, np.uint16), np.zeros(shape, np.uint16))
-        for number, task in enumerate(tasks):
-            self._match(matches, overlaps, task == "boundary", number > 0, progress)
+        for task in tasks:
+            ious = overlaps.boundary if task == "boundary" else overlaps.base
+            flags = self._is_ignored, self._is_crowd, self._is_no_match
+            number = len(self._ranking.order)
+            matches = match_pairs(pairs.ranks, pairs.truths, ious[pairs.kept], number, *flags)
             curves = accumulate(self._ranking, matches, self._is_unjudged, self._num_objects, self._limits)
             names, groups = list(self._gt.class_names.values()), self._gt.class_groups()
             evaluations[task] = InstanceEval(names, groups, curves, overlaps, self._matching(matches))
         return evaluations
 
     def _matching(self, matches: Matches) -> Matching:
-        """The matches of a task with what was matched; those of the next task are written over them."""
-        kept = Matches(matches.matched.copy(), matches.ignored.copy())
-        truths = *self._truth_indices, self._is_ignored
-        return Matching(self._ranking, kept, self._is_unjudged, *truths, list(self._images))
+        """The matches of a task with what was matched."""
+        truths = self._annotations.classes[self._truths], self._annotations.images[self._truths]
+        image_ids = sorted(self._gt.sizes)
+        return Matching(self._ranking, matches, self._is_unjudged, *truths, self._is_ignored, image_ids)
 
-    def _match(
-        self, matches: Matches, overlaps: Overlaps, by_boundary: bool, is_again: bool, progress: Progress
-    ) -> None:
-        """Fill in the matches; ``is_again``: by base IoU they are there, and only what differs is matched."""
-        places = self._ranking.groups()
-        for image_id, groups in progress.track(overlaps.items(), "Matching"):
-            for category_id, overlap in groups.items():
-                if is_again and overlap.boundary is overlap.base:
-                    continue
-                place = places.get((self._images[image_id], self._classes[category_id]))
-                truths = self._truths.get((image_id, category_id))
-                if place is None or truths is None:
-                    continue
-                ious = overlap.boundary if by_boundary else overlap.base
-                flags = self._is_crowd[truths], self._is_no_match[truths]
-                found = match_group(ious, self._is_ignored[:, truths], *flags)
-                matches.matched[:, place], matches.ignored[:, place] = found
+    def _ranked(self, overlaps: Overlaps) -> _RankedPairs:
+        """The pairs whose detection and annotation count, by places in the ranking and among those."""
+        ranks = np.full(self._num_detections, -1)
+        ranks[self._found[self._ranking.order]] = np.arange(len(self._ranking.order))
+        truths = np.full(len(self._annotations), -1)
+        truths[self._truths] = np.arange(len(self._truths))
+        d, g = ranks[overlaps.detections], truths[overlaps.annotations]
+        kept = np.flatnonzero((d >= 0) & (g >= 0))
+        return _RankedPairs(kept, d[kept], g[kept])
 
-    def _find_unjudged(self, detections: Sequence[Row]) -> NDArray[np.bool_]:
-        """(A, D) detections, in the order of the ranking, that are no false positive without a match."""
-        is_unjudged = self._outside(detections)[:, self._ranking.order]
-        for place in self._ranking.groups().values():
-            row = detections[self._ranking.order[place.start]]
-            is_unjudged[:, place] |= self._gt.is_unjudged(row["image_id"], row["category_id"])
-        return is_unjudged
 
-    def _indices(self, rows: Sequence[Row]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Class and image indices of rows."""
-        classes = np.array([self._classes[row["category_id"]] for row in rows], np.int64)
-        return classes, np.array([self._images[row["image_id"]] for row in rows], np.int64)
+class _RankedPairs(NamedTuple):
+    """Places among all pairs, of their detections in a ranking, and of their annotations among those that
+    count."""
 
-    def _outside(self, rows: Sequence[Row]) -> NDArray[np.bool_]:
-        """(A, rows) whether a row is of another size than an area range."""
-        return outside_ranges(np.array([row["area"] for row in rows], np.float64), self._half_open)
+    kept: NDArray[np.int64]
+    ranks: NDArray[np.int64]
+    truths: NDArray[np.int64]
 
 
 def _mean(values: NDArray[np.float64]) -> float:

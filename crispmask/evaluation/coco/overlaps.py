@@ -1,88 +1,240 @@
-"""IoU of detections and annotations, by image: of boxes, of masks, the smaller of mask and boundary IoU.
+"""IoU of detections and annotations: of boxes, of masks, the smaller of mask and boundary IoU.
 
-Shapes: D detections and G annotations of one image and category.
+Shapes: D detections and G annotations of the data set, P pairs of them.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
+from crispmask.evaluation.coco.objects import Annotations, Detections, Floats, Ints, image_sizes, places_of
 from crispmask.evaluation.formats.coco import GroundTruth, Row
-from crispmask.evaluation.masks.boundary_iou import boundary_width, min_ious
-from crispmask.evaluation.masks.rle import parse_runs
+from crispmask.evaluation.masks.boundary_iou import boundary_width
+from crispmask.evaluation.masks.pair_ious import Masks, pair_ious
+from crispmask.evaluation.masks.rle import RLEError
 from crispmask.evaluation.progress import Progress
 
+# Masks that are measured together, and characters of their strings: few enough to stay in a cache
+_CHUNK, _CHUNK_CHARACTERS = 256, 1 << 17
 
-class Overlap(NamedTuple):
-    """(D, G) float64 overlaps of an image and category, detections by falling score.
+Groups = dict[tuple[Any, Any], list[Row]]
 
-    ``boundary`` is ``base`` itself, the box or mask IoU, where Boundary IoU changes no match.
+
+@dataclass(frozen=True)
+class Overlaps:
+    """Pairs that may match, of one image and class each.
+
+    Attributes:
+        detections, annotations: (P,) their places.
+        base: (P,) box or mask IoU.
+        boundary: (P,) the smaller of that and Boundary IoU; ``base`` itself where that was left out.
     """
 
-    base: NDArray[np.float64]
-    boundary: NDArray[np.float64]
+    detections: Ints
+    annotations: Ints
+    base: Floats
+    boundary: Floats
+
+    def chosen(self, kept: NDArray[np.bool_]) -> Overlaps:
+        """Some of the pairs, by a (P,) mask."""
+        columns = (self.detections, self.annotations, self.base, self.boundary)
+        return Overlaps(*(column[kept] for column in columns))
 
 
-# image id -> category id -> overlap; none where nothing matches, which leaves COCOeval nothing to loop over
-Overlaps = dict[Any, dict[Any, Overlap]]
-Groups = dict[tuple[Any, Any], list[Row]]
+@dataclass(frozen=True)
+class Measures:
+    """Overlaps of masks and what else was seen of them.
+
+    Attributes:
+        overlaps: pairs that reach the lowest IoU.
+        detections, annotations: as they were given, with the areas of their masks where they had none.
+        num_needless: detections whose masks have runs of no pixel in their middle.
+    """
+
+    overlaps: Overlaps
+    detections: Detections
+    annotations: Annotations
+    num_needless: int
+
+
+class ImageOverlaps(dict[Any, tuple[Ints, Ints, Ints, Floats, Floats]]):
+    """Overlaps by image, which may come from several processes: image id -> columns of its pairs.
+
+    They are the class, the number of better detections of it, the place among the annotations of it, and
+    ``base`` and ``boundary`` of :class:`Overlaps`.
+    """
+
+    @classmethod
+    def of(
+        cls, overlaps: Overlaps, gt: GroundTruth, annotations: Annotations, detections: Detections, limit: int
+    ) -> ImageOverlaps:
+        """Of pairs whose annotation and detection count."""
+        truths, found = _places_in_groups(gt, annotations, detections, limit)
+        ranks, places = found[overlaps.detections], truths[overlaps.annotations]
+        kept = np.flatnonzero((ranks >= 0) & (places >= 0))
+        chosen = overlaps.chosen(kept)
+        images = detections.images[chosen.detections]
+        columns = (
+            detections.classes[chosen.detections],
+            ranks[kept],
+            places[kept],
+            chosen.base,
+            chosen.boundary,
+        )
+        order = np.argsort(images, kind="stable")
+        starts = np.flatnonzero(np.diff(images[order], prepend=-1))
+        image_ids = sorted(gt.sizes)
+        result = cls()
+        for own in np.split(order, starts[1:]) if len(order) else ():
+            result[image_ids[images[own[0]]]] = tuple(column[own] for column in columns)
+        return result
+
+    def within(
+        self, gt: GroundTruth, annotations: Annotations, detections: Detections, limit: int
+    ) -> Overlaps:
+        """The pairs of annotations and detections of a data set that has these images, or a part of them."""
+        if not self:
+            return _joined([])
+        image_places, _ = places_of(gt)
+        images = np.concatenate([np.full(len(c[0]), image_places[i]) for i, c in self.items()])
+        classes, *indices, base, boundary = map(np.concatenate, zip(*self.values(), strict=True))
+        keys = images * len(gt.class_names) + classes
+        sides = []
+        is_there = np.ones(len(keys), bool)
+        places = _places_in_groups(gt, annotations, detections, limit)
+        for side, own, index in zip((annotations, detections), places, reversed(indices), strict=True):
+            counted = np.flatnonzero(own >= 0)
+            side_keys = side.keys(len(gt.class_names))[counted]
+            order = np.lexsort((own[counted], side_keys))
+            # Images that are left out have no place here
+            at = np.searchsorted(side_keys[order], keys) + index
+            is_there &= at < len(order)
+            at = order[np.minimum(at, len(order) - 1)] if len(order) else np.zeros(0, np.int64)
+            is_there[is_there] &= side_keys[at[is_there]] == keys[is_there]
+            sides.append(counted[at] if len(order) else np.zeros(len(keys), np.int64))
+        return Overlaps(sides[1], sides[0], base, boundary).chosen(is_there)
+
+
+def _places_in_groups(
+    gt: GroundTruth, annotations: Annotations, detections: Detections, limit: int
+) -> tuple[Ints, Ints]:
+    """Places of those that count among the annotations of an image and class, and among its detections by
+    falling score; -1 for others."""
+    kept = gt.judged(annotations, detections, limit)
+    results = []
+    for side, counted, scores in (
+        (annotations, kept[0], np.zeros(len(annotations))),
+        (detections, kept[1], detections.scores),
+    ):
+        own = np.flatnonzero(counted)
+        keys = side.keys(len(gt.class_names))[own]
+        order = np.lexsort((-scores[own], keys))
+        starts = np.flatnonzero(np.diff(keys[order], prepend=-1))
+        places = np.full(len(side), -1)
+        places[own[order]] = np.arange(len(own)) - np.repeat(starts, np.diff(starts, append=len(own)))
+        results.append(places)
+    return results[0], results[1]
+
+
+class MaskError(ValueError):
+    """A mask that cannot be read: ``place`` of its detection or annotation."""
+
+    def __init__(self, place: int, reason: str, is_detection: bool) -> None:
+        super().__init__(reason)
+        self.place, self.is_detection = place, is_detection
 
 
 def compute_overlaps(
     gt: GroundTruth,
-    annotations: Iterable[Row],
-    detections: Iterable[Row],
+    annotations: Annotations,
+    detections: Detections,
+    is_counted: NDArray[np.bool_],
     *,
-    region: str = "segmentation",
     dilation_ratio: float | None = None,
     lowest_iou: float = 0.5,
-    max_dets: int = 100,
-    boundaries: Mapping[int, str] | None = None,
     progress: Progress | None = None,
-) -> Overlaps:
-    """Overlaps of all detections with the annotations of their image and category.
+) -> Measures:
+    """Measure masks, and the overlaps of those of an image and class.
 
-    The crops of one image at a time are in memory.
+    The masks of some images at a time are in memory.
 
     Args:
         gt: the data set, for the sizes of its images.
-        annotations: its annotations, of the images that matter.
-        detections: results with ``segmentation`` (see ``with_masks``) or ``bbox``.
-        region: ``segmentation`` or ``bbox``.
+        annotations, detections: their regions are the strings of compressed masks.
+        is_counted: (D,) detections that can be matched.
         dilation_ratio: boundary width as a share of the image diagonal; None leaves Boundary IoU out.
         lowest_iou: pairs below it match at no threshold. Boundary IoU only lowers overlaps, so it is computed
-            from here on, and categories of an image without such a pair are left out. 0: every pair that
-            overlaps counts.
-        max_dets: detections of one image and category that count.
-        boundaries: run lengths of the boundaries that were made already, by the ``id`` of their detection.
+            from here on. 0: every pair that overlaps counts.
         progress: where to say how far it is.
+
+    Raises:
+        MaskError: a mask that cannot be read.
+        ValueError: an image of which masks are measured has no size.
     """
-    progress = progress or Progress()
-    lowest_iou = lowest_iou or np.finfo(np.float64).tiny
-    grouped_annotations = group_rows(annotations)
-    overlaps: Overlaps = {}
-    by_image: dict[Any, dict[Any, tuple[list[Row], list[Row]]]] = defaultdict(dict)
-    for (image_id, category_id), group in group_rows(detections).items():
-        truths = grouped_annotations.get((image_id, category_id))
-        if truths:
-            by_score = np.argsort([-d["score"] for d in group], kind="mergesort")[:max_dets]
-            by_image[image_id][category_id] = [group[i] for i in by_score], truths
-    for image_id, groups in progress.track(by_image.items(), "Overlaps of the images"):
-        bases = {category_id: _base_ious(*group, region) for category_id, group in groups.items()}
-        bases = {category_id: base for category_id, base in bases.items() if base.max() >= lowest_iou}
-        lowered: dict[Any, NDArray[np.float64]] = {}
-        if dilation_ratio is not None:
-            size = gt.size(image_id)
-            width = boundary_width(*size, dilation_ratio)
-            lowered = _boundary_ious(groups, bases, size, width, lowest_iou, boundaries or {})
-        overlaps[image_id] = {key: Overlap(base, lowered.get(key, base)) for key, base in bases.items()}
-    return overlaps
+    lowest = lowest_iou or np.finfo(np.float64).tiny
+    pairs = _Pairs(detections, annotations, is_counted, len(gt.class_names))
+    given = _official_ious(gt, detections, annotations, pairs, lowest) if gt.is_official else None
+    sizes = image_sizes(gt)
+    widths = None
+    if dilation_ratio is not None:
+        widths = np.array([boundary_width(*size, dilation_ratio) for size in sizes.tolist()], np.int64)
+    areas = detections.areas.copy(), annotations.areas.copy()
+    parts: list[Overlaps] = []
+    needless = 0
+    chunks = _chunks(detections, annotations, pairs)
+    for found, truths in (progress or Progress()).track(chunks, "Overlaps of the images"):
+        images = np.concatenate([detections.images[found], annotations.images[truths]])
+        regions = [detections.regions[i] for i in found.tolist()]
+        regions += [annotations.regions[i] for i in truths.tolist()]
+        is_crowd = np.concatenate([np.zeros(len(found), bool), annotations.is_crowd[truths]])
+        own, mask_ious = pairs.of(found, truths), None
+        if given is not None:
+            own, mask_ious = given.of(found, truths)
+        made = {
+            k: detections.boundaries[i] for k, i in enumerate(found.tolist()) if i in detections.boundaries
+        }
+        own_widths = None if widths is None else widths[images]
+        masks = Masks(regions, sizes[images], is_crowd)
+        try:
+            measured = pair_ious(masks, own, lowest, own_widths, made, mask_ious)
+        except RLEError as error:
+            is_detection = error.index < len(found)
+            place = (*found.tolist(), *truths.tolist())[error.index]
+            raise MaskError(place, str(error), is_detection) from None
+        areas[0][found], areas[1][truths] = np.split(measured.areas, [len(found)])
+        needless += measured.num_needless
+        d, g = measured.pairs.T
+        lowered = np.fmin(measured.mask_ious, measured.boundary_ious)
+        parts.append(Overlaps(found[d], truths[g - len(found)], measured.mask_ious, lowered))
+    measured_areas = (
+        np.where(np.isnan(side.areas), own, side.areas)
+        for side, own in zip((detections, annotations), areas, strict=True)
+    )
+    found, truths = (
+        replace(side, areas=own) for side, own in zip((detections, annotations), measured_areas, strict=True)
+    )
+    return Measures(_joined(parts), found, truths, needless)
+
+
+def box_overlaps(
+    detections: Detections, annotations: Annotations, is_counted: NDArray[np.bool_], num_classes: int
+) -> Overlaps:
+    """Box IoU of all pairs that overlap, by pycocotools.
+
+    Args:
+        detections, annotations: their regions are boxes.
+        is_counted: (D,) detections that can be matched.
+        num_classes: of the data set.
+    """
+    pairs = _Pairs(detections, annotations, is_counted, num_classes)
+    return _by_pycocotools(detections.regions, annotations.regions, annotations.is_crowd, pairs)
 
 
 def group_rows(rows: Iterable[Row]) -> Groups:
@@ -93,46 +245,107 @@ def group_rows(rows: Iterable[Row]) -> Groups:
     return dict(groups)
 
 
-def _base_ious(detections: Sequence[Row], annotations: Sequence[Row], region: str) -> NDArray[np.float64]:
-    crowd = [a["iscrowd"] for a in annotations]
-    return mask_utils.iou([d[region] for d in detections], [a[region] for a in annotations], crowd)
+class _Pairs:
+    """Detections and annotations of one image and class."""
+
+    def __init__(
+        self,
+        detections: Detections,
+        annotations: Annotations,
+        is_counted: NDArray[np.bool_],
+        num_classes: int,
+    ) -> None:
+        # Detections of no class of the data set have a number of their own
+        self._found = np.where(is_counted & (detections.classes >= 0), detections.keys(num_classes), -1)
+        self._truths = annotations.keys(num_classes)
+        self.has_annotation = np.isin(self._found, self._truths)
+        self.has_detection = np.isin(self._truths, self._found)
+
+    def of(self, found: Ints, truths: Ints) -> Ints:
+        """(P, 2) pairs of chosen detections and annotations, as places among the detections, then the
+        annotations, by ascending detection."""
+        by_key = np.argsort(self._truths[truths], kind="stable")
+        keys = self._truths[truths][by_key]
+        first, last = (np.searchsorted(keys, self._found[found], side) for side in ("left", "right"))
+        number = last - first
+        d = np.repeat(np.arange(len(found)), number)
+        place = np.arange(len(d)) - np.repeat(np.cumsum(number) - number, number)
+        return np.stack([d, len(found) + by_key[first[d] + place]], axis=1)
+
+    def groups(self) -> Iterator[tuple[Ints, Ints]]:
+        """Places of the detections and of the annotations of each image and class that has both."""
+        found, truths = np.flatnonzero(self.has_annotation), np.flatnonzero(self.has_detection)
+        sides = []
+        for places, keys in ((found, self._found), (truths, self._truths)):
+            order = places[np.argsort(keys[places], kind="stable")]
+            sides.append(np.split(order, np.flatnonzero(np.diff(keys[order])) + 1))
+        yield from zip(*sides, strict=True) if len(found) else ()
 
 
-def _boundary_ious(
-    groups: Mapping[Any, tuple[list[Row], list[Row]]],
-    mask_ious: Mapping[Any, NDArray[np.float64]],
-    size: tuple[int, int],
-    width: int,
-    lowest_iou: float,
-    boundaries: Mapping[int, str],
-) -> dict[Any, NDArray[np.float64]]:
-    """(D, G) overlaps of the categories of an image in which Boundary IoU lowers any."""
-    strings: list[str | bytes] = []
-    is_boundary: list[bool] = []
-    slots: dict[int, int] = {}
+@dataclass(frozen=True)
+class _GivenIoUs:
+    """Mask IoU by another tool, of P pairs in ascending order of their detections."""
 
-    def slot(row: Row, boundary: str | None = None) -> int:
-        if id(row) not in slots:
-            slots[id(row)] = len(strings)
-            strings.append(row["segmentation"]["counts"] if boundary is None else boundary)
-            is_boundary.append(boundary is not None)
-        return slots[id(row)]
+    overlaps: Overlaps
 
-    pairs, places = [], []
-    for category_id, ious in mask_ious.items():
-        detections, truths = groups[category_id]
-        is_object = np.array([not a["iscrowd"] for a in truths])
-        for d, g in np.argwhere((ious >= lowest_iou) & is_object).tolist():
-            boundary = boundaries.get(detections[d].get("id"))
-            pairs.append((slot(detections[d], boundary), slot(truths[g])))
-            places.append((category_id, d, g))
-    if not pairs:
-        return {}
-    before = np.array([mask_ious[category_id][d, g] for category_id, d, g in places])
-    masks = parse_runs(strings)
-    after = min_ious(masks, size, np.array(pairs), before, width, np.array(is_boundary))
-    lowered: dict[Any, NDArray[np.float64]] = {}
-    for k in np.flatnonzero(after < before).tolist():
-        category_id, d, g = places[k]
-        lowered.setdefault(category_id, mask_ious[category_id].copy())[d, g] = after[k]
-    return lowered
+    def of(self, found: Ints, truths: Ints) -> tuple[Ints, Floats]:
+        """Pairs of chosen detections and annotations, as :meth:`_Pairs.of` has them, and their IoU."""
+        kept = np.isin(self.overlaps.detections, found) & np.isin(self.overlaps.annotations, truths)
+        own = self.overlaps.chosen(kept)
+        by_place = np.argsort(found), np.argsort(truths)
+        d = by_place[0][np.searchsorted(found, own.detections, sorter=by_place[0])]
+        g = by_place[1][np.searchsorted(truths, own.annotations, sorter=by_place[1])]
+        return np.stack([d, len(found) + g], axis=1), own.base
+
+
+def _official_ious(
+    gt: GroundTruth, detections: Detections, annotations: Annotations, pairs: _Pairs, lowest: float
+) -> _GivenIoUs:
+    """Mask IoU as pycocotools gives it for masks that it reads in another way."""
+    sizes = image_sizes(gt).tolist()
+    sides = (
+        [{"size": sizes[image], "counts": counts} for image, counts in zip(images, side.regions, strict=True)]
+        for side, images in ((s, s.images.tolist()) for s in (detections, annotations))
+    )
+    overlaps = _by_pycocotools(*sides, annotations.is_crowd, pairs)
+    return _GivenIoUs(overlaps.chosen(overlaps.base >= lowest))
+
+
+def _by_pycocotools(
+    found: Sequence[Any], truths: Sequence[Any], is_crowd: NDArray[np.bool_], pairs: _Pairs
+) -> Overlaps:
+    """IoU of masks or boxes that overlap."""
+    parts = []
+    for d, g in pairs.groups():
+        regions = ([side[i] for i in places.tolist()] for side, places in ((found, d), (truths, g)))
+        ious = mask_utils.iou(*regions, is_crowd[g].astype(int).tolist())
+        rows, columns = np.nonzero(ious)
+        parts.append(Overlaps(d[rows], g[columns], ious[rows, columns], ious[rows, columns]))
+    return _joined(parts)
+
+
+def _chunks(detections: Detections, annotations: Annotations, pairs: _Pairs) -> list[tuple[Ints, Ints]]:
+    """Places of detections and annotations that are measured together: all of some images, or of a part.
+
+    Measured is what has no area yet, and what may match.
+    """
+    sides = []
+    for side, may_match in ((detections, pairs.has_annotation), (annotations, pairs.has_detection)):
+        places = np.flatnonzero(np.isnan(side.areas) | may_match)
+        places = places[np.argsort(side.images[places], kind="stable")]
+        lengths = np.array([len(side.regions[i]) for i in places.tolist()], np.int64)
+        sides.append((places, side.images[places], lengths))
+    num_images = max([int(images[-1]) + 1 for _, images, _ in sides if len(images)], default=0)
+    load = np.zeros(num_images)
+    for _, images, lengths in sides:
+        load += np.bincount(images, 1 / _CHUNK + lengths / _CHUNK_CHARACTERS, num_images)
+    numbers = np.floor(np.cumsum(load) - load).astype(np.int64)
+    borders = np.arange(1, numbers[-1] + 1 if num_images else 1)
+    parts = [np.split(places, np.searchsorted(numbers[images], borders)) for places, images, _ in sides]
+    return [(found, truths) for found, truths in zip(*parts, strict=True) if len(found) + len(truths)]
+
+
+def _joined(parts: Sequence[Overlaps]) -> Overlaps:
+    nothing = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0)
+    columns = zip(*((p.detections, p.annotations, p.base, p.boundary) for p in parts), strict=True)
+    return Overlaps(*(map(np.concatenate, columns) if parts else nothing))

@@ -7,7 +7,7 @@ figures are those of pycocotools and of the official Boundary IoU tool to the la
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
@@ -16,7 +16,8 @@ import numpy as np
 
 from crispmask.evaluation.coco.instance_eval import Candidates, InstanceEval
 from crispmask.evaluation.coco.matching import LOWEST_IOU
-from crispmask.evaluation.coco.overlaps import Overlaps, compute_overlaps
+from crispmask.evaluation.coco.objects import Annotations, Detections
+from crispmask.evaluation.coco.overlaps import ImageOverlaps, Overlaps, box_overlaps, compute_overlaps
 from crispmask.evaluation.formats.checks import is_finite, short
 from crispmask.evaluation.formats.coco import (
     GroundTruth,
@@ -125,13 +126,13 @@ def evaluate_rows(
     lazy: bool = True,
     max_dets: int | None = None,
     image_ids: Collection[Any] | None = None,
-    overlaps: Overlaps | None = None,
+    overlaps: ImageOverlaps | None = None,
     progress: Progress | None = None,
     is_file: bool = False,
 ) -> dict[str, InstanceEval]:
     """:func:`evaluate_coco` on what has been read, by the rules of ``gt``.
 
-    ``image_ids`` chooses images, ``overlaps`` are mask overlaps that :func:`mask_overlaps` made before.
+    ``image_ids`` chooses images, ``overlaps`` are mask overlaps that :func:`image_overlaps` made before.
     ``is_file``: the rows are a results file, of which official tools may give other figures: it is noted.
     """
     progress = progress or Progress()
@@ -147,42 +148,68 @@ def evaluate_rows(
     if "bbox" in tasks:
         truths = with_boxes(annotations, gt, "Annotation", progress)
         found = with_boxes(rows, gt, progress=progress)
-        judged = gt.judged(truths, found, limit)
-        ious = compute_overlaps(gt, *judged, region="bbox", max_dets=limit, progress=progress)
-        evaluations |= _match(gt, judged, ["bbox"], ious, limit, progress)
-        _note_sizes(gt, judged, found, ["bbox"], is_file)
+        objects = Annotations.of_rows(truths, gt, "bbox"), Detections.of_rows(found, gt, "bbox")
+        is_counted = gt.within_limit(objects[1], limit)
+        ious = box_overlaps(objects[1], objects[0], is_counted, len(gt.class_names))
+        evaluations |= _match(gt, objects, ["bbox"], ious, limit, progress)
+        _note_sizes(gt, objects, limit, found, ["bbox"], is_file)
     if mask_tasks := [task for task in ("segm", "boundary") if task in tasks]:
         _require_masks(gt)
-        truths = with_masks(annotations, gt, "Annotation", progress)
-        found = with_masks(rows, gt, progress=progress)
-        judged = gt.judged(truths, found, limit)
-        ious = overlaps
-        if ious is None:
+        objects, found = mask_objects(gt, annotations, rows, progress)
+        if overlaps is None:
             ratio = dilation_ratio if "boundary" in tasks else None
             options = {"dilation_ratio": ratio, "lowest_iou": LOWEST_IOU if lazy else 0.0}
-            ious = compute_overlaps(gt, *judged, max_dets=limit, progress=progress, **options)
-        evaluations |= _match(gt, judged, mask_tasks, ious, limit, progress)
-        _note_sizes(gt, judged, found, mask_tasks, is_file)
+            is_counted = gt.within_limit(objects[1], limit)
+            ious = compute_overlaps(gt, *objects, is_counted, progress=progress, **options).overlaps
+        else:
+            ious = overlaps.within(gt, *objects, limit)
+        evaluations |= _match(gt, objects, mask_tasks, ious, limit, progress)
+        _note_sizes(gt, objects, limit, found, mask_tasks, is_file)
     for sentence in share_notes(rows, tasks) if is_file else ():
         note(sentence)
     return {task: evaluations[task] for task in TASKS if task in evaluations}
 
 
-def judged_masks(
+def mask_objects(
     gt: GroundTruth,
     annotations: Sequence[Row],
     rows: Sequence[Row],
-    max_dets: int,
     progress: Progress | None = None,
-) -> tuple[list[Row], list[Row]]:
-    """Annotations and detections with checked masks that enter the matching."""
+    boundaries: Mapping[int, str] | None = None,
+) -> tuple[tuple[Annotations, Detections], list[Row]]:
+    """Annotations and detections with checked masks, and the rows of the latter.
+
+    ``boundaries``: those that were made already, by the ``id`` of their row.
+    """
     truths = with_masks(annotations, gt, "Annotation", progress)
-    return gt.judged(truths, with_masks(rows, gt, progress=progress), max_dets)
+    found = with_masks(rows, gt, progress=progress)
+    region = "segmentation"
+    objects = Annotations.of_rows(truths, gt, region), Detections.of_rows(found, gt, region, boundaries)
+    return objects, found
+
+
+def image_overlaps(
+    gt: GroundTruth,
+    annotations: Sequence[Row],
+    rows: Sequence[Row],
+    *,
+    dilation_ratio: float | None,
+    max_dets: int | None,
+    boundaries: Mapping[int, str] | None = None,
+    progress: Progress | None = None,
+) -> ImageOverlaps:
+    """Mask overlaps of some images, to be put together with those of others; see :func:`evaluate_rows`."""
+    limit = gt.max_dets if max_dets is None else max_dets
+    (truths, found), _ = mask_objects(gt, annotations, rows, progress, boundaries)
+    is_counted = gt.within_limit(found, limit)
+    options = {"dilation_ratio": dilation_ratio, "progress": progress}
+    overlaps = compute_overlaps(gt, truths, found, is_counted, **options).overlaps
+    return ImageOverlaps.of(overlaps, gt, truths, found, limit)
 
 
 def _match(
     gt: GroundTruth,
-    judged: tuple[list[Row], list[Row]],
+    objects: tuple[Annotations, Detections],
     tasks: Sequence[str],
     overlaps: Overlaps,
     max_dets: int,
@@ -193,20 +220,23 @@ def _match(
     for half_open in (False, True):
         own = [task for task in tasks if (gt.is_official and task in gt.half_open_tasks) is half_open]
         if own:
-            evaluations |= Candidates(gt, *judged, max_dets, half_open).evaluate(overlaps, own, progress)
+            evaluations |= Candidates(gt, *objects, max_dets, half_open).evaluate(overlaps, own, progress)
     return evaluations
 
 
 def _note_sizes(
     gt: GroundTruth,
-    judged: tuple[list[Row], list[Row]],
+    objects: tuple[Annotations, Detections],
+    max_dets: int,
     found: Sequence[Row],
     tasks: Sequence[str],
     is_file: bool,
 ) -> None:
     """Note where the official tool takes objects or detections of a file for other sizes."""
     if is_file and not gt.is_official:
-        for sentence in (*area_notes(found, tasks), *border_notes(gt, judged, tasks)):
+        kept = gt.judged(*objects, max_dets)
+        areas = np.concatenate([side.areas[own] for side, own in zip(objects, kept, strict=True)])
+        for sentence in (*area_notes(found, tasks), *border_notes(gt, areas, tasks)):
             note(sentence)
 
 

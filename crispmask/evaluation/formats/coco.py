@@ -9,7 +9,10 @@ import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from crispmask.evaluation.coco.official import (
     FILE_ID,
@@ -40,7 +43,10 @@ COCO_MAX_DETS = 100
 ANY = 1
 # Pixels of outline of the polygons of a file: several times those of COCO's and LVIS's training sets
 FILE_OUTLINE = 1e9
-Select = tuple[list[Row], list[Row]]
+
+
+if TYPE_CHECKING:
+    from crispmask.evaluation.coco.objects import Annotations, Detections
 
 
 @dataclass(frozen=True)
@@ -103,23 +109,34 @@ class GroundTruth:
         own = self.class_names if self.category_ranks is None else self.category_ranks
         return {**own, **dict.fromkeys(self.extra_categories)}.keys()
 
-    def judged(self, annotations: list[Row], detections: list[Row], max_dets: int) -> Select:
-        """Annotations and detections that enter the matching, in the same order; here all of its classes.
+    def within_limit(self, detections: Detections, max_dets: int) -> NDArray[np.bool_]:
+        """(D,) detections that the limit leaves, of the classes of the data set: in COCO the best of each
+        image and class."""
+        known = np.flatnonzero(detections.classes >= 0)
+        keys = detections.keys(len(self.class_names))[known]
+        within = np.zeros(len(detections), bool)
+        within[known] = is_among_best(detections.scores[known], keys, max_dets)
+        return within
+
+    def judged(
+        self, annotations: Annotations, detections: Detections, max_dets: int
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """(G,) annotations and (D,) detections that enter the matching.
 
         Args:
-            annotations: with ``area``.
-            detections: with ``area`` and ``score``.
-            max_dets: limit of detections, which COCO applies to each image and class, in the matching.
+            annotations: with areas.
+            detections: with areas.
+            max_dets: limit of detections.
         """
-        return annotations, [d for d in detections if d["category_id"] in self.class_names]
+        return np.ones(len(annotations), bool), self.within_limit(detections, max_dets)
 
     def is_ignored(self, annotation: Row) -> bool:
         """Whether an annotation need not be found: a crowd region."""
         return bool(annotation["iscrowd"])
 
-    def is_unjudged(self, image_id: Any, category_id: Any) -> bool:
-        """Whether a detection without a match is no false positive, whatever its size."""
-        return False
+    def unjudged(self, detections: Detections) -> NDArray[np.bool_]:
+        """(D,) detections that, without a match, are no false positive, whatever their size."""
+        return np.zeros(len(detections), bool)
 
     @property
     def takes_empty(self) -> bool:
@@ -134,6 +151,16 @@ class GroundTruth:
     def class_groups(self) -> dict[str, list[int]]:
         """Class indices whose mean AP is reported too, by its name."""
         return {}
+
+
+def is_among_best(scores: NDArray[np.float64], keys: NDArray[np.int64], limit: int) -> NDArray[np.bool_]:
+    """(D,) detections among the ``limit`` best of those of one key; of equal scores, the first is better."""
+    order = np.lexsort((-scores, keys))
+    starts = np.flatnonzero(np.append(True, np.diff(keys[order]) != 0)) if len(order) else order
+    ranks = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    is_best = np.zeros(len(order), bool)
+    is_best[order[ranks < limit]] = True
+    return is_best
 
 
 def read_ground_truth(

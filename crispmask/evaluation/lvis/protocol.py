@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from crispmask.evaluation.coco.instance_eval import InstanceEval
+from crispmask.evaluation.coco.objects import Annotations, Detections, places_of
 from crispmask.evaluation.coco.protocol import (
     DILATION_RATIO,
     average_precisions,
@@ -28,7 +31,7 @@ from crispmask.evaluation.formats.checks import check_flag, short
 from crispmask.evaluation.formats.coco import (
     GroundTruth,
     Row,
-    Select,
+    is_among_best,
     load_dataset,
     read_ground_truth,
     read_predictions,
@@ -78,28 +81,34 @@ class LVISGroundTruth(GroundTruth):
         """Detections that count, best first, unless something else is asked for: of an image."""
         return MAX_DETS_COCOFIED if self.is_cocofied else MAX_DETS
 
-    def judged(self, annotations: list[Row], detections: list[Row], max_dets: int) -> Select:
-        """Annotations and detections that count.
+    def within_limit(self, detections: Detections, max_dets: int) -> NDArray[np.bool_]:
+        """(D,) detections of the classes of the data set that are among the ``max_dets`` best of their image,
+        of all categories together."""
+        return is_among_best(detections.scores, detections.images, max_dets) & (detections.classes >= 0)
 
-        Of each image, the ``max_dets`` best detections of all categories together; of these, the categories
-        that are annotated in the image or that it surely has not. lvis-api leaves out what has no area.
+    def judged(
+        self, annotations: Annotations, detections: Detections, max_dets: int
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """(G,) annotations and (D,) detections that count.
+
+        Of the detections within the limit, those of the categories that are annotated in the image or that
+        it surely has not. lvis-api leaves out what has no area.
         """
-        if not self.is_official:
-            annotations = [a for a in annotations if a["area"] > 0]
-        annotated = {(a["image_id"], a["category_id"]) for a in annotations}
-        return annotations, [
-            d
-            for d in _best_of_images(detections, max_dets)
-            if d["area"] > 0 and d["category_id"] in self.class_names and self._is_known(d, annotated)
-        ]
+        is_judged = annotations.areas > 0 if not self.is_official else np.ones(len(annotations), bool)
+        is_counted = self.within_limit(detections, max_dets) & (detections.areas > 0)
+        if self.negatives is not None:
+            number = len(self.class_names)
+            known = np.append(annotations.keys(number)[is_judged], self._keys_of(self.negatives))
+            is_counted &= np.isin(detections.keys(number), known)
+        return is_judged, is_counted
 
     def is_ignored(self, annotation: Row) -> bool:
         """Whether an annotation need not be found: a crowd region, or marked with ``ignore``."""
         return bool(annotation["iscrowd"] or annotation.get("ignore"))
 
-    def is_unjudged(self, image_id: Any, category_id: Any) -> bool:
-        """Whether surplus detections may be objects that nobody annotated."""
-        return category_id in self.not_exhaustive[image_id]
+    def unjudged(self, detections: Detections) -> NDArray[np.bool_]:
+        """(D,) detections that, as surplus ones, may be objects that nobody annotated."""
+        return np.isin(detections.keys(len(self.class_names)), self._keys_of(self.not_exhaustive))
 
     @property
     def takes_empty(self) -> bool:
@@ -122,12 +131,17 @@ class LVISGroundTruth(GroundTruth):
                 groups[FREQUENCIES[self.frequencies[category_id]]].append(k)
         return groups
 
-    def _is_known(self, detection: Row, annotated: Collection[tuple[Any, Any]]) -> bool:
-        image_id, category_id = detection["image_id"], detection["category_id"]
-        return (
-            self.negatives is None
-            or category_id in self.negatives[image_id]
-            or (image_id, category_id) in annotated
+    def _keys_of(self, lists: Mapping[Any, frozenset[Any]]) -> NDArray[np.int64]:
+        """Keys, as of :meth:`Objects.keys`, of the images and categories of lists."""
+        images, classes = places_of(self)
+        return np.array(
+            [
+                images[image_id] * len(classes) + classes[category_id]
+                for image_id, category_ids in lists.items()
+                for category_id in category_ids
+                if category_id in classes
+            ],
+            np.int64,
         )
 
 
@@ -217,17 +231,6 @@ def describe(truth: LVISGroundTruth, source: Any) -> str:
     lacking = f" (not {', '.join(truth.missing)})" if truth.missing else ""
     coverage = f"{there} of COCO's {len(COCO_SYNSETS)} categories{lacking}"
     return f"AP* on {name}: {coverage}, {len(truth.sizes)} images."
-
-
-def _best_of_images(detections: Sequence[Row], max_dets: int) -> list[Row]:
-    """The ``max_dets`` best of each image, in the order given; of equal scores, the first is the better."""
-    by_image: dict[Any, list[int]] = defaultdict(list)
-    for place, detection in enumerate(detections):
-        by_image[detection["image_id"]].append(place)
-    kept = []
-    for places in by_image.values():
-        kept += sorted(places, key=lambda place: -detections[place]["score"])[:max_dets]
-    return [detections[place] for place in sorted(kept)]
 
 
 def _lists(

@@ -19,10 +19,12 @@ from pycocotools import mask as mask_utils
 from crispmask.evaluation.formats.checks import is_finite, short
 from crispmask.evaluation.progress import Progress, tracked
 
-# Masks of a results file that are parsed together: enough to amortise NumPy's overhead in a few MiB.
-_CHUNK = 2048
+# Masks of a results file that are parsed together: enough to amortise NumPy's overhead, in a cache
+_CHUNK = 256
 # Characters of the strings of a chunk: some hundred MB of arrays
 _CHUNK_CHARACTERS = 1 << 22
+# Value of the last character of a number: five bits, of which the highest is the sign
+_SIGNED = np.array([(k & 31) - 32 * (k >> 4 & 1) for k in range(64)], np.int64)
 # Longest number that pycocotools writes: a signed difference of two 32-bit run lengths.
 _MAX_CHARACTERS = 7
 MAX_COORDINATE = 1e6
@@ -62,23 +64,64 @@ class Runs:
         return (np.arange(len(self.counts)) - self.first[self.owners]) % 2 == 1
 
     @cached_property
-    def stops(self) -> NDArray[np.int64]:
-        """(M,) column-major pixel index, in its own mask, at which a run ends (exclusive)."""
-        return _restarting_cumsum(self.counts, self.first[self.owners])
+    def ends(self) -> NDArray[np.int64]:
+        """(M + 1,) pixels of all masks before a run, and of all runs."""
+        return np.concatenate([[0], np.cumsum(self.counts)])
 
     @cached_property
-    def is_needless(self) -> NDArray[np.bool_]:
-        """(M,) whether a run has no pixel although it is not the first of its mask, which pycocotools' IoU
-        takes for the end of the mask."""
-        return (self.counts == 0) & (np.arange(len(self.counts)) != self.first[self.owners])
+    def stops(self) -> NDArray[np.int64]:
+        """(M,) column-major pixel index, in its own mask, at which a run ends (exclusive)."""
+        return self.ends[1:] - self.ends[self.first[self.owners]]
+
+    @cached_property
+    def needless(self) -> NDArray[np.int64]:
+        """Masks with a run that has no pixel although it is not the first, which pycocotools' IoU takes for
+        the end of the mask, once for each of these runs."""
+        empty = np.flatnonzero(self.counts == 0)
+        owners = np.searchsorted(self.first, empty, side="right") - 1
+        return owners[empty != self.first[owners]]
+
+    @cached_property
+    def num_needless(self) -> int:
+        """How many masks have a run without pixels in their middle."""
+        if not len(self.needless):
+            return 0
+        empty = np.flatnonzero(self.counts == 0)
+        owners = np.searchsorted(self.first, empty, side="right") - 1
+        in_middle = (empty != self.first[owners]) & (empty != self.first[owners + 1] - 1)
+        return len(np.unique(owners[in_middle]))
+
+    def foreground(self, masks: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        """Foreground runs of some masks, without those that have no pixel.
+
+        Args:
+            masks: ascending indices.
+
+        Returns:
+            The mask of each run, and the column-major pixel indices, in its own mask, of its first pixel and
+            of its end (exclusive).
+        """
+        numbers = np.diff(self.first)[masks] // 2
+        owners = np.repeat(masks, numbers)
+        place = np.arange(len(owners)) - np.repeat(np.cumsum(numbers) - numbers, numbers)
+        runs = self.first[owners] + 1 + 2 * place
+        offsets = self.ends[self.first[owners]]
+        starts, stops = self.ends[runs] - offsets, self.ends[runs + 1] - offsets
+        if (is_used := stops > starts).all():
+            return owners, starts, stops
+        return owners[is_used], starts[is_used], stops[is_used]
 
     def pixels(self) -> NDArray[np.int64]:
         """(N,) length of all runs of a mask: H x W for a valid one."""
-        return _sums(self.counts, self.first)
+        return np.diff(self.ends[self.first])
 
     def areas(self) -> NDArray[np.int64]:
         """(N,) foreground pixels."""
-        return _sums(self.counts * self.is_object, self.first)
+        signed = self.counts.copy()
+        signed[1::2] *= -1
+        # Background minus foreground, or the other way round where a mask begins at an odd place
+        differences = np.diff(np.concatenate([[0], np.cumsum(signed)])[self.first])
+        return (self.pixels() - np.where(self.first[:-1] % 2 == 0, differences, -differences)) // 2
 
     def boxes(self, height: int) -> NDArray[np.int64]:
         """(N, 4) tight x0, y0, x1, y1 of masks ``height`` high, x1 and y1 exclusive; zeros if empty."""
@@ -119,19 +162,26 @@ def parse_runs(strings: Sequence[str | bytes]) -> Runs:
     borders = np.cumsum([0, *map(len, encoded)])
     # Unsigned: a character below "0" wraps to a large value.
     digits = np.frombuffer(b"".join(encoded), np.uint8) - np.uint8(48)
-    _refuse(digits > 63, borders, "holds a character that no run-length string has")
+    if digits.max(initial=0) > 63:
+        _refuse(digits > 63, borders, "holds a character that no run-length string has")
     is_last = digits < 32
-    is_cut = np.zeros(len(digits), bool)
-    is_cut[borders[1:][np.diff(borders) > 0] - 1] = True
-    _refuse(is_cut & ~is_last, borders, "is cut short")
+    final = borders[1:][np.diff(borders) > 0] - 1
+    if not is_last[final].all():
+        is_cut = np.zeros(len(digits), bool)
+        is_cut[final] = ~is_last[final]
+        _refuse(is_cut, borders, "is cut short")
     ends = np.flatnonzero(is_last)
     first = np.searchsorted(ends, borders)
-    sizes = np.diff(ends, prepend=-1)
-    _refuse(sizes > _MAX_CHARACTERS, first, "holds a number beyond 32 bits")
-
-    counts = _undo_differences(_numbers(digits, ends, sizes), first)
-    _refuse(counts < 0, first, "holds a negative run length")
+    counts = _undo_differences(_numbers(digits, is_last, ends, first), first)
+    if counts.min(initial=0) < 0:
+        _refuse(counts < 0, first, "holds a negative run length")
     return Runs(counts, first)
+
+
+def refuse_other_sizes(runs: Runs, sizes: NDArray[np.int64]) -> None:
+    """Refuse masks whose runs do not fill their images of (N, 2) rows and columns, with RLEError."""
+    borders = np.arange(len(sizes) + 1)
+    _refuse(runs.pixels() != sizes.prod(axis=1), borders, _NOT_FILLED)
 
 
 class CheckedMasks(NamedTuple):
@@ -165,15 +215,11 @@ def read_masks(
         start, expected = chunk.start, [rle["size"] for rle in rles[chunk]]
         try:
             runs = parse_runs(counts[chunk])
-            pixels = np.array([height * width for height, width in expected])
-            borders = np.arange(len(expected) + 1)
-            _refuse(runs.pixels() != pixels, borders, _NOT_FILLED)
+            refuse_other_sizes(runs, np.array(expected, np.int64).reshape(-1, 2))
         except RLEError as error:
             raise RLEError(error.index + start, str(error)) from None
-        odd = np.unique(runs.owners[runs.is_needless]).tolist()
-        is_last = np.isin(np.arange(len(runs.counts)), runs.first[1:] - 1)
-        needless += len(np.unique(runs.owners[runs.is_needless & ~is_last])) if odd else 0
-        for i in odd if repair else ():
+        needless += runs.num_needless
+        for i in np.unique(runs.needless).tolist() if repair else ():
             lengths = runs.counts[runs.first[i] : runs.first[i + 1]]
             counts[start + i] = _compress(_without_needless(lengths.tolist()), *expected[i])["counts"]
         areas.append(runs.areas())
@@ -305,37 +351,44 @@ def _has_size(rle: Mapping[str, Any], height: int, width: int) -> bool:
 
 
 def _numbers(
-    digits: NDArray[np.uint8], ends: NDArray[np.int64], sizes: NDArray[np.int64]
+    digits: NDArray[np.uint8], is_last: NDArray[np.bool_], ends: NDArray[np.int64], first: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """The signed numbers of ``sizes`` characters that end at ``ends``, least significant five bits first."""
-    starts = ends - sizes + 1
-    values = (digits[starts] & 31).astype(np.int64)
-    for place in range(1, int(sizes.max(initial=1))):
-        longer = np.flatnonzero(sizes > place)
-        values[longer] += (digits[starts[longer] + place] & np.int64(31)) << (5 * place)
-    is_negative = np.flatnonzero(digits[ends] & 16)
-    values[is_negative] -= np.int64(1) << (5 * sizes[is_negative])
+    """The signed numbers whose last characters are at ``ends``; the characters before, as long as they are
+    no last ones, hold five lower bits each."""
+    values = _SIGNED[digits[ends]]
+    # Few numbers have a second character, and fewer a third
+    longer = np.flatnonzero(~is_last[ends - 1])
+    if len(ends) and ends[0] == 0:
+        longer = longer[longer > 0]
+    for place in range(1, _MAX_CHARACTERS + 1):
+        if not len(longer):
+            break
+        if place == _MAX_CHARACTERS:
+            is_long = np.zeros(len(ends), bool)
+            is_long[longer] = True
+            _refuse(is_long, first, "holds a number beyond 32 bits")
+        before = ends[longer] - place
+        values[longer] = (values[longer] << 5) | (digits[before] & 31)
+        longer = longer[(before > 0) & ~is_last[before - 1]]
     return values
 
 
 def _undo_differences(values: NDArray[np.int64], first: NDArray[np.int64]) -> NDArray[np.int64]:
     """Run lengths from numbers that, from the fourth of a mask on, are differences to the one two before."""
-    begin = np.repeat(first[:-1], np.diff(first))
-    place = np.arange(len(values)) - begin
-    is_odd = place & 1 == 1
-    odd_sums = _restarting_cumsum(values * is_odd, begin)
-    even_sums = _restarting_cumsum(values * (~is_odd & (place > 0)), begin)
-    return np.where(is_odd, odd_sums, np.where(place > 0, even_sums, values))
-
-
-def _restarting_cumsum(values: NDArray[np.int64], begin: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Sum of ``values`` from position ``begin`` of each element up to and with that element."""
-    total = np.concatenate([[0], np.cumsum(values)])
-    return total[1:] - total[begin]
-
-
-def _sums(values: NDArray[np.int64], first: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.diff(np.concatenate([[0], np.cumsum(values)])[first])
+    begin, number = first[:-1], np.diff(first)
+    # With the third made a difference too, every other number is the sum of those before it
+    third = begin[number > 2] + 2
+    values[third] -= values[third - 2]
+    for parity in (0, 1):
+        chain = values[parity::2]
+        np.cumsum(chain, out=chain)
+    # ... of its own mask
+    for parity in (0, 1):
+        chain = values[parity::2]
+        edges = (first + 1 - parity) // 2
+        before = np.append(0, chain)[edges[:-1]]
+        chain -= np.repeat(before, np.diff(edges))
+    return values
 
 
 def _refuse(is_bad: NDArray[np.bool_], borders: NDArray[np.int64], reason: str) -> None:
