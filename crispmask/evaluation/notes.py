@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crispmask.evaluation.coco.matching import AREA_RANGES, outside_ranges
-from crispmask.evaluation.coco.official import AREA, HOW, Row, official_areas
+from crispmask.evaluation.coco.official import HOW, Row
 
 if TYPE_CHECKING:
     from crispmask.evaluation.formats.coco import GroundTruth
@@ -44,21 +44,26 @@ def collected_notes() -> Iterator[list[str]]:
         logger.propagate = propagates
 
 
-def limit_notes(gt: GroundTruth, rows: Sequence[Row], max_dets: int) -> list[str]:
+def shared_limits(gt: GroundTruth, rows: Sequence[Row]) -> NDArray[np.int64]:
+    """How many detections there are of each image, or image and category, that share a limit."""
+    counts = Counter(map(itemgetter(*gt.limited_by), rows))
+    return np.array([*counts.values()], np.int64)
+
+
+def limit_notes(gt: GroundTruth, counts: NDArray[np.int64], max_dets: int) -> list[str]:
     """That detections were cut, and that the limit is not the one that figures are compared at.
 
     Args:
         gt: the data set.
-        rows: detections.
+        counts: see :func:`shared_limits`.
         max_dets: how many count of those that share a limit.
     """
     is_of_image = gt.limited_by == ("image_id",) or gt.category_ranks is not None
     unit = "image" if is_of_image else "image and category"
-    counts = Counter(map(itemgetter(*gt.limited_by), rows))
     notes = []
-    if cut := sum(max(0, count - max_dets) for count in counts.values()):
+    if cut := int(np.maximum(counts - max_dets, 0).sum()):
         notes.append(
-            f"{cut} of {len(rows)} detections were cut, as only the best {max_dets} of each {unit} count"
+            f"{cut} of {counts.sum()} detections were cut, as only the best {max_dets} of each {unit} count"
             f"{gt.limit_concerns}: crispmask evaluate --max-dets, in training TEST.DETECTIONS_PER_IMAGE, "
             "raises the limit."
         )
@@ -87,17 +92,14 @@ def federated_notes(gt: GroundTruth, source: Any) -> list[str]:
     ]
 
 
-def area_notes(found: Sequence[Row], tasks: Sequence[str]) -> list[str]:
+def area_notes(areas: NDArray[np.float64], others: NDArray[np.float64], tasks: Sequence[str]) -> list[str]:
     """That pycocotools takes detections for other sizes, by the area of their box or of their mask.
 
     Args:
-        found: all detections of a results file, in its order, with ``area``.
+        areas: of all detections of a results file.
+        others: theirs, NaN where they are the same.
         tasks: ``bbox``, or any of ``segm`` and ``boundary``.
     """
-    areas = np.array([row["area"] for row in found], np.float64)
-    others = official_areas(found)
-    if tasks == ["bbox"]:
-        others = np.array([row.get(AREA, np.nan) for row in found], np.float64)
     is_other = (outside_ranges(areas) != outside_ranges(np.where(np.isnan(others), areas, others))).any(
         axis=0
     )
@@ -105,7 +107,7 @@ def area_notes(found: Sequence[Row], tasks: Sequence[str]) -> list[str]:
         return []
     ours, theirs = ("box", "mask") if tasks == ["bbox"] else ("mask", "bbox")
     return [
-        f"{is_other.sum()} of {len(found)} detections are small, medium or large by their {ours}, which "
+        f"{is_other.sum()} of {len(areas)} detections are small, medium or large by their {ours}, which "
         f"counts here, and of another size by their {theirs}, which pycocotools goes by: its APs, APm and "
         f"APl may differ; {HOW}."
     ]

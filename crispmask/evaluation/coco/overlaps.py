@@ -224,12 +224,12 @@ def compute_overlaps(
 
 
 def box_overlaps(
-    detections: Detections, annotations: Annotations, is_counted: NDArray[np.bool_], num_classes: int
+    annotations: Annotations, detections: Detections, is_counted: NDArray[np.bool_], num_classes: int
 ) -> Overlaps:
     """Box IoU of all pairs that overlap, by pycocotools.
 
     Args:
-        detections, annotations: their regions are boxes.
+        annotations, detections: their regions are boxes.
         is_counted: (D,) detections that can be matched.
         num_classes: of the data set.
     """

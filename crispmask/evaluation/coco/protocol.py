@@ -7,18 +7,29 @@ figures are those of pycocotools and of the official Boundary IoU tool to the la
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crispmask.evaluation.coco.instance_eval import Candidates, InstanceEval
 from crispmask.evaluation.coco.matching import LOWEST_IOU
 from crispmask.evaluation.coco.objects import Annotations, Detections
-from crispmask.evaluation.coco.overlaps import ImageOverlaps, Overlaps, box_overlaps, compute_overlaps
-from crispmask.evaluation.formats.checks import is_finite, short
+from crispmask.evaluation.coco.official import AREA, official_areas
+from crispmask.evaluation.coco.overlaps import (
+    ImageOverlaps,
+    MaskError,
+    Measures,
+    Overlaps,
+    box_overlaps,
+    compute_overlaps,
+)
+from crispmask.evaluation.formats.checks import decode_json, is_finite, read_file, short
 from crispmask.evaluation.formats.coco import (
     GroundTruth,
     Row,
@@ -28,14 +39,17 @@ from crispmask.evaluation.formats.coco import (
     without_classes,
 )
 from crispmask.evaluation.formats.regions import with_boxes, with_masks
+from crispmask.evaluation.formats.results import Results, read_results
 from crispmask.evaluation.masks.boundary_iou import boundary_width
 from crispmask.evaluation.notes import (
     area_notes,
     border_notes,
     federated_notes,
     limit_notes,
+    needless_note,
     note,
     share_notes,
+    shared_limits,
 )
 from crispmask.evaluation.progress import Progress
 
@@ -80,9 +94,8 @@ def evaluate_coco(
     truth = with_rules(read_ground_truth(gt, progress), **rules)
     for sentence in federated_notes(truth, gt):
         note(sentence)
-    rows = read_predictions(predictions, truth, progress)
     options = {"dilation_ratio": dilation_ratio, "lazy": lazy, "max_dets": max_dets, "progress": progress}
-    return evaluate_rows(truth, rows, tasks, is_file=True, **options)
+    return evaluate_source(truth, predictions, tasks, **options)
 
 
 def coco_figures(
@@ -117,6 +130,54 @@ def with_rules(
     return without_classes(gt) if class_agnostic else gt
 
 
+def evaluate_source(
+    gt: GroundTruth, predictions: Any, tasks: Sequence[str], *, progress: Progress, **options: Any
+) -> dict[str, InstanceEval]:
+    """:func:`evaluate_coco` on ground truth that has been read, by its rules; ``options`` as there."""
+    if isinstance(predictions, (str, os.PathLike)):
+        path = Path(predictions)
+        content = read_file(path, "predictions")
+        results = None if "bbox" in tasks else read_results(content, gt, progress)
+        if results is not None:
+            try:
+                return evaluate_results(gt, results, tasks, progress=progress, **options)
+            except MaskError:
+                pass  # row by row, which names the row
+        predictions = decode_json(content, path, "predictions", progress)
+    rows = read_predictions(predictions, gt, progress)
+    return evaluate_rows(gt, rows, tasks, is_file=True, progress=progress, **options)
+
+
+def evaluate_results(
+    gt: GroundTruth,
+    results: Results,
+    tasks: Sequence[str],
+    *,
+    dilation_ratio: float,
+    lazy: bool,
+    max_dets: int | None,
+    progress: Progress,
+) -> dict[str, InstanceEval]:
+    """:func:`evaluate_coco` of masks on what has been read, by the rules of ``gt``.
+
+    Raises:
+        MaskError: a mask of the results that cannot be read.
+    """
+    _require_masks(gt)
+    limit = gt.max_dets if max_dets is None else int(max_dets)
+    truths = Annotations.of_rows(with_masks(gt.annotations, gt, "Annotation", progress), gt, "segmentation")
+    objects = truths, results.detections
+    measures = _measure(gt, objects, tasks, limit, dilation_ratio, lazy, progress)
+    objects = measures.annotations, measures.detections
+    if measures.num_needless:
+        note(needless_note(measures.num_needless, "Prediction"))
+    evaluations = _match(gt, objects, tasks, measures.overlaps, limit, progress)
+    for sentence in (*gt.notes, *limit_notes(gt, results.shared_limits, limit)):
+        note(sentence)
+    _note_sizes(gt, objects, limit, results.official_areas, tasks)
+    return {task: evaluations[task] for task in TASKS if task in evaluations}
+
+
 def evaluate_rows(
     gt: GroundTruth,
     rows: Sequence[Row],
@@ -130,7 +191,7 @@ def evaluate_rows(
     progress: Progress | None = None,
     is_file: bool = False,
 ) -> dict[str, InstanceEval]:
-    """:func:`evaluate_coco` on what has been read, by the rules of ``gt``.
+    """:func:`evaluate_coco` on rows that have been read, by the rules of ``gt``.
 
     ``image_ids`` chooses images, ``overlaps`` are mask overlaps that :func:`image_overlaps` made before.
     ``is_file``: the rows are a results file, of which official tools may give other figures: it is noted.
@@ -142,29 +203,29 @@ def evaluate_rows(
     if image_ids is not None:
         wanted = set(image_ids)
         annotations, rows = ([r for r in side if r["image_id"] in wanted] for side in (annotations, rows))
-    for sentence in (*(gt.notes if is_file else ()), *limit_notes(gt, rows, limit)):
+    for sentence in (*(gt.notes if is_file else ()), *limit_notes(gt, shared_limits(gt, rows), limit)):
         note(sentence)
     evaluations: dict[str, InstanceEval] = {}
+    notes_sizes = is_file and not gt.is_official
     if "bbox" in tasks:
         truths = with_boxes(annotations, gt, "Annotation", progress)
         found = with_boxes(rows, gt, progress=progress)
         objects = Annotations.of_rows(truths, gt, "bbox"), Detections.of_rows(found, gt, "bbox")
-        is_counted = gt.within_limit(objects[1], limit)
-        ious = box_overlaps(objects[1], objects[0], is_counted, len(gt.class_names))
+        ious = box_overlaps(*objects, gt.within_limit(objects[1], limit), len(gt.class_names))
         evaluations |= _match(gt, objects, ["bbox"], ious, limit, progress)
-        _note_sizes(gt, objects, limit, found, ["bbox"], is_file)
+        if notes_sizes:
+            others = np.array([row.get(AREA, np.nan) for row in found], np.float64)
+            _note_sizes(gt, objects, limit, others, ["bbox"])
     if mask_tasks := [task for task in ("segm", "boundary") if task in tasks]:
         _require_masks(gt)
-        objects, found = mask_objects(gt, annotations, rows, progress)
+        objects = mask_objects(gt, annotations, rows, progress)
         if overlaps is None:
-            ratio = dilation_ratio if "boundary" in tasks else None
-            options = {"dilation_ratio": ratio, "lowest_iou": LOWEST_IOU if lazy else 0.0}
-            is_counted = gt.within_limit(objects[1], limit)
-            ious = compute_overlaps(gt, *objects, is_counted, progress=progress, **options).overlaps
+            ious = _measure(gt, objects, mask_tasks, limit, dilation_ratio, lazy, progress).overlaps
         else:
             ious = overlaps.within(gt, *objects, limit)
         evaluations |= _match(gt, objects, mask_tasks, ious, limit, progress)
-        _note_sizes(gt, objects, limit, found, mask_tasks, is_file)
+        if notes_sizes:
+            _note_sizes(gt, objects, limit, official_areas(rows), mask_tasks)
     for sentence in share_notes(rows, tasks) if is_file else ():
         note(sentence)
     return {task: evaluations[task] for task in TASKS if task in evaluations}
@@ -176,16 +237,15 @@ def mask_objects(
     rows: Sequence[Row],
     progress: Progress | None = None,
     boundaries: Mapping[int, str] | None = None,
-) -> tuple[tuple[Annotations, Detections], list[Row]]:
-    """Annotations and detections with checked masks, and the rows of the latter.
+) -> tuple[Annotations, Detections]:
+    """Annotations and detections with checked masks.
 
     ``boundaries``: those that were made already, by the ``id`` of their row.
     """
     truths = with_masks(annotations, gt, "Annotation", progress)
     found = with_masks(rows, gt, progress=progress)
     region = "segmentation"
-    objects = Annotations.of_rows(truths, gt, region), Detections.of_rows(found, gt, region, boundaries)
-    return objects, found
+    return Annotations.of_rows(truths, gt, region), Detections.of_rows(found, gt, region, boundaries)
 
 
 def image_overlaps(
@@ -200,7 +260,7 @@ def image_overlaps(
 ) -> ImageOverlaps:
     """Mask overlaps of some images, to be put together with those of others; see :func:`evaluate_rows`."""
     limit = gt.max_dets if max_dets is None else max_dets
-    (truths, found), _ = mask_objects(gt, annotations, rows, progress, boundaries)
+    truths, found = mask_objects(gt, annotations, rows, progress, boundaries)
     is_counted = gt.within_limit(found, limit)
     options = {"dilation_ratio": dilation_ratio, "progress": progress}
     overlaps = compute_overlaps(gt, truths, found, is_counted, **options).overlaps
@@ -224,20 +284,36 @@ def _match(
     return evaluations
 
 
+def _measure(
+    gt: GroundTruth,
+    objects: tuple[Annotations, Detections],
+    tasks: Sequence[str],
+    max_dets: int,
+    dilation_ratio: float,
+    lazy: bool,
+    progress: Progress,
+) -> Measures:
+    """Overlaps of masks, as far as the tasks need them."""
+    ratio = dilation_ratio if "boundary" in tasks else None
+    options = {"dilation_ratio": ratio, "lowest_iou": LOWEST_IOU if lazy else 0.0, "progress": progress}
+    return compute_overlaps(gt, *objects, gt.within_limit(objects[1], max_dets), **options)
+
+
 def _note_sizes(
     gt: GroundTruth,
     objects: tuple[Annotations, Detections],
     max_dets: int,
-    found: Sequence[Row],
+    others: NDArray[np.float64],
     tasks: Sequence[str],
-    is_file: bool,
 ) -> None:
-    """Note where the official tool takes objects or detections of a file for other sizes."""
-    if is_file and not gt.is_official:
-        kept = gt.judged(*objects, max_dets)
-        areas = np.concatenate([side.areas[own] for side, own in zip(objects, kept, strict=True)])
-        for sentence in (*area_notes(found, tasks), *border_notes(gt, areas, tasks)):
-            note(sentence)
+    """Note where the official tool takes objects or detections of a file for other sizes.
+
+    ``others``: areas of the detections by the official tool, NaN where they are ours.
+    """
+    kept = gt.judged(*objects, max_dets)
+    areas = np.concatenate([side.areas[own] for side, own in zip(objects, kept, strict=True)])
+    for sentence in (*area_notes(objects[1].areas, others, tasks), *border_notes(gt, areas, tasks)):
+        note(sentence)
 
 
 def average_precisions(evaluation: InstanceEval, separator: str = "/") -> dict[str, float]:

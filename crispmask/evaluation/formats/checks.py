@@ -16,6 +16,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
 import numpy as np
 
 from crispmask.evaluation.progress import Progress, Report
@@ -43,8 +44,21 @@ def load_json(source: Any, what: str, progress: Progress | None = None) -> Any:
     if not isinstance(source, (str, os.PathLike)):
         return source
     path = Path(source)
+    return decode_json(read_file(path, what), path, what, progress)
+
+
+def decode_json(content: bytes, path: Path, what: str, progress: Progress | None = None) -> Any:
+    """What the content of a JSON file says.
+
+    Raises:
+        ValueError: it is no JSON; the message names the file.
+    """
     name = f"The {what} file '{path}'"
-    content = _read_file(path, what)
+    try:
+        with without_garbage_collection():
+            return msgspec.json.decode(content)
+    except (msgspec.DecodeError, RecursionError):
+        pass  # Python's reader takes more, and says more of what is wrong
     try:
         # Every dict is counted when it ends, so that a reader of gigabytes is no silent one
         step = (progress or Progress()).step(f"Reading {path.name}", content.count(b"{"))
@@ -225,7 +239,7 @@ def short(value: Any, length: int = 60) -> str:
     return text if len(text) <= length else f"{text[:length]}..."
 
 
-def _read_file(path: Path, what: str) -> bytes:
+def read_file(path: Path, what: str) -> bytes:
     """The content of a file that is there and can be JSON."""
     try:
         if path.is_dir():

@@ -24,7 +24,7 @@ from crispmask.evaluation.coco.protocol import (
     DILATION_RATIO,
     average_precisions,
     check_options,
-    evaluate_rows,
+    evaluate_source,
     with_rules,
 )
 from crispmask.evaluation.formats.checks import check_flag, short
@@ -34,7 +34,6 @@ from crispmask.evaluation.formats.coco import (
     is_among_best,
     load_dataset,
     read_ground_truth,
-    read_predictions,
 )
 from crispmask.evaluation.lvis.cocofied import (
     COCO_SYNSETS,
@@ -177,9 +176,8 @@ def evaluate_lvis(
     check_options(tasks, dilation_ratio, max_dets)
     truth = with_rules(read_lvis(gt, progress), official=official, max_outline=max_outline)
     note(describe(truth, gt), logging.INFO)
-    rows = read_predictions(predictions, truth, progress)
     options = {"dilation_ratio": dilation_ratio, "lazy": lazy, "max_dets": max_dets, "progress": progress}
-    return evaluate_rows(truth, rows, tasks, is_file=True, **options)
+    return evaluate_source(truth, predictions, tasks, **options)
 
 
 def lvis_figures(
