@@ -23,6 +23,8 @@ from crispmask.evaluation.formats.checks import check_rows, check_size, check_un
 from crispmask.evaluation.formats.coco import GroundTruth
 from crispmask.evaluation.formats.findings import Findings
 from crispmask.evaluation.formats.regions import checked_masks, with_boxes
+from crispmask.evaluation.lvis.cocofied import check_image_lists, has_image_lists
+from crispmask.evaluation.lvis.protocol import check_frequency
 from crispmask.evaluation.progress import Progress
 
 SIZES = ("small", "medium", "large")
@@ -105,6 +107,8 @@ def check_annotation_file(
         check_rows(content.get(key), f"'{key}' of '{path}'")
         check_unique_ids(content[key], f"'{key}' of '{path}'")
     result.totals = len(content["images"]), len(content["annotations"])
+    if has_image_lists(content["images"]):
+        content["categories"] = _with_right_frequencies(result)
     all_images = [image["id"] for image in content["images"]]
     content["images"] = _usable_images(result)
     if folder is not None:
@@ -136,13 +140,30 @@ def _made_categories(result: AnnotationCheck) -> list[dict[str, Any]]:
     return [{"id": i, "name": f"category {i}"} for i in ids]
 
 
+def _with_right_frequencies(result: AnnotationCheck) -> list[dict[str, Any]]:
+    """Categories of LVIS, without frequencies that are none."""
+    right = []
+    for category in result.content["categories"]:
+        try:
+            check_frequency(category)
+            right.append(category)
+        except ValueError as error:
+            result.errors.append(str(error))
+            right.append({key: value for key, value in category.items() if key != "frequency"})
+    return right
+
+
 def _usable_images(result: AnnotationCheck) -> list[dict[str, Any]]:
-    """Entries of images with a name and, if any, a right size."""
-    usable = []
-    for index, image in enumerate(result.content["images"]):
+    """Entries of images with a name and, if any, a right size; of LVIS, with lists of categories."""
+    usable, images = [], result.content["images"]
+    is_lvis = has_image_lists(images)
+    kinds = {type(category["id"]) for category in result.content["categories"]}
+    for index, image in enumerate(images):
         try:
             name = file_name(_name(image), index)
             size = check_size(image, f"Entry {index} of 'images'")
+            if is_lvis:
+                check_image_lists(image, index, kinds)
         except ValueError as error:
             result.errors.append(str(error))
             continue

@@ -98,6 +98,7 @@ def read_coco(
     name_of: Callable[[Mapping[str, Any]], Any] = lambda image: image.get("file_name"),
     to_contiguous: Mapping[Any, int] | None = None,
     part: tuple[str, float] | None = None,
+    check: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> CocoImages:
     """Read a COCO-format file; one of a test set may be without annotations.
 
@@ -108,6 +109,7 @@ def read_coco(
         name_of: gives the file name of an image entry.
         to_contiguous: category id -> class index; None: by the categories of the file.
         part: what :func:`~crispmask.evaluation.formats.split.take_part` takes of the images; None: all.
+        check: refuses by ``ValueError`` what an evaluation by other rules than COCO's cannot use.
 
     Raises:
         ValueError: the file cannot be used; the message names it and the annotation.
@@ -117,6 +119,8 @@ def read_coco(
         content = load_json(PathManager.get_local_path(json_file), "annotation", progress)
         # Files of test sets have no annotations
         data = load_dataset({"annotations": [], **content} if isinstance(content, Mapping) else content)
+        if check is not None:
+            check(data)
         data = data if part is None else take_part(data, *part)
         with without_garbage_collection():
             return _read(data, image_root, progress, name_of, to_contiguous)
@@ -162,11 +166,14 @@ def _read(
     truth = with_sizes(truth, paths)
     if to_contiguous is None:
         to_contiguous = {category_id: index for index, category_id in enumerate(truth.class_names)}
+    if unknown := [category_id for category_id in truth.class_names if category_id not in to_contiguous]:
+        raise ValueError(
+            f"Category {short(unknown[0])} of the file is none of the {len(to_contiguous)} classes that the "
+            "data set is registered with: give the file that belongs to it, or register it under a name of "
+            "its own."
+        )
     by_image: dict[Any, list[dict[str, Any]]] = {image_id: [] for image_id in paths}
     for row in checked_masks(truth, progress):
-        if row["category_id"] not in to_contiguous:
-            category = short(row["category_id"])
-            raise ValueError(f"{row[NAME]} has category_id {category}, which no class of the data set has.")
         size = truth.size(row["image_id"])
         made = to_object(row, size, to_contiguous, findings)
         if is_learnable(row, made["bbox"], size, findings):

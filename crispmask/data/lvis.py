@@ -22,6 +22,7 @@ from detectron2.data.datasets.lvis import get_lvis_instances_meta
 
 from crispmask.data.coco import CocoImages, log_notes, read_coco
 from crispmask.data.metadata import MovableMetadata, datasets_folder
+from crispmask.evaluation.lvis.protocol import check_lvis
 from crispmask.evaluation.progress import Progress
 
 COCOFIED = "lvis_v1_val_cocofied"
@@ -86,7 +87,7 @@ def read_lvis_images(name: str, progress: Progress | None = None) -> CocoImages:
     if classes is None:
         classes = {i: i - 1 for i in range(1, len(metadata.thing_classes) + 1)}
     files = metadata.json_file, metadata.image_root
-    return read_coco(*files, progress, name_of=_place, to_contiguous=classes)
+    return read_coco(*files, progress, name_of=_place, to_contiguous=classes, check=check_lvis)
 
 
 def _place(image: Mapping[str, Any]) -> Any:

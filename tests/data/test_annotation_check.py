@@ -13,6 +13,8 @@ from crispmask.data.annotation_check import check_annotation_file
 from crispmask.data.coco import read_coco
 from crispmask.evaluation import evaluate
 
+NO_LISTS = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -110,9 +112,7 @@ def test_what_stops_a_training_alone_is_told(folder, capsys, spoil, parts):
 def test_images_of_lvis_are_found_where_its_loader_finds_them(folder):
     def spoil(data):
         for entry in data["images"]:
-            entry.update(
-                coco_url=f"http://images.org/more/{entry['file_name'].split('/')[-1]}", neg_category_ids=[]
-            )
+            entry.update(coco_url=f"http://images.org/more/{entry['file_name'].split('/')[-1]}", **NO_LISTS)
             entry["file_name"] = "COCO_val2014.jpg"
 
     for name in ("1.jpg", "2.png"):
@@ -120,8 +120,24 @@ def test_images_of_lvis_are_found_where_its_loader_finds_them(folder):
     found = check_annotation_file(written(folder, spoil), str(folder / "images"))
     assert found.images.paths == set()
     assert found.content["images"][0]["file_name"] == "more/1.jpg"
-    no_address = written(folder, lambda data: data["images"][0].update(coco_url=7, neg_category_ids=[]))
+    no_address = written(folder, lambda data: data["images"][0].update(coco_url=7, **NO_LISTS))
     assert check_annotation_file(no_address, str(folder / "images")).images.paths == set()
+
+
+def test_what_an_evaluation_by_the_rules_of_lvis_refuses_is_named_and_left_out(folder):
+    def spoil(data):
+        for entry in data["images"]:
+            entry.update(NO_LISTS)
+        del data["images"][0]["neg_category_ids"]
+        data["images"][1]["not_exhaustive_category_ids"] = ["7"]
+        data["categories"][0]["frequency"] = "often"
+
+    found = check_annotation_file(written(folder, spoil))
+    for part in ("no neg_category_ids", "has not_exhaustive_category_ids ['7']", "has frequency 'often'"):
+        assert sum(part in error for error in found.errors) == 1, part
+    assert len(found.errors) == 3 and len(found.content["images"]) == 1
+    (folder / "fixed.json").write_text(json.dumps(found.content))
+    assert not check_annotation_file(folder / "fixed.json").errors
 
 
 def test_file_that_is_none(tmp_path, capsys):

@@ -116,6 +116,14 @@ def test_registration_can_be_repeated_and_leaves_loaders_of_ones_own_alone():
         (lambda gt: gt["annotations"][1].update(segmentation="1, 2"), r"Annotation 1 \(id 2\) .*polygons"),
         (lambda gt: gt["images"][1].pop("coco_url"), "Entry 1 of 'images' has no file_name"),
         (lambda gt: gt.pop("images"), "no 'images'"),
+        (lambda gt: gt["images"][1].pop("neg_category_ids"), "Image 3 .*no neg_category_ids"),
+        (
+            lambda gt: gt["images"][1].update(not_exhaustive_category_ids=["1"]),
+            "Entry 1 of 'images' has not_exhaustive_category_ids",
+        ),
+        (lambda gt: gt["categories"][0].update(frequency="often"), "Category 1 has frequency 'often'"),
+        (lambda gt: gt["annotations"][1].update(ignore="yes"), "Annotation 1 has ignore 'yes'"),
+        (lambda gt: gt["categories"].append({"id": 999}), "Category 999 .*80 classes"),
     ],
 )
 def test_bad_file_is_named(folder, spoil, message):
@@ -144,9 +152,10 @@ def test_what_the_evaluation_reads_is_loaded(folder):
 
 def test_test_set_has_no_annotations(folder):
     root, gt = folder
-    del gt["annotations"]
-    (root / "lvis" / f"{COCOFIED}.json").write_text(json.dumps(gt))
-    assert [d["annotations"] for d in load_lvis(COCOFIED)] == [[]] * 4
+    cocofied = cocofy(gt, "val2017")
+    del cocofied["annotations"]
+    (root / "lvis" / f"{COCOFIED}.json").write_text(json.dumps(cocofied))
+    assert [d["annotations"] for d in load_lvis(COCOFIED)] == [[]] * 2
 
 
 @pytest.mark.parametrize(

@@ -69,9 +69,10 @@ def test_only_images_of_the_folder_stay():
     assert {a["image_id"] for a in cocofied["annotations"]} == {1, 3}
     with pytest.raises(ValueError, match="No image of this file lies in test2017"):
         cocofy(gt, "test2017")
-    del gt["images"][1]["coco_url"]
-    with pytest.raises(ValueError, match="Entry 1 of 'images' has no coco_url"):
-        cocofy(gt, "val2017")
+    for address in (None, "val2017", [gt["images"][1]["coco_url"]]):
+        gt["images"][1]["coco_url"] = address
+        with pytest.raises(ValueError, match="Entry 1 of 'images' has coco_url"):
+            cocofy(gt, "val2017")
     del gt["categories"][2]["synset"]
     with pytest.raises(ValueError, match="Entry 2 of 'categories' has no synset"):
         cocofy(gt)

@@ -113,23 +113,29 @@ def missing_synsets(categories: Sequence[Mapping[str, Any]]) -> list[str]:
     return [synset for category_id, synset in COCO_SYNSETS.items() if category_id not in there]
 
 
-def check_image_lists(images: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse images of an LVIS file that lack a list: nothing says that it is empty, as ``null`` does.
+def has_image_lists(images: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether images have lists of categories. A file without any is one of COCO's kind, in which every
+    category was looked for in every image."""
+    return any(key in image for image in images for key in IMAGE_LISTS)
 
-    A file without any list is one of COCO's kind, in which every category was looked for in every image.
+
+def check_image_lists(image: Mapping[str, Any], index: int, kinds: Collection[type]) -> None:
+    """Refuse an image of an LVIS file that lacks a list, for nothing says that it is empty, as ``null`` does.
+
+    Args:
+        image: its entry, the ``index``-th.
+        kinds: types of the ids of categories.
 
     Raises:
-        ValueError: the message names the image.
+        ValueError: a list is missing, or none of category ids; the message names the image.
     """
-    if not any(key in image for image in images for key in IMAGE_LISTS):
-        return
-    for image in images:
-        for key in IMAGE_LISTS:
-            if key not in image:
-                raise ValueError(
-                    f"Image {short(image['id'])} of the ground truth has no {key}, as the images of an LVIS "
-                    "file have: add the list that the data set came with, or [] if nothing belongs into it."
-                )
+    for key in IMAGE_LISTS:
+        if key not in image:
+            raise ValueError(
+                f"Image {short(image['id'])} of the ground truth has no {key}, as the images of an LVIS "
+                "file have: add the list that the data set came with, or [] if nothing belongs into it."
+            )
+        category_list(image, key, index, kinds)
 
 
 def category_list(image: Mapping[str, Any], key: str, index: int, kinds: Collection[type]) -> Sequence[Any]:
@@ -166,10 +172,9 @@ def cocofy(lvis: Mapping[str, Any], image_folder: str | None = None) -> dict[str
     _check(lvis, image_folder)
     coco_ids = {synset: category_id for category_id, synset in COCO_SYNSETS.items()}
     new_ids = {c["id"]: coco_ids[c["synset"]] for c in lvis["categories"] if c["synset"] in coco_ids}
-    kinds = {type(category["id"]) for category in lvis["categories"]}
     images = [
-        {**image, **_renamed_lists(image, index, new_ids, kinds)}
-        for index, image in enumerate(lvis["images"])
+        {**image, **_renamed_lists(image, new_ids)}
+        for image in lvis["images"]
         if image_folder is None or _folder(image) == image_folder
     ]
     if not images:
@@ -190,10 +195,8 @@ def cocofy(lvis: Mapping[str, Any], image_folder: str | None = None) -> dict[str
     }
 
 
-def _renamed_lists(
-    image: Mapping[str, Any], index: int, new_ids: Mapping[Any, int], kinds: Collection[type]
-) -> dict[str, list[int]]:
-    lists = {key: category_list(image, key, index, kinds) for key in IMAGE_LISTS if key in image}
+def _renamed_lists(image: Mapping[str, Any], new_ids: Mapping[Any, int]) -> dict[str, list[int]]:
+    lists = {key: image[key] or () for key in IMAGE_LISTS if key in image}
     return {key: [new_ids[i] for i in ids if i in new_ids] for key, ids in lists.items()}
 
 
@@ -214,10 +217,16 @@ def _check(lvis: Mapping[str, Any], image_folder: str | None) -> None:
                 "which is one category of COCO: merge them into one."
             )
         places[synset] = index
-    check_image_lists(lvis["images"])
+    kinds = {type(category["id"]) for category in lvis["categories"]}
+    for index, image in enumerate(lvis["images"] if has_image_lists(lvis["images"]) else ()):
+        check_image_lists(image, index, kinds)
     for index, image in enumerate(lvis["images"] if image_folder else ()):
-        if "/" not in str(image.get("coco_url")):
-            raise ValueError(f"Entry {index} of 'images' has no coco_url, which would say its folder.")
+        url = image.get("coco_url")
+        if not isinstance(url, str) or "/" not in url:
+            raise ValueError(
+                f"Entry {index} of 'images' has coco_url {short(url)}: an address is needed, which says the "
+                "folder of the image."
+            )
     ids = [{entry["id"] for entry in lvis[key]} for key in ("images", "categories")]
     for index, annotation in enumerate(lvis["annotations"]):
         check_ids(annotation, f"Annotation {index}", *ids)

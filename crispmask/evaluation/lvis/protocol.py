@@ -37,8 +37,8 @@ from crispmask.evaluation.formats.coco import (
 )
 from crispmask.evaluation.lvis.cocofied import (
     COCO_SYNSETS,
-    category_list,
     check_image_lists,
+    has_image_lists,
     is_cocofied,
     missing_synsets,
 )
@@ -198,19 +198,15 @@ def read_lvis(
             frequency that LVIS does not have.
     """
     data = load_dataset(source, progress)
-    check_image_lists(data["images"])
+    check_lvis(data)
     truth = read_ground_truth(data, progress)
-    for annotation in truth.annotations:
-        check_flag(annotation.get("ignore"), f"Annotation {annotation['index']}", "ignore")
     cocofied = is_cocofied(data["categories"])
     return LVISGroundTruth(
         truth.sizes,
         truth.class_names,
         truth.annotations,
-        negatives=_lists(data["images"], "neg_category_ids", truth.class_names)
-        if truth.is_federated
-        else None,
-        not_exhaustive=_lists(data["images"], "not_exhaustive_category_ids", truth.class_names),
+        negatives=_lists(data["images"], "neg_category_ids") if truth.is_federated else None,
+        not_exhaustive=_lists(data["images"], "not_exhaustive_category_ids"),
         frequencies=_frequencies(data["categories"]),
         is_cocofied=cocofied,
         missing=missing_synsets(data["categories"]) if cocofied else [],
@@ -218,6 +214,30 @@ def read_lvis(
         is_federated=truth.is_federated,
         notes=truth.notes,
     )
+
+
+def check_lvis(data: Mapping[str, Any]) -> None:
+    """Refuse what LVIS's rules cannot use of a file, beyond what :func:`read_ground_truth` refuses.
+
+    Raises:
+        ValueError: the message names the image, category or annotation.
+    """
+    kinds = {type(category["id"]) for category in data["categories"]}
+    for index, image in enumerate(data["images"] if has_image_lists(data["images"]) else ()):
+        check_image_lists(image, index, kinds)
+    for category in data["categories"]:
+        check_frequency(category)
+    for index, annotation in enumerate(data["annotations"]):
+        check_flag(annotation.get("ignore"), f"Annotation {index}", "ignore")
+
+
+def check_frequency(category: Mapping[str, Any]) -> None:
+    """Refuse a category with another frequency than r, c and f; it may have none."""
+    frequency = category.get("frequency")
+    if frequency is not None and (not isinstance(frequency, str) or frequency not in FREQUENCIES):
+        raise ValueError(
+            f"Category {short(category['id'])} has frequency {short(frequency)}: r, c or f is needed."
+        )
 
 
 def describe(truth: LVISGroundTruth, source: Any) -> str:
@@ -231,22 +251,13 @@ def describe(truth: LVISGroundTruth, source: Any) -> str:
     return f"AP* on {name}: {coverage}, {len(truth.sizes)} images."
 
 
-def _lists(
-    images: Sequence[Mapping[str, Any]], key: str, known: Collection[Any]
-) -> dict[Any, frozenset[Any]]:
+def _lists(images: Sequence[Mapping[str, Any]], key: str) -> dict[Any, frozenset[Any]]:
     """Image id -> category ids that the image lists under ``key``; none if it has no list.
 
     Ids that no category has may stand there, as in files of which categories were left out.
     """
-    kinds = {type(category_id) for category_id in known}
-    return {im["id"]: frozenset(category_list(im, key, i, kinds)) for i, im in enumerate(images)}
+    return {image["id"]: frozenset(image.get(key) or ()) for image in images}
 
 
 def _frequencies(categories: Sequence[Mapping[str, Any]]) -> dict[Any, str]:
-    given = {c["id"]: c["frequency"] for c in categories if c.get("frequency") is not None}
-    for category_id, frequency in given.items():
-        if not isinstance(frequency, str) or frequency not in FREQUENCIES:
-            raise ValueError(
-                f"Category {category_id!r} has frequency {short(frequency)}: r, c or f is needed."
-            )
-    return given
+    return {c["id"]: c["frequency"] for c in categories if c.get("frequency") is not None}
