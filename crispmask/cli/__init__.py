@@ -42,6 +42,7 @@ DATA = {
 # Verb: the module, or a table of more verbs, and one line about it
 VERBS: dict[str, tuple[str | dict[str, tuple[str, str]], str]] = {
     "evaluate": ("crispmask.cli.evaluate", "AP and Boundary AP of a results file of any model"),
+    "compare": ("crispmask.cli.compare", "whether models differ: AP and Boundary AP with intervals"),
     "demo": ("crispmask.cli.demo", "run a model on images and draw what it finds"),
     "convert": ("crispmask.cli.convert", "make a released checkpoint one that CrispMask loads"),
     "verify": ("crispmask.cli.verify", "evaluate a checkpoint beside the figures of its authors"),

@@ -13,13 +13,10 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Sequence
-from itertools import zip_longest
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crispmask.cli.arguments import add_dilation_ratio
+from crispmask.cli.arguments import add_dilation_ratio, add_pictures, check_pictures, short_names
 from crispmask.cli.output import (
     check_output_folder,
     print_notes,
@@ -43,17 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of ``crispmask analyze boundary``."""
     parser.add_argument("ground_truth", metavar="GT", help="COCO-format JSON")
     parser.add_argument("predictions", metavar="PREDICTIONS", nargs="+", help="results JSON, up to four")
-    parser.add_argument("--images", metavar="FOLDER", help="where the images of the ground truth are")
-    parser.add_argument(
-        "--value-range",
-        nargs=2,
-        type=float,
-        metavar=("LOW", "HIGH"),
-        help="values that are black and white in images of 16 bits and of floats that state none, "
-        "see INPUT.VALUE_RANGE (default: those of the type)",
-    )
+    add_pictures(parser, "objects")
     parser.add_argument("--output", metavar="FOLDER", required=True, help="for report.html and objects.csv")
-    parser.add_argument("--worst", type=int, default=12, metavar="N", help="objects shown (default: 12)")
     parser.add_argument(
         "--score-threshold",
         type=float,
@@ -71,12 +59,9 @@ def run(args: argparse.Namespace) -> None:
     """
     if len(args.predictions) > MOST_FILES:
         raise UserError(f"{len(args.predictions)} results files are too many: give {MOST_FILES} at most.")
-    if args.worst < 0 or not math.isfinite(args.score_threshold or 0):
-        raise UserError("--worst must be 0 or more, and --score-threshold a finite number.")
-    if args.images and not Path(args.images).is_dir():
-        raise UserError(f"'{args.images}' is no folder of images: correct --images, or leave it out.")
-    if args.value_range and not -math.inf < args.value_range[0] < args.value_range[1] < math.inf:
-        raise UserError("--value-range takes two numbers, the smaller one first.")
+    if not math.isfinite(args.score_threshold or 0):
+        raise UserError("--score-threshold must be a finite number.")
+    check_pictures(args)
     folder = check_output_folder(args.output)
     from crispmask.analysis.boundary_report import build_report
     from crispmask.analysis.image_files import ImageFiles
@@ -93,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
             data = load_dataset(args.ground_truth, progress)
             gt = read_ground_truth(data, progress)
             images = ImageFiles(data["images"], args.images, gt.sizes, args.value_range)
-            files = [_assess(gt, *named, args, progress) for named in _labels(args.predictions).items()]
+            files = [_assess(gt, *named, args, progress) for named in short_names(args.predictions).items()]
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error
     report = folder / "report.html"
@@ -109,26 +94,6 @@ def run(args: argparse.Namespace) -> None:
     say(f"{report} and objects.csv beside it")
     if images.unread:
         say(f"{images.unread} images could not be read or had another size: their masks alone are drawn")
-
-
-def _labels(paths: Sequence[str]) -> dict[str, str]:
-    """A short name for each file: its own, or the last parts of the path in which they differ."""
-    if len(paths) == 1:
-        return {Path(paths[0]).stem: paths[0]}
-    places = [Path(os.path.realpath(path)) for path in paths]
-    for number, place in enumerate(places):
-        if place in places[:number]:
-            raise UserError(f"'{paths[number]}' is given twice: give different results files to compare.")
-    names = [place.name for place in places]
-    if len({Path(name).stem for name in names}) == len(set(names)):
-        names = [Path(name).stem for name in names]
-    labels = names if len(set(names)) > 1 else [""] * len(paths)
-    for parts in zip_longest(*(reversed(place.parent.parts) for place in places), fillvalue=""):
-        if len(set(labels)) == len(paths):
-            break
-        if len(set(parts)) > 1:
-            labels = [f"{part}/{label}" if label else part for part, label in zip(parts, labels, strict=True)]
-    return dict(zip(labels, paths, strict=True))
 
 
 def _assess(

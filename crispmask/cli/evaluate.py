@@ -30,7 +30,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from crispmask.cli.arguments import add_dilation_ratio
+from crispmask.cli.arguments import TASKS, add_files, add_protocol, idle_flags
 from crispmask.cli.output import (
     check_output_file,
     print_notes,
@@ -41,8 +41,6 @@ from crispmask.cli.output import (
 )
 from crispmask.errors import UserError
 
-TASKS = {"mask": "segm", "boundary": "boundary", "bbox": "bbox"}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of ``crispmask evaluate``."""
@@ -51,49 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scores", metavar="FILE", help="JSON of scores of a folder of BDD100K bitmasks as PREDICTIONS"
     )
-    parser.add_argument(
-        "--iou-type",
-        nargs="+",
-        type=lambda word: "mask" if word == "segm" else word,
-        choices=list(TASKS),
-        default=["mask", "boundary"],
-        help="default: mask boundary; segm is another word for mask",
-    )
-    parser.add_argument(
-        "--protocol",
-        choices=["coco", "lvis", "cityscapes", "bdd100k"],
-        default="coco",
-        help="rules of matching and averaging (default: coco)",
-    )
-    add_dilation_ratio(parser)
-    parser.add_argument(
-        "--max-dets",
-        type=int,
-        metavar="N",
-        help="detections that count, best first, of an image and category, with lvis of an image (default: "
-        "100; lvis 300, but 100 on a cocofied file)",
-    )
-    parser.add_argument(
-        "--official",
-        action="store_true",
-        help="figures of the official tool where it takes annotation id 0 for no match, knows only the last "
-        "annotation of an id, or goes by the area of the bbox",
-    )
-    parser.add_argument(
-        "--class-agnostic",
-        action="store_true",
-        help="take all categories for one; rows need no category_id, and predicted_iou is a score",
-    )
-    parser.add_argument(
-        "--max-outline",
-        type=float,
-        metavar="PIXELS",
-        help="outline that the polygons of a file may have together, which bounds the time (default: 1e9)",
-    )
+    add_protocol(parser, ["coco", "lvis", "cityscapes", "bdd100k"])
     parser.add_argument("--gt-boxes", action="store_true", help="quality of the masks alone, see above")
-    parser.add_argument("--per-class", action="store_true", help="print the AP of every class, too")
-    parser.add_argument("--json", metavar="FILE", help="write all figures, those of the classes among them")
-    parser.add_argument("--csv", metavar="FILE", help="the same as a table: iou_type, metric, value")
+    add_files(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -127,14 +85,6 @@ def run(args: argparse.Namespace) -> None:
         write_csv(csv_file, ("iou_type", "metric", "value"), rows)
 
 
-def idle_flags(args: argparse.Namespace) -> list[str]:
-    """A sentence for each flag that has no effect on what is asked for."""
-    notes = []
-    if args.dilation_ratio is not None and "boundary" not in args.iou_type:
-        notes.append("--dilation-ratio has no effect: --iou-type has no boundary.")
-    return notes
-
-
 def _report(args: argparse.Namespace) -> dict[str, Any]:
     """What was asked for, the figures of every IoU type, and what has to be known of them."""
     from crispmask.evaluation.build import default_ratio, evaluate_tasks
@@ -164,32 +114,20 @@ def _figures_of_pairs(
     args: argparse.Namespace, tasks: Sequence[str], options: dict[str, Any]
 ) -> tuple[dict[str, int], dict[str, dict[str, float]]]:
     """How many objects have a prediction, and the figures by task of these pairs."""
-    import logging
-
     from crispmask.analysis.given_boxes import given_boxes
-    from crispmask.evaluation.coco.protocol import (
-        average_precisions,
-        check_options,
-        evaluate_rows,
-        with_rules,
-    )
-    from crispmask.evaluation.formats.coco import read_ground_truth, read_predictions
-    from crispmask.evaluation.lvis.protocol import describe, read_lvis
-    from crispmask.evaluation.notes import federated_notes, note
+    from crispmask.evaluation.build import read_truth
+    from crispmask.evaluation.coco.protocol import average_precisions, check_options, evaluate_rows
+    from crispmask.evaluation.formats.coco import read_predictions
+    from crispmask.evaluation.notes import note
     from crispmask.evaluation.progress import Progress
 
     ratio, max_dets = options["dilation_ratio"], options["max_dets"]
     check_options(tasks, ratio, max_dets)
     progress = Progress()
     kept = given_boxes(args.ground_truth, args.predictions, ratio)
-    truth = (read_lvis if args.protocol == "lvis" else read_ground_truth)(kept.gt, progress)
-    truth = with_rules(truth, max_outline=options["max_outline"])
-    if args.protocol == "lvis":
-        note(describe(truth, args.ground_truth), logging.INFO)
-    for sentence in (
-        *truth.notes,
-        *(federated_notes(truth, args.ground_truth) if args.protocol == "coco" else ()),
-    ):
+    rules = {"name": args.ground_truth, "progress": progress, "max_outline": options["max_outline"]}
+    truth = read_truth(kept.gt, args.protocol, **rules)
+    for sentence in truth.notes:
         note(sentence)
     figures = {}
     for task in tasks:

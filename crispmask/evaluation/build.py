@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
     from detectron2.evaluation import DatasetEvaluator
 
+    from crispmask.evaluation.formats.coco import GroundTruth
+    from crispmask.evaluation.progress import Progress
+
 
 def evaluate(
     gt: Any,
@@ -81,16 +84,49 @@ def evaluate_tasks(
     Raises:
         ValueError: see there.
     """
-    _check_choice("protocol", protocol, PROTOCOLS)
-    given = {name: value for name, value in options.items() if value is not None and value is not False}
-    for name in given:
-        if reason := WITHOUT.get((protocol, name)):
-            raise ValueError(f"Protocol {protocol} has no {name} (--{name.replace('_', '-')}): {reason}.")
-    if "scores" in given and protocol != "bdd100k":
-        raise ValueError(f"Protocol {protocol} has no scores in a file of their own: leave --scores out.")
+    given = _check_protocol(protocol, options)
     function = getattr(_module_of(protocol), PROTOCOLS[protocol][1])
     with faults_as_sentences():
         return function(gt, predictions, tasks, **given)
+
+
+def read_truth(
+    gt: Any,
+    protocol: str,
+    *,
+    name: str | None = None,
+    progress: Progress | None = None,
+    **rules: Any,
+) -> GroundTruth:
+    """A data set by the rules of ``coco`` or ``lvis``, for several results files; notes what it is.
+
+    Args:
+        gt: ground truth: path of a COCO-format JSON, or what it holds.
+        protocol: ``coco`` or ``lvis``.
+        name: what notes call the data set; None: its path.
+        progress: where to say how far it is.
+        rules: ``official``, ``class_agnostic`` and ``max_outline`` of :func:`evaluate`.
+
+    Raises:
+        ValueError: another protocol, a rule that it has not, or bad input; the message names the row.
+    """
+    import logging
+
+    from crispmask.evaluation.coco.protocol import with_rules
+    from crispmask.evaluation.formats.coco import read_ground_truth
+    from crispmask.evaluation.lvis.protocol import describe, read_lvis
+    from crispmask.evaluation.notes import federated_notes, note
+
+    _check_choice("protocol", protocol, COCO_FORMAT)
+    given = _check_protocol(protocol, rules)
+    if protocol == "lvis":
+        truth = read_lvis(gt, progress)
+        note(describe(truth, name or gt), logging.INFO)
+    else:
+        truth = read_ground_truth(gt, progress)
+        for sentence in federated_notes(truth, name or gt):
+            note(sentence)
+    return with_rules(truth, **given)
 
 
 def default_ratio(protocol: str) -> float:
@@ -139,6 +175,18 @@ def _tasks(cfg: CfgNode) -> list[str]:
     return ["bbox", "segm", "boundary"] if cfg.TEST.BOUNDARY.ENABLED else ["bbox", "segm"]
 
 
+def _check_protocol(protocol: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that are given; ValueError where the protocol has not one of them."""
+    _check_choice("protocol", protocol, PROTOCOLS)
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    for name in given:
+        if reason := WITHOUT.get((protocol, name)):
+            raise ValueError(f"Protocol {protocol} has no {name} (--{name.replace('_', '-')}): {reason}.")
+    if "scores" in given and protocol != "bdd100k":
+        raise ValueError(f"Protocol {protocol} has no scores in a file of their own: leave --scores out.")
+    return given
+
+
 def _module_of(protocol: str) -> Any:
     with explained_imports():
         return import_module(f"crispmask.evaluation.{PROTOCOLS[protocol][0]}")
@@ -157,6 +205,8 @@ PROTOCOLS = {
     "cityscapes": ("cityscapes.protocol", "evaluate_cityscapes"),
     "bdd100k": ("bdd100k.protocol", "evaluate_bdd100k"),
 }
+# Those of results files in COCO's format, of which models are compared
+COCO_FORMAT = {name: PROTOCOLS[name] for name in ("coco", "lvis")}
 # Options that a protocol does not have, and why
 WITHOUT = {
     ("lvis", "class_agnostic"): "an image of LVIS is annotated for some categories only; give protocol coco",

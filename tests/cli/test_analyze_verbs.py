@@ -17,8 +17,8 @@ from PIL import Image
 
 from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.cli import main
-from crispmask.cli.analyze_boundary import _labels
 from crispmask.cli.analyze_incoherence import COLUMNS
+from crispmask.cli.arguments import short_names
 from crispmask.cli.output import print_table
 from crispmask.evaluation import evaluate
 from tests.analysis.rectangles import dataset, row
@@ -97,7 +97,7 @@ def test_names_of_files_are_short_and_different(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: list[str], labels: list[str] | None
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    named = _labels(paths)
+    named = short_names(paths)
     assert list(named.values()) == paths and list(named) == (labels or list(named))
 
 

@@ -52,7 +52,7 @@ def test_command_and_module_say_the_version() -> None:
         (["data", "chek"], "'chek' is no verb of crispmask data: did you mean crispmask data check?"),
         (["check", "gt.json"], "did you mean crispmask data check?"),
         (["boundry"], "did you mean crispmask analyze boundary?"),
-        (["xyz"], "'xyz' is no verb of crispmask: there are evaluate, demo,"),
+        (["xyz"], "'xyz' is no verb of crispmask: there are evaluate, compare, demo,"),
         (["data", "demo"], "'demo' is no verb of crispmask data: did you mean crispmask demo?"),
         (["evaluate", "gt.json"], "PREDICTIONS"),
         (["evaluate", "gt.json", "dt.json", "--iou-type", "polygon"], "'polygon'"),

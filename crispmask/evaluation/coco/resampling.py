@@ -1,0 +1,255 @@
+"""AP of many resamples of the images at once, from the matches of one evaluation.
+
+An image that a resample has several times counts as that many images in a row, each with its annotations and
+its detections. These are weights of what was matched before: nothing is matched again. Precision at every
+recall point is that of an evaluation of the copied images to the last bit; their mean is summed in another
+order, which can change its last bits.
+
+Shapes: N images, B resamples; D detections of a class, of which S match something and H are right; A area
+ranges, T IoU thresholds, R recall points, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crispmask.evaluation.coco.instance_eval import Matching
+from crispmask.evaluation.coco.matching import IOU_THRESHOLDS
+from crispmask.evaluation.coco.precision import RECALL_POINTS
+
+# Weights of resamples that are in memory at a time, 4 bytes each, for every array of them
+MOST_WEIGHTS = 2**22
+# Figures by their area range, and those at one IoU threshold
+AREAS = {"AP": 0, "APs": 1, "APm": 2, "APl": 3}
+THRESHOLDS = {"AP50": 0.5, "AP75": 0.75}
+
+Weights = NDArray[np.int32]
+
+
+def draw_weights(num_images: int, resamples: int, seed: int) -> Weights:
+    """(N, B) how often each image is in each resample: as many images as there are, with replacement."""
+    weights = np.zeros((num_images, resamples), np.int32)
+    generator = np.random.default_rng(seed)
+    for resample in range(resamples if num_images else 0):
+        drawn = generator.integers(num_images, size=num_images)
+        weights[:, resample] = np.bincount(drawn, minlength=num_images)
+    return weights
+
+
+def resample_classes(
+    matching: Matching, num_classes: int, weights: Weights
+) -> dict[str, NDArray[np.float64]]:
+    """AP of every class in every resample.
+
+    Args:
+        matching: what was matched in the evaluation.
+        num_classes: K.
+        weights: (N, B), images in the order of their indices.
+
+    Returns:
+        ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm`` and ``APl``: (K, B) in [0, 1]; NaN where a resample has
+        no object of a class and size.
+    """
+    figures = {name: np.full((num_classes, weights.shape[1]), np.nan) for name in (*AREAS, *THRESHOLDS)}
+    for k in range(num_classes):
+        is_own = matching.classes == k
+        for name, area in AREAS.items():
+            images = matching.images[is_own & ~matching.is_ignored[area]]
+            if not len(images):
+                continue
+            outcomes = Outcomes.of_class(matching, k, area, weights)
+            for part in _parts(weights, len(images) + outcomes.num_matching):
+                own = weights[:, part]
+                objects = own[images].sum(axis=0, dtype=np.int32)
+                precisions = np.where(objects > 0, outcomes.mean_precisions(own, objects), np.nan)
+                figures[name][k, part] = precisions.mean(axis=0)
+                if area == 0:
+                    for at, threshold in THRESHOLDS.items():
+                        figures[at][k, part] = precisions[threshold == IOU_THRESHOLDS][0]
+    return figures
+
+
+def _parts(weights: Weights, rows: int) -> Iterator[slice]:
+    """Resamples that are taken together, where as many rows of their weights are needed at once."""
+    step = max(1, MOST_WEIGHTS // rows)
+    return (slice(start, start + step) for start in range(0, weights.shape[1], step))
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What became of the D detections of a class in an area range, by falling score.
+
+    Attributes:
+        images: (D,) image indices.
+        copies: (D,) 0: the detection stands for those of all copies of its image. 1 and more: for that of one
+            copy alone, see :func:`_tied_apart`.
+        matched, ignored: (D,) as in ``Matches``.
+        is_unjudged: (D,) whether it is no false positive without a match.
+    """
+
+    images: NDArray[np.int64]
+    copies: NDArray[np.int64]
+    matched: NDArray[np.uint16]
+    ignored: NDArray[np.uint16]
+    is_unjudged: NDArray[np.bool_]
+
+    @classmethod
+    def of_class(cls, matching: Matching, k: int, area: int, weights: Weights) -> Outcomes:
+        """Those of class ``k``; ``weights`` (N, B) say how many copies of an image there may be."""
+        ranking, matches = matching.ranking, matching.matches
+        first, end = np.searchsorted(ranking.classes, [k, k + 1])
+        order = first + np.argsort(-ranking.scores[first:end], kind="stable")
+        images = ranking.images[order]
+        matched, ignored = matches.matched[area, order], matches.ignored[area, order]
+        places, copies = _tied_apart(ranking.scores[order], images, matched | ignored, weights)
+        outcomes = images, matched, ignored, matching.is_unjudged[area, order]
+        images, *others = (values[places] for values in outcomes)
+        return cls(images, copies, *others)
+
+    @property
+    def num_matching(self) -> int:
+        """S: detections that match something at any threshold."""
+        return int(np.count_nonzero(self.matched | self.ignored))
+
+    def mean_precisions(self, weights: Weights, objects: NDArray[np.int32]) -> NDArray[np.float64]:
+        """(T, B) mean over the recall points of the precision, with (N, B) weights and (B,) objects."""
+        means = np.zeros((len(IOU_THRESHOLDS), weights.shape[1]))
+        last = None
+        for t, curve in enumerate(self.curves(weights, objects)):
+            means[t] = means[t - 1] if curve is last else np.einsum("hb,hb->b", *curve)
+            last = curve
+        return means / len(RECALL_POINTS)
+
+    def curves(
+        self, weights: Weights, objects: NDArray[np.int32]
+    ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.uint8]]]:
+        """Precision and recall of every resample at each of the T thresholds.
+
+        Args:
+            weights: (N, B).
+            objects: (B,) that are to be found.
+
+        Yields:
+            (H, B) the best precision from a hit on, and the number of recall points that have it; the recall
+            points that are left over have precision 0. Where nothing differs from the threshold before, it
+            is the same tuple again.
+        """
+        places = np.flatnonzero(self.matched | self.ignored)
+        own = self._weights_of(places, weights)
+        counted = ~self.is_unjudged
+        totals = self._totals(np.flatnonzero(counted), places, weights)
+        counted = counted[places]
+        reached, row_starts = _reached_points(objects)
+        is_match, is_ignored = (_bits(values[places]) for values in (self.matched, self.ignored))
+        # A match with something ignored is ignored even where it counts as none
+        is_counted = ~is_ignored & (is_match | counted)
+        is_hit = is_match & is_counted
+        is_new = np.ones(len(is_hit), bool)
+        is_new[1:] = ((is_hit[1:] != is_hit[:-1]) | (is_counted[1:] != is_counted[:-1])).any(axis=1)
+        for t in range(len(is_hit)):
+            if is_new[t]:
+                hits = np.flatnonzero(is_hit[t])
+                found = _running(np.add, own[hits])
+                total = totals[hits] + _changes(is_counted[t].astype(np.int32) - counted, own, hits)
+                precision = total + np.spacing(1)
+                _running(np.maximum, np.divide(found, precision, precision)[::-1])
+                points = reached.take(found + row_starts)
+                points[1:] -= points[:-1].copy()
+                curve = precision, points
+            yield curve
+
+    def _weights_of(self, places: NDArray[np.int64], weights: Weights) -> Weights:
+        """(places, B) how often a resample has these detections."""
+        own = weights[self.images[places]]
+        alone = np.flatnonzero(self.copies[places])
+        own[alone] = own[alone] >= self.copies[places][alone, None]
+        return own
+
+    def _totals(
+        self, counted: NDArray[np.int64], places: NDArray[np.int64], weights: Weights
+    ) -> NDArray[np.int32]:
+        """(S, B) how many detections, of those at the places ``counted``, there are up to each of S."""
+        totals = np.zeros((len(places), weights.shape[1]), np.int32)
+        total = np.zeros(weights.shape[1], np.int32)
+        rows, images, copies = list(weights), self.images.tolist(), self.copies.tolist()
+        ends = np.searchsorted(counted, places, side="right").tolist()
+        first = 0
+        for number, end in enumerate(ends):
+            for place in counted[first:end].tolist():
+                row = rows[images[place]]
+                np.add(total, row >= copies[place] if copies[place] else row, total)
+            totals[number] = total
+            first = end
+        return totals
+
+
+def _tied_apart(
+    scores: NDArray[np.float64], images: NDArray[np.int64], bits: NDArray[np.uint16], weights: Weights
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Places and copies of detections in the order in which those of copied images come.
+
+    Detections of an image that share a score come copy by copy, a b a b and not a a b b: where one of them
+    matches, each copy gets places of its own.
+
+    Args:
+        scores, images: (D,) by falling score.
+        bits: (D,) not 0 where a detection matches something.
+        weights: (N, B).
+    """
+    places = np.arange(len(scores))
+    is_tied = (np.diff(scores) == 0) & (np.diff(images) == 0)
+    if not is_tied.any():
+        return places, np.zeros_like(places)
+    parts: list[NDArray[np.int64]] = []
+    copies: list[NDArray[np.int64]] = []
+    for block in np.split(places, np.flatnonzero(~is_tied) + 1):
+        is_mixed = len(block) > 1 and bits[block].any()
+        most = int(weights[images[block[0]]].max()) if is_mixed else 1
+        parts.append(np.tile(block, most))
+        copies.append(np.repeat(np.arange(1, most + 1) if is_mixed else [0], len(block)))
+    return np.concatenate(parts), np.concatenate(copies)
+
+
+def _changes(change: NDArray[np.int32], own: Weights, hits: NDArray[np.int64]) -> NDArray[np.int32] | int:
+    """(H, B) what detections that are counted (1), or are not (-1), at one threshold alone add to totals.
+
+    Args:
+        change: (S,) 1, -1, or 0 where the totals have it right.
+        own: (S, B) weights.
+        hits: (H,) places among S.
+    """
+    changed = np.flatnonzero(change)
+    if not len(changed):
+        return 0
+    added = np.zeros((len(changed) + 1, own.shape[1]), np.int32)
+    np.multiply(own[changed], change[changed, None], out=added[1:])
+    return _running(np.add, added)[np.searchsorted(changed, hits, side="right")]
+
+
+def _bits(values: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    """(T, S) the bits of (S,) values, one for each threshold."""
+    return (values >> np.arange(len(IOU_THRESHOLDS), dtype=np.uint16)[:, None] & 1).astype(bool)
+
+
+def _running(function: np.ufunc, rows: NDArray) -> NDArray:
+    """``function.accumulate`` along the first axis, in place, several times as fast for long rows."""
+    for before, row in pairwise(rows):
+        function(before, row, out=row)
+    return rows
+
+
+def _reached_points(objects: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """How many recall points are reached: a table by number of objects found, and (B,) where each row starts.
+
+    Args:
+        objects: (B,).
+    """
+    counts, rows = np.unique(objects, return_inverse=True)
+    found = np.arange(counts[-1] + 1)
+    table = [np.searchsorted(RECALL_POINTS, found / max(n, 1), side="right") for n in counts.tolist()]
+    return np.stack(table).astype(np.uint8).reshape(-1), rows * len(found)

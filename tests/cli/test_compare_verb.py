@@ -1,0 +1,113 @@
+"""``crispmask compare`` on files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.bench_evaluation import Shape, make_set
+from crispmask.cli import main
+from crispmask.evaluation import evaluate
+from tests.evaluation.lvis_sets import make_lvis
+from tests.evaluation.test_compare import worse
+
+SET = Shape(images=8, height=120, width=160, objects=4, detections=12, categories=3, found=0.9)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With gt.json, good.json, poor.json, which misses most, and empty.json."""
+    folder = tmp_path_factory.mktemp("compare")
+    gt, rows = make_set(SET, 2)
+    files = {"gt": gt, "good": rows, "poor": worse(rows, 0.9), "empty": []}
+    for name, data in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(data))
+    return folder
+
+
+def compare(folder: Path, *words: object, names: tuple[str, ...] = ("good", "poor")) -> int:
+    files = [folder / f"{name}.json" for name in ("gt", *names)]
+    return main(list(map(str, ["compare", *files, "--resamples", 100, *words])))
+
+
+def test_figures_are_those_of_evaluate_with_intervals(folder: Path, tmp_path: Path) -> None:
+    assert compare(folder, "--json", tmp_path / "all.json", "--csv", tmp_path / "all.csv") == 0
+    report = json.loads((tmp_path / "all.json").read_text())
+    for kind in ("mask", "boundary"):
+        for model in ("good", "poor"):
+            figures = evaluate(folder / "gt.json", folder / f"{model}.json", iou_type=kind)
+            for name, value in figures.items():
+                found = report["results"][kind][name]["models"][model]
+                assert found["value"] == (value if value == value else None)
+        (difference,) = report["results"][kind]["AP"]["differences"]
+        assert (difference["of"], difference["minus"]) == ("poor", "good")
+        assert difference["high"] < 0
+    rows = list(csv.DictReader((tmp_path / "all.csv").open()))
+    chosen = [r for r in rows if (r["iou_type"], r["metric"], r["minus"]) == ("boundary", "AP", "good")]
+    assert float(chosen[0]["value"]) == difference["value"]
+    assert float(chosen[0]["share_above"]) == 0
+
+
+def test_tables_say_what_differs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare(folder, "--per-class", "--iou-type", "boundary", names=("good", "poor", "empty")) == 0
+    said = capsys.readouterr().out
+    assert "100 of 8 images, seed 0" in said
+    assert "poor - good" in said and "empty - good" in said and "empty - poor" not in said
+    assert "corrected p" in said and "class 3" in said
+    assert "0.0 [0.0, 0.0]" in said
+    assert "nan" not in said
+    assert compare(folder, "--all-pairs", names=("good", "poor", "empty")) == 0
+    assert "empty - poor" in capsys.readouterr().out
+
+
+def test_the_same_seed_prints_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = []
+    for seed in (7, 7, 8):
+        assert compare(folder, "--seed", seed) == 0
+        said.append(capsys.readouterr().out.replace("seed 8", "seed 7"))
+    assert said[0] == said[1] != said[2]
+
+
+def test_lvis_and_class_agnostic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gt, rows = make_lvis(seed=1)
+    for name, data in {"gt": gt, "good": rows, "poor": worse(rows, 0.4)}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(data))
+    assert compare(tmp_path, "--protocol", "lvis", "--json", tmp_path / "all.json") == 0
+    said = capsys.readouterr().out
+    assert "APr" in said and "note: LVIS AP on" in said
+    report = json.loads((tmp_path / "all.json").read_text())
+    figures = evaluate(tmp_path / "gt.json", tmp_path / "poor.json", "lvis")
+    assert report["results"]["boundary"]["APf"]["models"]["poor"]["value"] == figures["APf"]
+    assert compare(tmp_path, "--class-agnostic", "--json", tmp_path / "all.json") == 0
+    report = json.loads((tmp_path / "all.json").read_text())
+    assert "AP/object" in report["results"]["boundary"]
+    assert "coco, boundary 2% of the diagonal, class-agnostic" in capsys.readouterr().out
+
+
+def test_a_note_of_one_file_has_its_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare(folder, "--max-dets", 2, names=("good", "empty")) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert any(line.startswith("note: good: ") and "were cut" in line for line in notes)
+    assert sum("not comparable with published ones" in line for line in notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "words", "message"),
+    [
+        (("good",), (), "give two or more"),
+        (("good", "good"), (), "is given twice"),
+        (("good", "gt"), (), "a dict, as ground truth is"),
+        (("good", "poor"), ("--resamples", 1), "resamples is 1"),
+        (("good", "poor"), ("--seed", -1), "seed is -1"),
+        (("good", "poor"), ("--protocol", "lvis", "--class-agnostic"), "no class_agnostic"),
+        (("good", "poor"), ("--json", "{}/poor.json"), "would be overwritten"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    folder: Path, names: tuple, words: tuple, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare(folder, *[str(word).format(folder) for word in words], names=names) == 2
+    assert message in capsys.readouterr().err
