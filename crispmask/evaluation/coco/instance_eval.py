@@ -139,12 +139,12 @@ class Candidates:
             progress: where to say how far it is.
         """
         pairs = self._ranked(overlaps)
+        numbers = np.cumsum(self._ranking.ranks == 0)
         evaluations = {}
         for task in tasks:
             ious = overlaps.boundary if task == "boundary" else overlaps.base
             flags = self._is_ignored, self._is_crowd, self._is_no_match
-            number = len(self._ranking.order)
-            matches = match_pairs(pairs.ranks, pairs.truths, ious[pairs.kept], number, *flags)
+            matches = match_pairs(pairs.ranks, pairs.truths, ious[pairs.kept], numbers, *flags)
             curves = accumulate(self._ranking, matches, self._is_unjudged, self._num_objects, self._limits)
             names, groups = list(self._gt.class_names.values()), self._gt.class_groups()
             evaluations[task] = InstanceEval(names, groups, curves, overlaps, self._matching(matches))

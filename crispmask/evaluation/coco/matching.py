@@ -1,13 +1,11 @@
 """COCO's greedy matching of detections to annotations, at all IoU thresholds and area ranges at once.
 
-Shapes: D detections, by falling score, and G annotations of one image and category; A area ranges, T IoU
-thresholds. What happens at the T thresholds is kept as the bits of one integer, the lowest threshold first.
+Shapes: D detections and G annotations of a data set, P pairs of them; A area ranges, T IoU thresholds. What
+happens at the T thresholds is kept as the bits of one integer, the lowest threshold first.
 """
 
 from __future__ import annotations
 
-from itertools import groupby
-from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +20,6 @@ LOWEST_IOU = float(IOU_THRESHOLDS.min())
 
 # An overlap of 1 may fall short of 1 by rounding.
 _REACHED = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)
-_ALL = (1 << len(IOU_THRESHOLDS)) - 1
 
 
 class Matches(NamedTuple):
@@ -42,7 +39,7 @@ def match_pairs(
     detections: NDArray[np.int64],
     annotations: NDArray[np.int64],
     ious: NDArray[np.float64],
-    num_detections: int,
+    groups: NDArray[np.int64],
     is_ignored: NDArray[np.bool_],
     is_crowd: NDArray[np.bool_],
     is_no_match: NDArray[np.bool_] | None = None,
@@ -56,60 +53,88 @@ def match_pairs(
         detections: (P,) detection of each pair, of one image and class, better ones having smaller numbers.
         annotations: (P,) annotation of each pair.
         ious: (P,) overlap; pairs that are not given have none.
-        num_detections: D.
+        groups: (D,) number of the image and class of each detection.
         is_ignored: (A, G) annotations that need not be found, crowd regions and other sizes among them.
         is_crowd: (G,).
         is_no_match: (G,) annotations that are taken by a detection which then counts as one without a match,
             as pycocotools has it for the annotation id 0; None: no annotation is one.
     """
-    shape = len(is_ignored), num_detections
+    shape = len(is_ignored), len(groups)
     matches = Matches(np.zeros(shape, np.uint16), np.zeros(shape, np.uint16))
     num_reached = np.searchsorted(_REACHED, ious, side="right")
     kept = np.flatnonzero(num_reached)
     order = kept[np.lexsort((-annotations[kept], -ious[kept], detections[kept]))]
-    d, g, reached = detections[order], annotations[order], (1 << num_reached[order]) - 1
     hidden = np.zeros(len(is_crowd), bool) if is_no_match is None else is_no_match
+    pairs = _Pairs(detections[order], annotations[order], (1 << num_reached[order]) - 1)
+
     # Most detections reach one annotation that no other one reaches
-    is_simple = (np.bincount(d, minlength=1)[d] == 1) & (np.bincount(g, minlength=1)[g] == 1)
-    one, other = d[is_simple], g[is_simple]
-    bits = reached[is_simple]
-    matches.matched[:, one] = np.where(hidden[other], 0, bits)
-    matches.ignored[:, one] = np.where(is_ignored[:, other], bits, 0)
-    d, g, reached = (column[~is_simple] for column in (d, g, reached))
-    pairs = list(zip(d.tolist(), g.tolist(), reached.tolist(), strict=True))
-    flags = is_crowd.tolist(), hidden.tolist()
-    known: dict[bytes, tuple[list[int], list[int], list[int]]] = {}
-    used = np.unique(g)
+    is_simple = _is_alone(pairs.detections) & _is_alone(pairs.annotations)
+    simple, pairs = pairs.chosen(is_simple), pairs.chosen(~is_simple)
+    own = simple.annotations
+    matches.matched[:, simple.detections] = np.where(hidden[own], 0, simple.reached)
+    matches.ignored[:, simple.detections] = np.where(is_ignored[:, own], simple.reached, 0)
+    if len(pairs.detections) == 0:
+        return matches
+
+    # Where all annotations of an image and class are ignored, or none is, they are chosen alike
+    places, bits, _, lost = _match(pairs, np.zeros(len(is_crowd), bool), is_crowd, hidden)
+    starts = np.flatnonzero(np.diff(groups[pairs.detections], prepend=-1))
+    group = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(pairs.detections)))
+    group_of_place = group[np.flatnonzero(np.diff(pairs.detections, prepend=-1))]
     for area, ignored in enumerate(is_ignored):
-        key = ignored[used].tobytes()
-        if key not in known:
-            known[key] = _match(pairs, ignored.tolist(), *flags)
-        places, matched, bits_of_ignored = known[key]
-        matches.matched[area, places] = matched
-        matches.ignored[area, places] = bits_of_ignored
+        of_pairs = ignored[pairs.annotations]
+        are_all = np.logical_and.reduceat(of_pairs, starts)
+        matches.matched[area, places] = bits & ~lost
+        matches.ignored[area, places] = np.where(are_all[group_of_place], bits, 0)
+        is_mixed = (np.logical_or.reduceat(of_pairs, starts) & ~are_all)[group]
+        if is_mixed.any():
+            some, own_bits, own_ignored, own_lost = _match(pairs.chosen(is_mixed), ignored, is_crowd, hidden)
+            matches.matched[area, some] = own_bits & ~own_lost
+            matches.ignored[area, some] = own_ignored
     return matches
 
 
+class _Pairs(NamedTuple):
+    """Detections and annotations by falling preference of each detection, and the bits of the thresholds."""
+
+    detections: NDArray[np.int64]
+    annotations: NDArray[np.int64]
+    reached: NDArray[np.int64]
+
+    def chosen(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> _Pairs:
+        return _Pairs(*(column[kept] for column in self))
+
+
+def _is_alone(values: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether no other element has the same value."""
+    return np.bincount(values, minlength=1)[values] == 1
+
+
 def _match(
-    pairs: list[tuple[int, int, int]],
-    is_ignored: list[bool],
-    is_crowd: list[bool],
-    is_no_match: list[bool],
-) -> tuple[list[int], list[int], list[int]]:
-    """Detections with a pair, and the bits of their matches, from pairs (d, g, thresholds reached)."""
-    taken: dict[int, int] = {}
-    result: tuple[list[int], list[int], list[int]] = ([], [], [])
-    for d, candidates in groupby(pairs, key=itemgetter(0)):
-        unmatched, ignored, lost = _ALL, 0, 0
-        for _, g, reached in sorted(candidates, key=lambda pair: is_ignored[pair[1]]):
-            bits = reached & unmatched & ~taken.get(g, 0)
-            unmatched ^= bits
-            if not is_crowd[g]:
-                taken[g] = taken.get(g, 0) | bits
-            if is_ignored[g]:
-                ignored |= bits
-            if is_no_match[g]:
-                lost |= bits
-        for values, value in zip(result, (d, _ALL ^ unmatched ^ lost, ignored), strict=True):
-            values.append(value)
-    return result
+    pairs: _Pairs, is_ignored: NDArray[np.bool_], is_crowd: NDArray[np.bool_], is_no_match: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], ...]:
+    """Detections with a pair, and the bits of their matches, of those with an ignored annotation, and of
+    those that count as none."""
+    if is_ignored.any():
+        # What is ignored comes last
+        last = is_ignored[pairs.annotations]
+        pairs = pairs.chosen(np.lexsort((np.arange(len(last)), last, pairs.detections)))
+    taken = [0] * len(is_crowd)
+    never_taken, ignored_flags, lost_flags = is_crowd.tolist(), is_ignored.tolist(), is_no_match.tolist()
+    results: list[tuple[int, int, int, int]] = []
+    last_detection, bits, ignored, lost = -1, 0, 0, 0
+    for d, g, reached in zip(*(column.tolist() for column in pairs), strict=True):
+        if d != last_detection:
+            results.append((last_detection, bits, ignored, lost))
+            last_detection, bits, ignored, lost = d, 0, 0, 0
+        new = reached & ~bits & ~taken[g]
+        if new:
+            bits |= new
+            if not never_taken[g]:
+                taken[g] |= new
+            if ignored_flags[g]:
+                ignored |= new
+            if lost_flags[g]:
+                lost |= new
+    results.append((last_detection, bits, ignored, lost))
+    return tuple(np.array(results[1:], np.int64).reshape(-1, 4).T)

@@ -22,7 +22,7 @@ from crispmask.evaluation.masks.rle import RLEError
 from crispmask.evaluation.progress import Progress
 
 # Masks that are measured together, and characters of their strings: few enough to stay in a cache
-_CHUNK, _CHUNK_CHARACTERS = 256, 1 << 17
+_CHUNK, _CHUNK_CHARACTERS = 512, 1 << 18
 
 Groups = dict[tuple[Any, Any], list[Row]]
 
@@ -333,7 +333,7 @@ def _chunks(detections: Detections, annotations: Annotations, pairs: _Pairs) -> 
     for side, may_match in ((detections, pairs.has_annotation), (annotations, pairs.has_detection)):
         places = np.flatnonzero(np.isnan(side.areas) | may_match)
         places = places[np.argsort(side.images[places], kind="stable")]
-        lengths = np.array([len(side.regions[i]) for i in places.tolist()], np.int64)
+        lengths = np.fromiter(map(len, side.regions), np.int64, len(side))[places]
         sides.append((places, side.images[places], lengths))
     num_images = max([int(images[-1]) + 1 for _, images, _ in sides if len(images)], default=0)
     load = np.zeros(num_images)

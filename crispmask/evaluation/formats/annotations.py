@@ -11,7 +11,10 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from numbers import Real
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
 
 from crispmask.evaluation.formats.checks import check_area, check_box, check_flag, check_ids, is_finite, short
 from crispmask.evaluation.formats.findings import Findings
@@ -25,6 +28,9 @@ NAME = "name in messages"
 COPIED_TO = "places of copies"
 # Numbers of the shortest part of a polygon: x and y of three corners
 SHORTEST_PART = 6
+
+_NOT_EMPTY = msgspec.Meta(min_length=1)
+_NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 
 FLAT = "polygons that are one list of numbers, taken as one part"
 POINTS = "polygons whose corners are pairs of x and y, taken as lists of numbers"
@@ -63,6 +69,9 @@ def read_annotations(
         ValueError: an unknown image or category, a flag that is none, or polygons that are no lists of
             numbers; the message names the annotation. Or none of them can be used.
     """
+    plain = _plain_annotations(rows, images, categories)
+    if plain is not None:
+        return without_copies(plain, findings)
     read = (
         read_annotation(row, index, images, categories, findings)
         for index, row in enumerate(tracked(rows, "Annotations", progress))
@@ -73,6 +82,48 @@ def read_annotations(
             f"None of the {len(rows)} annotations has a mask or a box: give a file that has them."
         )
     return without_copies(usable, findings)
+
+
+class _Plain(msgspec.Struct, gc=False):
+    """An annotation in which there is nothing to be mended, but for what :func:`_plain_annotations` sees."""
+
+    image_id: int | str
+    category_id: int | str
+    segmentation: (
+        Annotated[list[Annotated[list[float], msgspec.Meta(min_length=SHORTEST_PART)]], _NOT_EMPTY]
+        | Annotated[dict[str, Any], _NOT_EMPTY]
+    )
+    bbox: tuple[float, float, _NotNegative, _NotNegative]
+    area: _NotNegative
+    id: int | str | None = None
+    iscrowd: Literal[0, 1] = 0
+    keypoints: msgspec.UnsetType = msgspec.UNSET
+
+
+def _plain_annotations(
+    rows: Sequence[Mapping[str, Any]], images: Collection[Any], categories: Collection[Any]
+) -> list[Row] | None:
+    """What :func:`read_annotations` makes of rows in which there is nothing to be mended; else None."""
+    try:
+        checked = msgspec.convert(rows, list[_Plain])
+    except (msgspec.ValidationError, RecursionError):
+        return None
+    for keys, known in (
+        ((r.image_id for r in checked), images),
+        ((r.category_id for r in checked), categories),
+    ):
+        if not set(keys) <= set(known):
+            return None
+    boxes = np.array([[*row.bbox, row.area] for row in checked], np.float64)
+    parts = [row.segmentation for row in checked if type(row.segmentation) is list]
+    if not np.isfinite(boxes).all() or any(len(part) % 2 for mask in parts for part in mask):
+        return None
+    if any(len(mask) > 2 and {0, 1, 255}.issuperset(mask[0]) for mask in parts):
+        return None  # perhaps a mask that was written pixel by pixel
+    return [
+        {**row, "iscrowd": own.iscrowd, "index": index, NAME: annotation_name(row, index)}
+        for index, (row, own) in enumerate(zip(rows, checked, strict=True))
+    ]
 
 
 def read_annotation(

@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crispmask.evaluation.masks.rle import MAX_COORDINATE, MAX_OUTLINE, check_polygon
 
@@ -23,7 +24,7 @@ def check_polygons(parts: Sequence[Sequence[Any]], names: Sequence[str]) -> None
     Raises:
         ValueError: naming the annotation of the first bad part.
     """
-    if _are_plain(parts):
+    if outlines_of(parts) is not None:
         return
     for part, name in zip(parts, names, strict=True):
         try:
@@ -62,15 +63,28 @@ def refuse_matrix(parts: Sequence[Any], where: str) -> None:
         )
 
 
-def _are_plain(parts: Sequence[Sequence[Any]]) -> bool:
-    """Whether all are numbers within reach, and no outline is too long; else some may be."""
+def outlines_of(parts: Sequence[Sequence[Any]]) -> NDArray[np.float64] | None:
+    """Pixels of the outline of each part, diagonal edges by their longer side.
+
+    Args:
+        parts: lists of an even count of six values or more.
+
+    Returns:
+        None if any may be one that :func:`crispmask.evaluation.masks.rle.check_polygon` refuses.
+    """
     if not set(map(type, chain.from_iterable(parts))) <= {int, float}:
-        return False
+        return None
     lengths = np.fromiter(map(len, parts), np.int64, len(parts))
     try:
         numbers = np.fromiter(chain.from_iterable(parts), np.float64, int(lengths.sum()))
     except OverflowError:
-        return False
-    farthest = np.abs(numbers).max(initial=0)
-    # An edge is at most twice as long as the farthest coordinate, and there are half as many as numbers
-    return bool(farthest <= MAX_COORDINATE and lengths.max(initial=0) * farthest <= MAX_OUTLINE)
+        return None
+    if len(parts) == 0 or not np.abs(numbers).max() <= MAX_COORDINATE:
+        return np.zeros(0) if len(parts) == 0 else None
+    corners = numbers.reshape(-1, 2)
+    ends = np.cumsum(lengths // 2)
+    starts = ends - lengths // 2
+    following = np.arange(1, len(corners) + 1)
+    following[ends - 1] = starts
+    outlines = np.add.reduceat(np.abs(corners[following] - corners).max(axis=1), starts)
+    return outlines if outlines.max() <= MAX_OUTLINE else None

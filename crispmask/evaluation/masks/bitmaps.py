@@ -118,6 +118,11 @@ class Layout:
         strides = x1 - x0 + 1
         return cls(np.cumsum(np.append(0, strips * strides)), strides, x0, rows, strips)
 
+    @property
+    def lengths(self) -> Ints:
+        """(N,) words of each mask."""
+        return self.strips * self.strides
+
     def of_mask(self, index: int) -> Layout:
         """That of one mask alone."""
         own = slice(index, index + 1)

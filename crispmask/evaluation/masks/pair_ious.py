@@ -84,16 +84,17 @@ def pair_ious(
     runs = parse_runs(masks.counts)
     refuse_other_sizes(runs, masks.sizes)
     areas = runs.areas()
-    pieces = pieces_of(runs, masks.sizes[:, 0], np.unique(pairs))
+    pieces = pieces_of(runs, masks.sizes[:, 0], _used(pairs, len(areas)))
     boxes = pieces.boxes(len(areas))
     if mask_ious is None:
         pairs = pairs[_highest_ious(boxes, areas, masks.is_crowd, pairs) >= lowest_iou]
     drawing = _Drawing(masks, runs, areas, pieces, boxes, widths, boundaries or {})
     overlaps, outlines = np.zeros(len(pairs)), np.full(len(pairs), np.nan)
-    for places in _drawn_at_once(boxes, pairs):
+    parts, large = _in_parts(boxes, pairs)
+    for places in parts:
         given = None if mask_ious is None else mask_ious[places]
         overlaps[places], outlines[places] = _measure(drawing, pairs[places], lowest_iou, given)
-    for place in _never_drawn(boxes, pairs).tolist():
+    for place in large.tolist():
         given = None if mask_ious is None else mask_ious[place]
         overlaps[place], outlines[place] = _measure_runs(drawing, pairs[place], lowest_iou, given)
     kept = overlaps >= lowest_iou
@@ -112,6 +113,13 @@ class _Drawing(NamedTuple):
     boundaries: Mapping[int, str]
 
 
+def _used(pairs: Ints, number: int) -> Ints:
+    """Masks of N that are in a pair."""
+    is_used = np.zeros(number, bool)
+    is_used[pairs] = True
+    return np.flatnonzero(is_used)
+
+
 def _highest_ious(boxes: Ints, areas: Ints, is_crowd: NDArray[np.bool_], pairs: Ints) -> Floats:
     """(P,) IoU that pairs have at most, by their boxes and areas."""
     d, g = pairs.T
@@ -126,36 +134,29 @@ def _ious(shared: Ints, found: Ints, truths: Ints, is_crowd: NDArray[np.bool_]) 
     return np.divide(shared, union, out=np.zeros(len(shared)), where=shared > 0)
 
 
-def _sizes_in_words(boxes: Ints) -> Ints:
-    layout = Layout.around(boxes)
-    return np.diff(layout.first)
-
-
-def _never_drawn(boxes: Ints, pairs: Ints) -> Ints:
-    """Places of pairs with a mask that takes too many words."""
-    return np.flatnonzero((_sizes_in_words(boxes) > MAX_WORDS // 2)[pairs].any(axis=1))
-
-
-def _drawn_at_once(boxes: Ints, pairs: Ints) -> list[Ints]:
-    """Places of the other pairs, in parts whose masks fit into memory."""
-    sizes = _sizes_in_words(boxes)
-    fit = np.flatnonzero(~(sizes > MAX_WORDS // 2)[pairs].any(axis=1))
+def _in_parts(boxes: Ints, pairs: Ints) -> tuple[list[Ints], Ints]:
+    """Places of pairs in parts whose masks fit into memory when they are drawn, and places of pairs with a
+    mask that takes too much of it."""
+    sizes = Layout.around(boxes).lengths
+    is_large = (sizes > MAX_WORDS // 2)[pairs].any(axis=1)
+    fit = np.flatnonzero(~is_large)
     if len(fit) == 0:
-        return []
-    words = sizes[np.unique(pairs[fit])].sum()
-    if words <= MAX_WORDS:
-        return [fit]
+        return [], np.flatnonzero(is_large)
+    if sizes.sum() <= MAX_WORDS:
+        return [fit], np.flatnonzero(is_large)
     # Any pair fits by itself; a mask may be drawn in several parts
     total = np.cumsum(sizes[pairs[fit]].sum(axis=1))
-    return np.split(fit, np.flatnonzero(np.diff(total // MAX_WORDS)) + 1)
+    return np.split(fit, np.flatnonzero(np.diff(total // MAX_WORDS)) + 1), np.flatnonzero(is_large)
 
 
 def _measure(
     drawing: _Drawing, pairs: Ints, lowest_iou: float, mask_ious: Floats | None
 ) -> tuple[Floats, Floats]:
     """Mask IoU and Boundary IoU of some pairs, by drawing their masks."""
-    used, flat = np.unique(pairs, return_inverse=True)
-    own = flat.reshape(-1, 2)
+    used = _used(pairs, len(drawing.boxes))
+    numbers = np.zeros(len(drawing.boxes), np.int64)
+    numbers[used] = np.arange(len(used))
+    own = numbers[pairs]
     layout = Layout.around(drawing.boxes[used])
     pieces = drawing.pieces.of_masks(used)
     words = layout.draw(pieces)
@@ -188,9 +189,8 @@ def _outlines(layout: Layout, words: Words, pieces: Pieces, widths: Ints) -> Wor
     if (widths == widths[0]).all():
         return words ^ eroded_along_rows(eroded, int(widths[0]))
     outlines = words.copy()
-    lengths = np.diff(layout.first)
     for width in np.unique(widths):
-        own = np.repeat(widths == width, lengths)
+        own = np.repeat(widths == width, layout.lengths)
         outlines[own] ^= eroded_along_rows(eroded[own], int(width))
     return outlines
 

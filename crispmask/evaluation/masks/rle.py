@@ -158,10 +158,10 @@ def parse_runs(strings: Sequence[str | bytes]) -> Runs:
     Raises:
         RLEError: a string that pycocotools does not write: foreign characters, cut short, negative lengths.
     """
-    encoded = [s.encode("utf-8", "surrogatepass") if isinstance(s, str) else s for s in strings]
-    borders = np.cumsum([0, *map(len, encoded)])
+    joined, lengths = _join(strings)
+    borders = np.cumsum([0, *lengths])
     # Unsigned: a character below "0" wraps to a large value.
-    digits = np.frombuffer(b"".join(encoded), np.uint8) - np.uint8(48)
+    digits = np.frombuffer(joined, np.uint8) - np.uint8(48)
     if digits.max(initial=0) > 63:
         _refuse(digits > 63, borders, "holds a character that no run-length string has")
     is_last = digits < 32
@@ -176,6 +176,16 @@ def parse_runs(strings: Sequence[str | bytes]) -> Runs:
     if counts.min(initial=0) < 0:
         _refuse(counts < 0, first, "holds a negative run length")
     return Runs(counts, first)
+
+
+def _join(strings: Sequence[str | bytes]) -> tuple[bytes, list[int]]:
+    """All strings as one, and their lengths in bytes."""
+    if set(map(type, strings)) == {str}:
+        text = "".join(strings)
+        if text.isascii():
+            return text.encode("ascii"), list(map(len, strings))
+    encoded = [s.encode("utf-8", "surrogatepass") if isinstance(s, str) else s for s in strings]
+    return b"".join(encoded), list(map(len, encoded))
 
 
 def refuse_other_sizes(runs: Runs, sizes: NDArray[np.int64]) -> None:
