@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_protocol(parser, ["coco", "lvis", "cityscapes", "bdd100k"])
     parser.add_argument("--gt-boxes", action="store_true", help="quality of the masks alone, see above")
+    parser.add_argument("--recall", action="store_true", help="print average recalls (AR), too")
     add_files(parser)
 
 
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error
     print_notes([*idle_flags(args), *report["notes"]])
-    _print(report, per_class=args.per_class)
+    _print(report, per_class=args.per_class, recall=args.recall)
     if json_file:
         write_json(json_file, report)
     if csv_file:
@@ -116,7 +117,7 @@ def _figures_of_pairs(
     """How many objects have a prediction, and the figures by task of these pairs."""
     from crispmask.analysis.given_boxes import given_boxes
     from crispmask.evaluation.build import read_truth
-    from crispmask.evaluation.coco.protocol import average_precisions, check_options, evaluate_rows
+    from crispmask.evaluation.coco.protocol import check_options, evaluate_rows, figures_of
     from crispmask.evaluation.formats.coco import read_predictions
     from crispmask.evaluation.notes import note
     from crispmask.evaluation.progress import Progress
@@ -133,11 +134,11 @@ def _figures_of_pairs(
     for task in tasks:
         rows = read_predictions(kept.predictions[task], truth, progress)
         found = evaluate_rows(truth, rows, [task], dilation_ratio=ratio, max_dets=max_dets, progress=progress)
-        figures[task] = average_precisions(found[task])
+        figures[task] = figures_of(found[task], "@" if args.protocol == "lvis" else "")
     return {"paired_objects": len(kept.gt["annotations"]), "objects": kept.num_objects}, figures
 
 
-def _print(report: dict[str, Any], *, per_class: bool) -> None:
+def _print(report: dict[str, Any], *, per_class: bool, recall: bool) -> None:
     say(f"ground truth  {report['ground_truth']}")
     say(f"predictions   {report['predictions']}")
     if "scores" in report:
@@ -152,10 +153,10 @@ def _print(report: dict[str, Any], *, per_class: bool) -> None:
     for kind, figures in report["results"].items():
         for name, value in figures.items():
             # Some protocols give figures by other rules too: coco/AP, nonoverlap/AP/<class>
-            rule, metric = name.split("/", 1) if not name.startswith("AP") else ("", name)
+            rule, metric = name.split("/", 1) if not name.startswith(("AP", "AR")) else ("", name)
             rules.setdefault(f"{kind}, {rule}" if rule else kind, {})[metric] = value
     names = dict.fromkeys(name for figures in rules.values() for name in figures)
-    metrics = [name for name in names if not name.startswith("AP/")]
+    metrics = [name for name in names if not name.startswith("AP/") and (recall or name[:2] == "AP")]
     print_table(["", *metrics], [[label, *map(rule.get, metrics)] for label, rule in rules.items()])
     if per_class:
         classes = [name for name in names if name.startswith("AP/")]

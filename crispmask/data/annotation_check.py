@@ -16,8 +16,8 @@ from crispmask.data.image_files import ImageFaults, check_image_files, file_name
 from crispmask.data.images import read_header
 from crispmask.data.learnable import is_learnable, objects_without_masks, why_nothing_is_learnt
 from crispmask.data.turning import turned
-from crispmask.evaluation.coco.matching import AREA_RANGES
 from crispmask.evaluation.coco.official import id_notes
+from crispmask.evaluation.coco.settings import STANDARD
 from crispmask.evaluation.formats.annotations import NAME, Row, read_annotation, without_copies
 from crispmask.evaluation.formats.checks import check_rows, check_size, check_unique_ids, is_among, load_json
 from crispmask.evaluation.formats.coco import GroundTruth
@@ -72,7 +72,7 @@ class AnnotationCheck:
     @property
     def sizes(self) -> dict[str, int]:
         """Objects by COCO's sizes; one on a border counts in the smaller."""
-        ends = AREA_RANGES[1:3, 1]
+        ends = STANDARD.area_ranges[1:3, 1]
         counts = Counter(
             SIZES[sum(area > end for end in ends)]
             for area, row in zip(self.areas, self.content["annotations"], strict=True)

@@ -59,11 +59,13 @@ def evaluate(
             what it holds.
 
     Returns:
-        ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` and ``AP/<class>`` in 0..100; NaN where the
-        ground truth has no object of that size or class. ``lvis``: also ``APr``, ``APc`` and ``APf``, of its
-        rare, common and frequent classes; on a cocofied file this is AP*. ``cityscapes``: ``AP``, ``AP50``
-        and ``AP/<class>`` by its own rules, and COCO's figures as ``coco/AP`` and so on. ``bdd100k``: COCO's
-        figures, and as ``nonoverlap/AP`` and so on those of predictions that share no pixel.
+        ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` and ``AP/<class>`` in 0..100, and average
+        recalls as ``AR1``, ``AR10``, ``AR100``, ``ARs``, ``ARm`` and ``ARl``; NaN where the ground truth has
+        no object of that size or class. ``lvis``: also ``APr``, ``APc`` and ``APf``, of its rare, common and
+        frequent classes, and recalls as ``AR@300``, ``ARs@300`` and so on; on a cocofied file this is AP*.
+        ``cityscapes``: ``AP``, ``AP50`` and ``AP/<class>`` by its own rules, and COCO's figures as
+        ``coco/AP`` and so on. ``bdd100k``: COCO's figures, and as ``nonoverlap/AP`` and so on those of
+        predictions that share no pixel.
 
     Raises:
         ValueError: unknown protocol or IoU type, an option that the protocol has not, or bad input; the

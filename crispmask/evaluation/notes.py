@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crispmask.evaluation.coco.matching import AREA_RANGES, outside_ranges
+from crispmask.evaluation.coco.matching import outside_ranges
 from crispmask.evaluation.coco.official import HOW, Row
+from crispmask.evaluation.coco.settings import STANDARD
 
 if TYPE_CHECKING:
     from crispmask.evaluation.formats.coco import GroundTruth
@@ -141,7 +142,7 @@ def border_notes(gt: GroundTruth, areas: NDArray[np.float64], tasks: Sequence[st
     """
     if not gt.half_open_tasks.intersection(tasks):
         return []
-    if not (number := int(np.isin(areas, AREA_RANGES[1:3, 1]).sum())):
+    if not (number := int(np.isin(areas, STANDARD.area_ranges[1:3, 1]).sum())):
         return []
     return [
         f"{number} of the objects and detections have exactly 1024 or 9216 pixels: they count in both sizes "

@@ -40,6 +40,8 @@ def test_figures_are_those_of_evaluate_with_intervals(folder: Path, tmp_path: Pa
         for model in ("good", "poor"):
             figures = evaluate(folder / "gt.json", folder / f"{model}.json", iou_type=kind)
             for name, value in figures.items():
+                if name.startswith("AR"):
+                    continue
                 found = report["results"][kind][name]["models"][model]
                 assert found["value"] == (value if value == value else None)
         (difference,) = report["results"][kind]["AP"]["differences"]

@@ -49,6 +49,14 @@ def test_figures_are_those_of_the_function(tmp_path: Path, capsys: pytest.Captur
         assert f"{expected['AP']:.1f}" in printed
 
 
+def test_average_recalls_are_printed_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", GT, RESULTS]) == 0
+    assert "AR100" not in capsys.readouterr().out
+    assert main(["evaluate", GT, RESULTS, "--recall"]) == 0
+    printed = capsys.readouterr().out
+    assert "AR1 " in printed and f"{evaluate(GT, RESULTS)['AR100']:.1f}" in printed
+
+
 @pytest.mark.parametrize(
     ("protocol", "gt", "predictions", "shown"),
     [

@@ -57,7 +57,7 @@ def labels(tmp_path):
 
 def test_both_figures_are_given(labels):
     figures = evaluate(labels, [prediction(LEFT, 0.9), prediction(RIGHT, 0.8)], "bdd100k")
-    names = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
+    names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
     assert [name for name in figures if "AP/" not in name] == [*names, *(f"nonoverlap/{n}" for n in names)]
     assert figures["AP"] == figures["nonoverlap/AP"] == figures["nonoverlap/AP/car"] == FULL
     assert np.isnan(figures["AP/train"]) and np.isnan(figures["nonoverlap/AP/train"])

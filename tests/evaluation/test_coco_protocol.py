@@ -46,9 +46,11 @@ class NaiveBoundaryEval(COCOeval):
 
     def computeIoU(self, imgId, catId):
         ious = np.array(super().computeIoU(imgId, catId))
-        dts = sorted(self._dts[imgId, catId], key=lambda d: -d["score"])[: len(ious)]
+        ids = [catId] if self.params.useCats else self.params.catIds
+        gts, dts = ([row for i in ids for row in side[imgId, i]] for side in (self._gts, self._dts))
+        dts = sorted(dts, key=lambda d: -d["score"])[: len(ious)]
         for d, g in np.ndindex(*ious.shape if ious.size else (0, 0)):
-            gt = self._gts[imgId, catId][g]
+            gt = gts[g]
             if not gt["iscrowd"]:
                 ious[d, g] = min(ious[d, g], self._boundary_iou(dts[d], gt))
         return ious
@@ -103,6 +105,17 @@ def test_what_was_matched_is_kept_for_every_task_and_gives_the_curves_again() ->
         assert list(kept.image_ids) == [1, 2, 3, 4, 5, 6]
         assert len(kept.images) == SMALL.images * SMALL.objects
     assert not np.array_equal(evaluations["segm"].precision, evaluations["boundary"].precision)
+
+
+def test_recalls_are_the_last_six_figures_of_pycocotools():
+    gt, results = make_set(SMALL._replace(detections=40, categories=1), 8)
+    figures = evaluate(gt, results, iou_type="segm")
+    names = ["AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+    expected = [100 * value if value >= 0 else math.nan for value in pycocotools_eval(gt, results).stats[6:]]
+    assert [figures[name] for name in names] == pytest.approx(expected, rel=0, abs=0, nan_ok=True)
+    assert figures["AR1"] < figures["AR10"] < figures["AR100"]
+    cut = evaluate(gt, results, iou_type="segm", max_dets=10)
+    assert "AR100" not in cut and cut["AR10"] == figures["AR10"]
 
 
 @pytest.mark.parametrize("limit", [3, 20])

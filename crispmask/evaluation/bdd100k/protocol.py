@@ -21,9 +21,9 @@ from crispmask.evaluation.bdd100k.truth import to_coco
 from crispmask.evaluation.coco.overlaps import group_rows
 from crispmask.evaluation.coco.protocol import (
     DILATION_RATIO,
-    average_precisions,
     check_options,
     evaluate_rows,
+    figures_of,
     with_rules,
 )
 from crispmask.evaluation.formats.coco import GroundTruth, Row, load_dataset, read_ground_truth
@@ -59,9 +59,10 @@ def evaluate_bdd100k(
         rules: see :func:`with_rules`.
 
     Returns:
-        For each task, COCO's ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` and ``AP/<class>`` in
-        0..100, and, except for boxes, those of painted predictions as ``nonoverlap/AP`` and so on; NaN: no
-        object to find. Bitmasks are painted already: both figures of them are the same.
+        For each task, COCO's ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``, ``AP/<class>`` and
+        ``AR1`` to ``ARl`` in 0..100, and, except for boxes, those of painted predictions as
+        ``nonoverlap/AP`` and so on; NaN: no object to find. Bitmasks are painted already: both figures of
+        them are the same.
 
     Raises:
         ValueError: bad input; the message names the file, frame or row.
@@ -74,12 +75,12 @@ def evaluate_bdd100k(
     rows = read_results(predictions, data, truth, scores=scores, progress=progress, findings=findings)
     options = {"dilation_ratio": dilation_ratio, "max_dets": max_dets, "progress": progress}
     raw = evaluate_rows(truth, rows, tasks, **options)
-    figures = {task: average_precisions(raw[task]) for task in tasks}
+    figures = {task: figures_of(raw[task]) for task in tasks}
     if mask_tasks := [task for task in tasks if task != "bbox"]:
         of_painted = replace(truth, limit_concerns=" for the figures without overlap")
         painted = evaluate_rows(of_painted, paint(rows, truth, progress), mask_tasks, **options)
         for task in mask_tasks:
-            without_overlap = average_precisions(painted[task])
+            without_overlap = figures_of(painted[task])
             figures[task] |= {f"nonoverlap/{name}": value for name, value in without_overlap.items()}
     for sentence in (*truth.notes, *findings.notes()):
         note(sentence)

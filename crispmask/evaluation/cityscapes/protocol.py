@@ -101,7 +101,7 @@ def evaluate_cityscapes(
         )
         images[name] = match(name, truth, rows, crops, width)
     options = {"dilation_ratio": dilation_ratio, "max_dets": max_dets, "progress": progress}
-    figures = evaluate_images(images, tasks, **options)
+    figures = evaluate_images(images, tasks, with_recalls=True, **options)
     for sentence in findings.notes():
         note(sentence)
     return {
@@ -128,6 +128,7 @@ def evaluate_images(
     overlaps: ImageOverlaps | None = None,
     progress: Progress | None = None,
     separator: str = "/",
+    with_recalls: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Figures in 0..100 of the whole data set.
 
@@ -139,6 +140,7 @@ def evaluate_images(
         overlaps: mask overlaps for COCO's protocol, if they were made elsewhere.
         progress: where to say how far it is.
         separator: between ``AP`` and the name of a class.
+        with_recalls: give AR by COCO's rules, too.
 
     Returns:
         ``segm`` and ``boundary`` by the official protocol; ``bbox_coco``, ``segm_coco`` and ``boundary_coco``
@@ -156,6 +158,8 @@ def evaluate_images(
     evaluations = coco.evaluate_rows(coco_truth(images), rows, tasks, **options)
     for task, evaluation in evaluations.items():
         figures[f"{task}_coco"] = coco.average_precisions(evaluation, separator)
+        if with_recalls:
+            figures[f"{task}_coco"] |= coco.average_recalls(evaluation)
     return figures
 
 

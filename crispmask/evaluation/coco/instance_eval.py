@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crispmask.evaluation.coco.matching import IOU_THRESHOLDS, Matches, match_pairs, outside_ranges
+from crispmask.evaluation.coco.matching import Matches, match_pairs, outside_ranges
 from crispmask.evaluation.coco.objects import Annotations, Detections
 from crispmask.evaluation.coco.overlaps import Overlaps
 from crispmask.evaluation.coco.precision import Curves, Ranking, accumulate, rank_detections
+from crispmask.evaluation.coco.settings import STANDARD, Settings
 from crispmask.evaluation.formats.coco import GroundTruth
 from crispmask.evaluation.progress import Progress
 
@@ -80,7 +81,8 @@ class InstanceEval:
     def stats(self) -> NDArray[np.float64]:
         """COCO's 12 figures in [0, 1]: AP, AP50, AP75, APs, APm, APl, and six of recall."""
         everything = self.curves.precision_of(0)
-        figures = [_mean(everything), *(_mean(everything[t == IOU_THRESHOLDS]) for t in (0.5, 0.75))]
+        thresholds = self.curves.settings.iou_thresholds
+        figures = [_mean(everything), *(_mean(everything[t == thresholds]) for t in (0.5, 0.75))]
         figures += [_mean(self.curves.precision_of(a)) for a in range(1, 4)]
         figures += [_mean(self.curves.recall_of(0, m)) for m in range(3)]
         return np.array([*figures, *(_mean(self.curves.recall_of(a, 2)) for a in range(1, 4))])
@@ -100,6 +102,7 @@ class Candidates:
         detections: Detections,
         max_dets: int,
         half_open: bool = False,
+        settings: Settings = STANDARD,
     ) -> None:
         """
         Args:
@@ -108,21 +111,23 @@ class Candidates:
             detections: the same of detections.
             max_dets: detections of one image and class that count.
             half_open: an area at the upper end of a range of sizes lies outside of it.
+            settings: what figures are averaged over.
         """
-        self._gt = gt
-        self._limits = [1, min(10, max_dets), max_dets]
+        self._gt, self._settings = gt, settings
+        self._limits = settings.limits_up_to(max_dets)
         judged = gt.judged(annotations, detections, max_dets)
         self._truths, self._found = truths, found = tuple(map(np.flatnonzero, judged))
         columns = (detections.scores, detections.classes, detections.images)
         self._ranking = rank_detections(*(column[found] for column in columns), max_dets)
         self._num_detections = len(detections)
         ranked = found[self._ranking.order]
-        self._is_unjudged = outside_ranges(detections.areas[ranked], half_open)
+        self._is_unjudged = outside_ranges(detections.areas[ranked], half_open, settings)
         self._is_unjudged |= gt.unjudged(detections)[ranked]
+        self._idle = frozenset(np.flatnonzero(np.isin(ranked, detections.idle)).tolist())
 
         self._annotations = annotations
         self._is_crowd, self._is_no_match = annotations.is_crowd[truths], annotations.is_no_match[truths]
-        self._is_ignored = outside_ranges(annotations.areas[truths], half_open)
+        self._is_ignored = outside_ranges(annotations.areas[truths], half_open, settings)
         self._is_ignored |= annotations.is_ignored[truths]
         own = annotations.classes[truths]
         to_find = [own[~flags] for flags in self._is_ignored]
@@ -140,12 +145,13 @@ class Candidates:
         """
         pairs = self._ranked(overlaps)
         numbers = np.cumsum(self._ranking.ranks == 0)
+        to_find = self._is_unjudged, self._num_objects, self._limits, self._settings
         evaluations = {}
         for task in tasks:
             ious = overlaps.boundary if task == "boundary" else overlaps.base
-            flags = self._is_ignored, self._is_crowd, self._is_no_match
+            flags = self._is_ignored, self._is_crowd, self._is_no_match, self._idle, self._settings
             matches = match_pairs(pairs.ranks, pairs.truths, ious[pairs.kept], numbers, *flags)
-            curves = accumulate(self._ranking, matches, self._is_unjudged, self._num_objects, self._limits)
+            curves = accumulate(self._ranking, matches, *to_find)
             names, groups = list(self._gt.class_names.values()), self._gt.class_groups()
             evaluations[task] = InstanceEval(names, groups, curves, overlaps, self._matching(matches))
         return evaluations

@@ -6,33 +6,32 @@ happens at the T thresholds is kept as the bits of one integer, the lowest thres
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.cocoeval import Params
 
-_PARAMS = Params("segm")
-IOU_THRESHOLDS: NDArray[np.float64] = _PARAMS.iouThrs
-# all, small, medium, large: areas in pixels, both ends included
-AREA_RANGES = np.array(_PARAMS.areaRng)
-LOWEST_IOU = float(IOU_THRESHOLDS.min())
-
-# An overlap of 1 may fall short of 1 by rounding.
-_REACHED = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)
+from crispmask.evaluation.coco.settings import STANDARD, Settings
 
 
 class Matches(NamedTuple):
-    """(A, D) uint16: the thresholds at which a detection has a match, and at which that one is ignored."""
+    """(A, D) unsigned: the thresholds at which a detection has a match, and at which that one is ignored.
 
-    matched: NDArray[np.uint16]
-    ignored: NDArray[np.uint16]
+    They are uint16, or wider if there are more than 16 thresholds.
+    """
+
+    matched: NDArray[Any]
+    ignored: NDArray[Any]
 
 
-def outside_ranges(areas: NDArray[np.float64], half_open: bool = False) -> NDArray[np.bool_]:
+def outside_ranges(
+    areas: NDArray[np.float64], half_open: bool = False, settings: Settings = STANDARD
+) -> NDArray[np.bool_]:
     """(A, N) whether (N,) areas lie outside of a range of sizes; ``half_open``: its upper end does."""
     is_above = np.greater_equal if half_open else np.greater
-    return (areas < AREA_RANGES[:, :1]) | is_above(areas, AREA_RANGES[:, 1:])
+    lower, upper = settings.area_ranges[:, :1], settings.area_ranges[:, 1:]
+    return (areas < lower) | is_above(areas, upper)
 
 
 def match_pairs(
@@ -43,6 +42,8 @@ def match_pairs(
     is_ignored: NDArray[np.bool_],
     is_crowd: NDArray[np.bool_],
     is_no_match: NDArray[np.bool_] | None = None,
+    idle: Collection[int] = (),
+    settings: Settings = STANDARD,
 ) -> Matches:
     """Match as pycocotools' ``COCOeval.evaluateImg`` does, all images and classes at once.
 
@@ -58,14 +59,17 @@ def match_pairs(
         is_crowd: (G,).
         is_no_match: (G,) annotations that are taken by a detection which then counts as one without a match,
             as pycocotools has it for the annotation id 0; None: no annotation is one.
+        idle: detections that leave what they match to others, as pycocotools has it for the detection id 0.
+        settings: the thresholds.
     """
     shape = len(is_ignored), len(groups)
-    matches = Matches(np.zeros(shape, np.uint16), np.zeros(shape, np.uint16))
-    num_reached = np.searchsorted(_REACHED, ious, side="right")
+    matches = Matches(np.zeros(shape, settings.bits_type), np.zeros(shape, settings.bits_type))
+    num_reached = np.searchsorted(settings.reached, ious, side="right")
     kept = np.flatnonzero(num_reached)
     order = kept[np.lexsort((-annotations[kept], -ious[kept], detections[kept]))]
     hidden = np.zeros(len(is_crowd), bool) if is_no_match is None else is_no_match
-    pairs = _Pairs(detections[order], annotations[order], (1 << num_reached[order]) - 1)
+    pairs = _Pairs(detections[order], annotations[order], settings.lowest_bits[num_reached[order]])
+    flags = is_crowd, hidden, idle
 
     # Most detections reach one annotation that no other one reaches
     is_simple = _is_alone(pairs.detections) & _is_alone(pairs.annotations)
@@ -77,7 +81,7 @@ def match_pairs(
         return matches
 
     # Where all annotations of an image and class are ignored, or none is, they are chosen alike
-    places, bits, _, lost = _match(pairs, np.zeros(len(is_crowd), bool), is_crowd, hidden)
+    places, bits, _, lost = _match(pairs, np.zeros(len(is_crowd), bool), *flags)
     starts = np.flatnonzero(np.diff(groups[pairs.detections], prepend=-1))
     group = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(pairs.detections)))
     group_of_place = group[np.flatnonzero(np.diff(pairs.detections, prepend=-1))]
@@ -88,7 +92,7 @@ def match_pairs(
         matches.ignored[area, places] = np.where(are_all[group_of_place], bits, 0)
         is_mixed = (np.logical_or.reduceat(of_pairs, starts) & ~are_all)[group]
         if is_mixed.any():
-            some, own_bits, own_ignored, own_lost = _match(pairs.chosen(is_mixed), ignored, is_crowd, hidden)
+            some, own_bits, own_ignored, own_lost = _match(pairs.chosen(is_mixed), ignored, *flags)
             matches.matched[area, some] = own_bits & ~own_lost
             matches.ignored[area, some] = own_ignored
     return matches
@@ -99,7 +103,7 @@ class _Pairs(NamedTuple):
 
     detections: NDArray[np.int64]
     annotations: NDArray[np.int64]
-    reached: NDArray[np.int64]
+    reached: NDArray[Any]
 
     def chosen(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> _Pairs:
         return _Pairs(*(column[kept] for column in self))
@@ -111,8 +115,12 @@ def _is_alone(values: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def _match(
-    pairs: _Pairs, is_ignored: NDArray[np.bool_], is_crowd: NDArray[np.bool_], is_no_match: NDArray[np.bool_]
-) -> tuple[NDArray[np.int64], ...]:
+    pairs: _Pairs,
+    is_ignored: NDArray[np.bool_],
+    is_crowd: NDArray[np.bool_],
+    is_no_match: NDArray[np.bool_],
+    idle: Collection[int],
+) -> tuple[NDArray[Any], ...]:
     """Detections with a pair, and the bits of their matches, of those with an ignored annotation, and of
     those that count as none."""
     if is_ignored.any():
@@ -130,11 +138,12 @@ def _match(
         new = reached & ~bits & ~taken[g]
         if new:
             bits |= new
-            if not never_taken[g]:
+            if not never_taken[g] and d not in idle:
                 taken[g] |= new
             if ignored_flags[g]:
                 ignored |= new
             if lost_flags[g]:
                 lost |= new
     results.append((last_detection, bits, ignored, lost))
-    return tuple(np.array(results[1:], np.int64).reshape(-1, 4).T)
+    places, *columns = zip(*results[1:], strict=True)
+    return np.array(places), *(np.array(values, pairs.reached.dtype) for values in columns)

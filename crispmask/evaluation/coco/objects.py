@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crispmask.evaluation.coco.official import IS_NO_MATCH
+from crispmask.evaluation.coco.official import IS_IDLE, IS_NO_MATCH
 from crispmask.evaluation.formats.coco import GroundTruth, Row
 
 Ints = NDArray[np.int64]
@@ -71,10 +71,12 @@ class Detections(Objects):
     Attributes:
         scores: (D,) finite.
         boundaries: run lengths of boundaries that were made already, by the place of their detection.
+        idle: places of detections that leave what they match to others.
     """
 
     scores: Floats
     boundaries: Mapping[int, str] = field(default_factory=dict)
+    idle: Sequence[int] = ()
 
     @classmethod
     def of_rows(
@@ -90,7 +92,8 @@ class Detections(Objects):
             for place, row in enumerate(rows if boundaries else ())
             if row.get("id") in boundaries
         }
-        return cls(*_columns(rows, gt, region), scores, made)
+        idle = [place for place, row in enumerate(rows if gt.is_official else ()) if row.get(IS_IDLE)]
+        return cls(*_columns(rows, gt, region), scores, made, idle)
 
 
 def places_of(gt: GroundTruth) -> tuple[dict[Any, int], dict[Any, int]]:

@@ -19,8 +19,9 @@ from crispmask.evaluation.formats.checks import check_box, short
 
 Row = dict[str, Any]
 # Keys of rows: the area of a detection by pycocotools, None being that of its mask; the id of an annotation
-# in the file, where it was numbered anew; whether a match with it counts as none
-AREA, FILE_ID, IS_NO_MATCH = "area in pycocotools", "file_id", "is no match"
+# in the file, where it was numbered anew; whether a match with it counts as none; whether a detection leaves
+# the annotation that it matches to others
+AREA, FILE_ID, IS_NO_MATCH, IS_IDLE = "area in pycocotools", "file_id", "is no match", "is idle"
 # Stands for the id of an annotation that has none
 NO_ID = ""
 HOW = "--official gives its figure"
@@ -93,6 +94,20 @@ def official_rows(rows: Sequence[Row]) -> list[Row]:
         corners = [x, y, x, y + height, x + width, y + height, x + width, y]
         result.append({"segmentation": [corners], **row, AREA: width * height})
     return result
+
+
+def loaded_rows(rows: Sequence[Row], given: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Results that a ``COCO`` holds, as pycocotools takes them: with ``AREA`` and ``IS_IDLE``.
+
+    Args:
+        rows: results.
+        given: the same as they are held, with their ids.
+    """
+    marks = (_mark(row.get("id", NO_ID)) for row in given)
+    return [
+        {**row, AREA: row.get("area"), IS_IDLE: mark is not None and mark <= 0}
+        for row, mark in zip(rows, marks, strict=True)
+    ]
 
 
 def official_areas(rows: Sequence[Row]) -> NDArray[np.float64]:

@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.cocoeval import Params
 
-from crispmask.evaluation.coco.matching import IOU_THRESHOLDS, Matches
-
-RECALL_POINTS: NDArray[np.float64] = Params("segm").recThrs
+from crispmask.evaluation.coco.matching import Matches
+from crispmask.evaluation.coco.settings import STANDARD, Settings
 
 
 @dataclass(frozen=True)
@@ -89,15 +87,19 @@ class Curves:
     Attributes:
         shape: (K, A, M).
         curves: (class index, area range, limit) -> curve, in ascending order of classes.
+        limits: (M,) of detections of an image and class.
+        settings: the thresholds and recall points.
     """
 
     shape: tuple[int, int, int]
     curves: dict[tuple[int, int, int], Curve]
+    limits: tuple[int, ...]
+    settings: Settings = STANDARD
 
     def precision_of(self, area: int, classes: Collection[int] | None = None) -> NDArray[np.float64]:
         """(T, R, classes that have objects) precision at the highest limit; of all classes, or of some."""
         found = self._found(area, self.shape[2] - 1, range(self.shape[0]) if classes is None else classes)
-        values = np.empty((len(IOU_THRESHOLDS), len(RECALL_POINTS), len(found)))
+        values = np.empty((*self._shape, len(found)))
         for place, curve in enumerate(found):
             values[..., place] = curve.precision[:, curve.points]
         return values
@@ -109,17 +111,22 @@ class Curves:
 
     def full(self, name: str) -> NDArray[np.float64]:
         """(T, R, K, A, M) ``precision`` or ``scores``; -1 where there is no object."""
-        values = -np.ones((len(IOU_THRESHOLDS), len(RECALL_POINTS), *self.shape))
+        values = -np.ones((*self._shape, *self.shape))
         for place, curve in self.curves.items():
             values[(..., *place)] = getattr(curve, name)[:, curve.points]
         return values
 
     def full_recall(self) -> NDArray[np.float64]:
         """(T, K, A, M); -1 where there is no object."""
-        values = -np.ones((len(IOU_THRESHOLDS), *self.shape))
+        values = -np.ones((self._shape[0], *self.shape))
         for place, curve in self.curves.items():
             values[(..., *place)] = curve.recall
         return values
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        """(T, R)."""
+        return len(self.settings.iou_thresholds), len(self.settings.recall_points)
 
     def _found(self, area: int, limit: int, classes: Collection[int]) -> list[Curve]:
         places = ((k, area, limit) for k in classes)
@@ -132,6 +139,7 @@ def accumulate(
     is_unjudged: NDArray[np.bool_],
     num_objects: NDArray[np.int64],
     limits: Sequence[int],
+    settings: Settings = STANDARD,
 ) -> Curves:
     """Precision at the recall points, as pycocotools' ``COCOeval.accumulate``.
 
@@ -141,6 +149,7 @@ def accumulate(
         is_unjudged: (A, D) detections that are no false positive although they have no match.
         num_objects: (K, A) annotations to be found.
         limits: M limits, ascending.
+        settings: the thresholds and recall points.
     """
     num_classes, num_areas = num_objects.shape
     curves: dict[tuple[int, int, int], Curve] = {}
@@ -161,23 +170,25 @@ def accumulate(
                 is_unjudged[a, chosen],
                 ranking.scores[chosen],
                 int(num_objects[k, a]),
+                settings,
             )
-    return Curves((num_classes, num_areas, len(limits)), curves)
+    return Curves((num_classes, num_areas, len(limits)), curves, tuple(limits), settings)
 
 
 def _curve(
-    matched: NDArray[np.uint16],
-    ignored: NDArray[np.uint16],
+    matched: NDArray[Any],
+    ignored: NDArray[Any],
     is_unjudged: NDArray[np.bool_],
     scores: NDArray[np.float64],
     num_objects: int,
+    settings: Settings,
 ) -> Curve:
     """Curve of the detections of a class, by falling score."""
-    needed, points = _needed(num_objects)
+    needed, points = _needed(num_objects, settings)
     if len(scores) == 0:
-        empty = np.zeros((len(IOU_THRESHOLDS), len(needed)))
-        return Curve(empty, empty, np.zeros(len(IOU_THRESHOLDS)), points)
-    bits = np.arange(len(IOU_THRESHOLDS), dtype=np.uint16)[:, None]
+        empty = np.zeros((len(settings.bits), len(needed)))
+        return Curve(empty, empty, np.zeros(len(settings.bits)), points)
+    bits = settings.bits
     is_found = (matched >> bits & 1).astype(bool)
     # A match with something ignored is ignored even where it counts as none
     is_counted = ~((ignored >> bits & 1).astype(bool) | (~is_found & is_unjudged))
@@ -197,7 +208,7 @@ def _curve(
 
 
 @lru_cache(maxsize=1024)
-def _needed(num_objects: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _needed(num_objects: int, settings: Settings) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(U,) how many must be found for a recall point, ascending, and (R,) which of these each one needs."""
     recalls = np.arange(num_objects + 1) / num_objects
-    return np.unique(np.searchsorted(recalls, RECALL_POINTS, side="left"), return_inverse=True)
+    return np.unique(np.searchsorted(recalls, settings.recall_points, side="left"), return_inverse=True)

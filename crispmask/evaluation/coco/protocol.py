@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crispmask.evaluation.coco.instance_eval import Candidates, InstanceEval
-from crispmask.evaluation.coco.matching import LOWEST_IOU
 from crispmask.evaluation.coco.objects import Annotations, Detections
 from crispmask.evaluation.coco.official import AREA, official_areas
 from crispmask.evaluation.coco.overlaps import (
@@ -29,6 +28,7 @@ from crispmask.evaluation.coco.overlaps import (
     box_overlaps,
     compute_overlaps,
 )
+from crispmask.evaluation.coco.settings import STANDARD, Settings
 from crispmask.evaluation.formats.checks import decode_json, is_finite, read_file, short
 from crispmask.evaluation.formats.coco import (
     GroundTruth,
@@ -83,7 +83,7 @@ def evaluate_coco(
         official, class_agnostic, max_outline: see :func:`crispmask.evaluation.evaluate`.
 
     Returns:
-        The accumulated evaluation of each task; :func:`average_precisions` reads it.
+        The accumulated evaluation of each task; :func:`figures_of` reads it.
 
     Raises:
         ValueError: bad input; the message names the row.
@@ -101,9 +101,9 @@ def evaluate_coco(
 def coco_figures(
     gt: Any, predictions: Any, tasks: Sequence[str], **options: Any
 ) -> dict[str, dict[str, float]]:
-    """:func:`average_precisions` of :func:`evaluate_coco`, by task."""
+    """:func:`figures_of` :func:`evaluate_coco`, by task."""
     evaluations = evaluate_coco(gt, predictions, tasks, **options)
-    return {task: average_precisions(evaluation) for task, evaluation in evaluations.items()}
+    return {task: figures_of(evaluation) for task, evaluation in evaluations.items()}
 
 
 def with_rules(
@@ -167,11 +167,12 @@ def evaluate_results(
     limit = gt.max_dets if max_dets is None else int(max_dets)
     truths = Annotations.of_rows(with_masks(gt.annotations, gt, "Annotation", progress), gt, "segmentation")
     objects = truths, results.detections
-    measures = _measure(gt, objects, tasks, limit, dilation_ratio, lazy, progress)
+    lowest_iou = STANDARD.lowest_iou if lazy else 0.0
+    measures = _measure(gt, objects, tasks, limit, dilation_ratio, lowest_iou, progress)
     objects = measures.annotations, measures.detections
     if measures.num_needless:
         note(needless_note(measures.num_needless, "Prediction"))
-    evaluations = _match(gt, objects, tasks, measures.overlaps, limit, progress)
+    evaluations = _match(gt, objects, tasks, measures.overlaps, limit, progress, STANDARD)
     for sentence in (*gt.notes, *limit_notes(gt, results.shared_limits, limit)):
         note(sentence)
     _note_sizes(gt, objects, limit, results.official_areas, tasks)
@@ -190,11 +191,13 @@ def evaluate_rows(
     overlaps: ImageOverlaps | None = None,
     progress: Progress | None = None,
     is_file: bool = False,
+    settings: Settings = STANDARD,
 ) -> dict[str, InstanceEval]:
     """:func:`evaluate_coco` on rows that have been read, by the rules of ``gt``.
 
     ``image_ids`` chooses images, ``overlaps`` are mask overlaps that :func:`image_overlaps` made before.
     ``is_file``: the rows are a results file, of which official tools may give other figures: it is noted.
+    ``settings``: what figures are averaged over.
     """
     progress = progress or Progress()
     check_options(tasks, dilation_ratio, max_dets)
@@ -212,7 +215,7 @@ def evaluate_rows(
         found = with_boxes(rows, gt, progress=progress)
         objects = Annotations.of_rows(truths, gt, "bbox"), Detections.of_rows(found, gt, "bbox")
         ious = box_overlaps(*objects, gt.within_limit(objects[1], limit), len(gt.class_names))
-        evaluations |= _match(gt, objects, ["bbox"], ious, limit, progress)
+        evaluations |= _match(gt, objects, ["bbox"], ious, limit, progress, settings)
         if notes_sizes:
             others = np.array([row.get(AREA, np.nan) for row in found], np.float64)
             _note_sizes(gt, objects, limit, others, ["bbox"])
@@ -220,10 +223,12 @@ def evaluate_rows(
         _require_masks(gt)
         objects = mask_objects(gt, annotations, rows, progress)
         if overlaps is None:
-            ious = _measure(gt, objects, mask_tasks, limit, dilation_ratio, lazy, progress).overlaps
+            lowest_iou = settings.lowest_iou if lazy else 0.0
+            options = dilation_ratio, lowest_iou, progress
+            ious = _measure(gt, objects, mask_tasks, limit, *options).overlaps
         else:
             ious = overlaps.within(gt, *objects, limit)
-        evaluations |= _match(gt, objects, mask_tasks, ious, limit, progress)
+        evaluations |= _match(gt, objects, mask_tasks, ious, limit, progress, settings)
         if notes_sizes:
             _note_sizes(gt, objects, limit, official_areas(rows), mask_tasks)
     for sentence in share_notes(rows, tasks) if is_file else ():
@@ -274,13 +279,15 @@ def _match(
     overlaps: Overlaps,
     max_dets: int,
     progress: Progress,
+    settings: Settings,
 ) -> dict[str, InstanceEval]:
     """Evaluations of tasks on the same overlaps, those of the same ranges of sizes together."""
     evaluations: dict[str, InstanceEval] = {}
     for half_open in (False, True):
         own = [task for task in tasks if (gt.is_official and task in gt.half_open_tasks) is half_open]
         if own:
-            evaluations |= Candidates(gt, *objects, max_dets, half_open).evaluate(overlaps, own, progress)
+            candidates = Candidates(gt, *objects, max_dets, half_open, settings)
+            evaluations |= candidates.evaluate(overlaps, own, progress)
     return evaluations
 
 
@@ -290,12 +297,12 @@ def _measure(
     tasks: Sequence[str],
     max_dets: int,
     dilation_ratio: float,
-    lazy: bool,
+    lowest_iou: float,
     progress: Progress,
 ) -> Measures:
     """Overlaps of masks, as far as the tasks need them."""
     ratio = dilation_ratio if "boundary" in tasks else None
-    options = {"dilation_ratio": ratio, "lowest_iou": LOWEST_IOU if lazy else 0.0, "progress": progress}
+    options = {"dilation_ratio": ratio, "lowest_iou": lowest_iou, "progress": progress}
     return compute_overlaps(gt, *objects, gt.within_limit(objects[1], max_dets), **options)
 
 
@@ -326,6 +333,26 @@ def average_precisions(evaluation: InstanceEval, separator: str = "/") -> dict[s
     for k, name in enumerate(evaluation.class_names):
         figures[f"AP{separator}{name}"] = evaluation.mean_precision(k)
     return {name: value * 100 if value >= 0 else float("nan") for name, value in figures.items()}
+
+
+def average_recalls(evaluation: InstanceEval, at: str = "") -> dict[str, float]:
+    """AR of each limit of detections, ``AR1``, ``AR10`` and ``AR100`` by COCO's rules, then ARs, ARm and ARl.
+
+    All are in 0..100; NaN where there is no object to find. ``at``: what stands before a limit; with one,
+    the highest limit alone is given, and with all names, as lvis-api does: ``AR@300``, ``ARs@300``.
+    """
+    limits = evaluation.curves.limits
+    end = f"{at}{limits[-1]}"
+    names = [f"AR{end if at else limit}" for limit in limits]
+    names += [f"{name}{end if at else ''}" for name in ("ARs", "ARm", "ARl")]
+    values = evaluation.stats[len(SUMMARY) :].tolist()
+    # Of equal names the last one stays, that of the highest limit
+    return {n: v * 100 if v >= 0 else float("nan") for n, v in zip(names, values, strict=True)}
+
+
+def figures_of(evaluation: InstanceEval, at: str = "") -> dict[str, float]:
+    """:func:`average_precisions` and :func:`average_recalls`."""
+    return average_precisions(evaluation) | average_recalls(evaluation, at)
 
 
 def _require_masks(gt: GroundTruth) -> None:

@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crispmask.evaluation.coco.instance_eval import Matching
-from crispmask.evaluation.coco.matching import IOU_THRESHOLDS
-from crispmask.evaluation.coco.precision import RECALL_POINTS
+from crispmask.evaluation.coco.settings import STANDARD
 
 # Weights of resamples that are in memory at a time, 4 bytes each, for every array of them
 MOST_WEIGHTS = 2**22
@@ -70,7 +69,7 @@ def resample_classes(
                 figures[name][k, part] = precisions.mean(axis=0)
                 if area == 0:
                     for at, threshold in THRESHOLDS.items():
-                        figures[at][k, part] = precisions[threshold == IOU_THRESHOLDS][0]
+                        figures[at][k, part] = precisions[threshold == STANDARD.iou_thresholds][0]
     return figures
 
 
@@ -118,12 +117,12 @@ class Outcomes:
 
     def mean_precisions(self, weights: Weights, objects: NDArray[np.int32]) -> NDArray[np.float64]:
         """(T, B) mean over the recall points of the precision, with (N, B) weights and (B,) objects."""
-        means = np.zeros((len(IOU_THRESHOLDS), weights.shape[1]))
+        means = np.zeros((len(STANDARD.iou_thresholds), weights.shape[1]))
         last = None
         for t, curve in enumerate(self.curves(weights, objects)):
             means[t] = means[t - 1] if curve is last else np.einsum("hb,hb->b", *curve)
             last = curve
-        return means / len(RECALL_POINTS)
+        return means / len(STANDARD.recall_points)
 
     def curves(
         self, weights: Weights, objects: NDArray[np.int32]
@@ -233,7 +232,7 @@ def _changes(change: NDArray[np.int32], own: Weights, hits: NDArray[np.int64]) -
 
 def _bits(values: NDArray[np.uint16]) -> NDArray[np.bool_]:
     """(T, S) the bits of (S,) values, one for each threshold."""
-    return (values >> np.arange(len(IOU_THRESHOLDS), dtype=np.uint16)[:, None] & 1).astype(bool)
+    return (values >> np.arange(len(STANDARD.iou_thresholds), dtype=np.uint16)[:, None] & 1).astype(bool)
 
 
 def _running(function: np.ufunc, rows: NDArray) -> NDArray:
@@ -251,5 +250,7 @@ def _reached_points(objects: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDAr
     """
     counts, rows = np.unique(objects, return_inverse=True)
     found = np.arange(counts[-1] + 1)
-    table = [np.searchsorted(RECALL_POINTS, found / max(n, 1), side="right") for n in counts.tolist()]
+    table = [
+        np.searchsorted(STANDARD.recall_points, found / max(n, 1), side="right") for n in counts.tolist()
+    ]
     return np.stack(table).astype(np.uint8).reshape(-1), rows * len(found)

@@ -19,6 +19,7 @@ from crispmask.evaluation.coco.official import (
     HOW,
     NO_ID,
     id_notes,
+    loaded_rows,
     official_annotations,
     official_rows,
 )
@@ -282,7 +283,7 @@ def read_predictions(
         name = None if names is None else where
         rows.append({**row, "score": score, "index": index, "id": index + 1, NAME: name})
     if gt.is_official:
-        rows = official_rows(rows)
+        rows = loaded_rows(rows, data) if hasattr(source, "dataset") else official_rows(rows)
     if gt.category_ranks is None:
         return rows
     known = [row for row in rows if row.get("category_id") not in gt.extra_categories]

@@ -22,9 +22,9 @@ from crispmask.evaluation.coco.instance_eval import InstanceEval
 from crispmask.evaluation.coco.objects import Annotations, Detections, places_of
 from crispmask.evaluation.coco.protocol import (
     DILATION_RATIO,
-    average_precisions,
     check_options,
     evaluate_source,
+    figures_of,
     with_rules,
 )
 from crispmask.evaluation.formats.checks import check_flag, short
@@ -167,7 +167,7 @@ def evaluate_lvis(
         official, max_outline: see :func:`crispmask.evaluation.evaluate`.
 
     Returns:
-        The accumulated evaluation of each task; ``average_precisions`` reads it, with APr, APc and APf.
+        The accumulated evaluation of each task; ``figures_of`` reads it, with APr, APc and APf.
 
     Raises:
         ValueError: bad input; the message names the row.
@@ -183,9 +183,9 @@ def evaluate_lvis(
 def lvis_figures(
     gt: Any, predictions: Any, tasks: Sequence[str], **options: Any
 ) -> dict[str, dict[str, float]]:
-    """:func:`average_precisions` of :func:`evaluate_lvis`, by task."""
+    """Figures of :func:`evaluate_lvis`, by task."""
     evaluations = evaluate_lvis(gt, predictions, tasks, **options)
-    return {task: average_precisions(evaluation) for task, evaluation in evaluations.items()}
+    return {task: figures_of(evaluation, "@") for task, evaluation in evaluations.items()}
 
 
 def read_lvis(
