@@ -88,4 +88,4 @@ def _box_areas(rows: list[_Row]) -> Floats:
     """Areas of the boxes, which pycocotools takes if the first row has one; it stops at a row without."""
     if not rows or any(row.bbox is None for row in rows):
         return np.full(len(rows), np.nan)
-    return np.array([row.bbox for row in rows], np.float64)[:, 2:].prod(axis=1)
+    return np.array([row.bbox[2] * row.bbox[3] for row in rows], np.float64)
