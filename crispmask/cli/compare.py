@@ -96,8 +96,7 @@ def _evaluate(
 ) -> tuple[dict[str, dict[str, InstanceEval]], list[str]]:
     """Evaluations by model and task, and what has to be known of them."""
     from crispmask.evaluation.build import default_ratio, read_truth
-    from crispmask.evaluation.coco.protocol import check_options, evaluate_rows
-    from crispmask.evaluation.formats.coco import read_predictions
+    from crispmask.evaluation.coco.protocol import check_options, evaluate_source
     from crispmask.evaluation.notes import collected_notes
 
     tasks = [TASKS[kind] for kind in args.iou_type]
@@ -111,8 +110,7 @@ def _evaluate(
     evaluations, own_notes = {}, {}
     for name, path in files.items():
         with collected_notes() as own_notes[name]:
-            rows = read_predictions(path, gt, progress)
-            evaluations[name] = evaluate_rows(gt, rows, tasks, **options, progress=progress, is_file=True)
+            evaluations[name] = evaluate_source(gt, path, tasks, **options, lazy=True, progress=progress)
     return evaluations, [*notes, *_named(own_notes)]
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from crispmask.evaluation.coco.instance_eval import InstanceEval
 from crispmask.evaluation.coco.protocol import average_precisions
-from crispmask.evaluation.coco.resampling import draw_weights, resample_classes
+from crispmask.evaluation.coco.resampling import by_ranking, draw_weights, resample_classes
 from crispmask.evaluation.formats.checks import short
 from crispmask.evaluation.progress import Progress
 
@@ -111,14 +111,14 @@ def compare(
     images = len(evaluations[names[0]][tasks[0]].matching.image_ids)
     weights = draw_weights(images, resamples, seed)
     comparison = Comparison(names, pairs, resamples, images, {}, {})
-    steps = [(task, name) for task in tasks for name in names]
-    samples: dict[str, dict[str, Samples]] = {}
-    for task, name in (progress or Progress()).track(steps, "Resamples of the models"):
-        samples[name] = _sample(evaluations[name][task], weights)
-        if name == names[-1]:
-            exact = {n: average_precisions(evaluations[n][task]) for n in names}
-            comparison.figures[task] = _intervals(exact, samples)
-            comparison.differences[task] = _differences(exact, samples, pairs)
+    samples: dict[str, dict[str, dict[str, Samples]]] = {task: {} for task in tasks}
+    for name in (progress or Progress()).track(names, "Resamples of the models"):
+        for task, figures in _sample(evaluations[name], weights).items():
+            samples[task][name] = figures
+    for task in tasks:
+        exact = {name: average_precisions(evaluations[name][task]) for name in names}
+        comparison.figures[task] = _intervals(exact, samples[task])
+        comparison.differences[task] = _differences(exact, samples[task], pairs)
     return comparison
 
 
@@ -144,9 +144,21 @@ def adjust(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def _sample(evaluation: InstanceEval, weights: NDArray[np.int32]) -> dict[str, Samples]:
-    """(B,) figures of the resamples, by the names of ``average_precisions``, in 0..100."""
-    classes = resample_classes(evaluation.matching, len(evaluation.class_names), weights)
+def _sample(
+    evaluations: Mapping[str, InstanceEval], weights: NDArray[np.int32]
+) -> dict[str, dict[str, Samples]]:
+    """By task, (B,) figures of the resamples, by the names of ``average_precisions``, in 0..100."""
+    samples = {}
+    matchings = {task: evaluation.matching for task, evaluation in evaluations.items()}
+    for group in by_ranking(matchings):
+        num_classes = len(evaluations[group[0]].class_names)
+        figures = resample_classes([matchings[task] for task in group], num_classes, weights)
+        samples |= {task: _means(evaluations[task], own) for task, own in zip(group, figures, strict=True)}
+    return samples
+
+
+def _means(evaluation: InstanceEval, classes: Mapping[str, Samples]) -> dict[str, Samples]:
+    """Means over the classes, those of groups of them, and the classes, from (K, B) in [0, 1]."""
     samples = {name: _mean_of_classes(values) for name, values in classes.items()}
     for name, group in evaluation.class_groups.items():
         samples[name] = _mean_of_classes(classes["AP"][group])

@@ -12,7 +12,7 @@ from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.evaluation.coco import resampling
 from crispmask.evaluation.coco.instance_eval import InstanceEval
 from crispmask.evaluation.coco.protocol import average_precisions, evaluate_coco
-from crispmask.evaluation.coco.resampling import Outcomes, draw_weights, resample_classes
+from crispmask.evaluation.coco.resampling import Outcomes, by_ranking, draw_weights, resample_classes
 from crispmask.evaluation.lvis.protocol import evaluate_lvis
 from tests.evaluation.lvis_sets import make_lvis
 
@@ -46,7 +46,7 @@ def precision_of(evaluation: InstanceEval, k: int, area: int, weights: np.ndarra
     kept = evaluation.matching
     objects = weights[kept.images[(kept.classes == k) & ~kept.is_ignored[area]]].sum(axis=0, dtype=np.int32)
     rows = []
-    for precision, points in Outcomes.of_class(kept, k, area, weights).curves(weights, objects):
+    for precision, points in Outcomes.of_class([kept], k, area, weights).curves(weights, objects):
         reached = np.repeat(precision[:, 0], points[:, 0])
         rows.append(np.pad(reached, (0, 101 - len(reached))))
     return np.stack(rows)
@@ -59,7 +59,7 @@ def assert_same(evaluation: InstanceEval, again: InstanceEval, weights: np.ndarr
     for k, area in np.ndindex(len(names), 4):
         if expected[0, 0, k, area] >= 0:
             assert np.array_equal(precision_of(evaluation, k, area, weights), expected[:, :, k, area])
-    figures = resample_classes(evaluation.matching, len(names), weights)
+    (figures,) = resample_classes([evaluation.matching], len(names), weights)
     wanted = average_precisions(again)
     for name in ("AP", "AP50", "AP75", "APs", "APm", "APl"):
         values = figures[name][:, 0]
@@ -103,13 +103,16 @@ def test_weights_of_one_are_the_evaluation_itself(digits: int) -> None:
 
 def test_resamples_taken_one_by_one_are_those_taken_together(monkeypatch: pytest.MonkeyPatch) -> None:
     gt, rows = make_set(SHAPE, 1)
-    kept = evaluate_coco(gt, coarse_scores(rows, 1))["boundary"].matching
+    evaluations = evaluate_coco(gt, coarse_scores(rows, 1), TASKS)
+    kept = {task: evaluation.matching for task, evaluation in evaluations.items()}
+    assert by_ranking(kept) == [["bbox"], ["segm", "boundary"]]
     weights = draw_weights(SHAPE.images, 30, 0)
-    together = resample_classes(kept, SHAPE.categories, weights)
+    together = resample_classes([kept["segm"], kept["boundary"]], SHAPE.categories, weights)
     monkeypatch.setattr(resampling, "MOST_WEIGHTS", 1)
-    apart = resample_classes(kept, SHAPE.categories, weights)
-    for name, values in together.items():
-        np.testing.assert_allclose(apart[name], values, rtol=0, atol=1e-14)
+    for task, figures in zip(("segm", "boundary"), together, strict=True):
+        (apart,) = resample_classes([kept[task]], SHAPE.categories, weights)
+        for name, values in figures.items():
+            np.testing.assert_allclose(apart[name], values, rtol=0, atol=1e-14)
 
 
 def test_every_resample_has_as_many_images_and_a_seed_draws_the_same_again() -> None:
@@ -124,7 +127,8 @@ def test_nothing_to_find_and_nothing_found() -> None:
     gt, rows = make_set(SHAPE, 0)
     weights = draw_weights(SHAPE.images, 5, 0)
     empty: list[Any] = []
-    found = resample_classes(evaluate_coco(gt, empty)["segm"].matching, SHAPE.categories, weights)
+    (found,) = resample_classes([evaluate_coco(gt, empty)["segm"].matching], SHAPE.categories, weights)
     assert np.nanmax(found["AP"]) == 0
     nothing = evaluate_coco({**gt, "annotations": []}, rows)["segm"].matching
-    assert np.isnan(resample_classes(nothing, SHAPE.categories, weights)["AP"]).all()
+    (found,) = resample_classes([nothing], SHAPE.categories, weights)
+    assert np.isnan(found["AP"]).all()

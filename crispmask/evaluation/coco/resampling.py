@@ -5,14 +5,15 @@ its detections. These are weights of what was matched before: nothing is matched
 recall point is that of an evaluation of the copied images to the last bit; their mean is summed in another
 order, which can change its last bits.
 
-Shapes: N images, B resamples; D detections of a class, of which S match something and H are right; A area
-ranges, T IoU thresholds, R recall points, K classes.
+Shapes: N images, B resamples; D detections of a class, of which S match something and H end a run of hits; J
+tasks; A area ranges, T IoU thresholds, R recall points, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -41,36 +42,45 @@ def draw_weights(num_images: int, resamples: int, seed: int) -> Weights:
 
 
 def resample_classes(
-    matching: Matching, num_classes: int, weights: Weights
-) -> dict[str, NDArray[np.float64]]:
-    """AP of every class in every resample.
+    matchings: Sequence[Matching], num_classes: int, weights: Weights
+) -> list[dict[str, NDArray[np.float64]]]:
+    """AP of every class in every resample, of J tasks that rank the same detections.
 
     Args:
-        matching: what was matched in the evaluation.
+        matchings: what was matched in each task: they differ in ``matches`` alone, see :func:`by_ranking`.
         num_classes: K.
         weights: (N, B), images in the order of their indices.
 
     Returns:
-        ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm`` and ``APl``: (K, B) in [0, 1]; NaN where a resample has
-        no object of a class and size.
+        For each task ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm`` and ``APl``: (K, B) in [0, 1]; NaN where a
+        resample has no object of a class and size.
     """
-    figures = {name: np.full((num_classes, weights.shape[1]), np.nan) for name in (*AREAS, *THRESHOLDS)}
+    shape = num_classes, weights.shape[1]
+    figures = [{name: np.full(shape, np.nan) for name in (*AREAS, *THRESHOLDS)} for _ in matchings]
     for k in range(num_classes):
-        is_own = matching.classes == k
+        is_own = matchings[0].classes == k
         for name, area in AREAS.items():
-            images = matching.images[is_own & ~matching.is_ignored[area]]
+            images = matchings[0].images[is_own & ~matchings[0].is_ignored[area]]
             if not len(images):
                 continue
-            outcomes = Outcomes.of_class(matching, k, area, weights)
+            outcomes = Outcomes.of_class(matchings, k, area, weights)
             for part in _parts(weights, len(images) + outcomes.num_matching):
                 own = weights[:, part]
                 objects = own[images].sum(axis=0, dtype=np.int32)
                 precisions = np.where(objects > 0, outcomes.mean_precisions(own, objects), np.nan)
-                figures[name][k, part] = precisions.mean(axis=0)
-                if area == 0:
-                    for at, threshold in THRESHOLDS.items():
-                        figures[at][k, part] = precisions[threshold == STANDARD.iou_thresholds][0]
+                for of_task, at_thresholds in zip(figures, precisions, strict=True):
+                    of_task[name][k, part] = at_thresholds.mean(axis=0)
+                    for at, threshold in THRESHOLDS.items() if area == 0 else ():
+                        of_task[at][k, part] = at_thresholds[threshold == STANDARD.iou_thresholds][0]
     return figures
+
+
+def by_ranking(matchings: Mapping[str, Matching]) -> list[list[str]]:
+    """Names of tasks that differ in their matches alone, such as those of masks and of boundaries."""
+    groups: dict[int, list[str]] = {}
+    for name, matching in matchings.items():
+        groups.setdefault(id(matching.is_unjudged), []).append(name)
+    return list(groups.values())
 
 
 def _parts(weights: Weights, rows: int) -> Iterator[slice]:
@@ -81,13 +91,13 @@ def _parts(weights: Weights, rows: int) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What became of the D detections of a class in an area range, by falling score.
+    """What became of the D detections of a class in an area range, by falling score, in J tasks.
 
     Attributes:
         images: (D,) image indices.
         copies: (D,) 0: the detection stands for those of all copies of its image. 1 and more: for that of one
             copy alone, see :func:`_tied_apart`.
-        matched, ignored: (D,) as in ``Matches``.
+        matched, ignored: (J, D) as in ``Matches``.
         is_unjudged: (D,) whether it is no false positive without a match.
     """
 
@@ -98,63 +108,76 @@ class Outcomes:
     is_unjudged: NDArray[np.bool_]
 
     @classmethod
-    def of_class(cls, matching: Matching, k: int, area: int, weights: Weights) -> Outcomes:
+    def of_class(cls, matchings: Sequence[Matching], k: int, area: int, weights: Weights) -> Outcomes:
         """Those of class ``k``; ``weights`` (N, B) say how many copies of an image there may be."""
-        ranking, matches = matching.ranking, matching.matches
+        ranking, is_unjudged = matchings[0].ranking, matchings[0].is_unjudged[area]
         first, end = np.searchsorted(ranking.classes, [k, k + 1])
         order = first + np.argsort(-ranking.scores[first:end], kind="stable")
         images = ranking.images[order]
-        matched, ignored = matches.matched[area, order], matches.ignored[area, order]
-        places, copies = _tied_apart(ranking.scores[order], images, matched | ignored, weights)
-        outcomes = images, matched, ignored, matching.is_unjudged[area, order]
-        images, *others = (values[places] for values in outcomes)
-        return cls(images, copies, *others)
+        bits = np.stack([[m.matches.matched[area, order], m.matches.ignored[area, order]] for m in matchings])
+        places, copies = _tied_apart(ranking.scores[order], images, bits.any(axis=(0, 1)), weights)
+        matched, ignored = bits[:, 0, places], bits[:, 1, places]
+        return cls(images[places], copies, matched, ignored, is_unjudged[order[places]])
+
+    @property
+    def _matching(self) -> NDArray[np.int64]:
+        """(S,) places of the detections that match something at any threshold."""
+        return np.flatnonzero((self.matched | self.ignored).any(axis=0))
 
     @property
     def num_matching(self) -> int:
-        """S: detections that match something at any threshold."""
-        return int(np.count_nonzero(self.matched | self.ignored))
+        """S."""
+        return len(self._matching)
 
     def mean_precisions(self, weights: Weights, objects: NDArray[np.int32]) -> NDArray[np.float64]:
-        """(T, B) mean over the recall points of the precision, with (N, B) weights and (B,) objects."""
-        means = np.zeros((len(STANDARD.iou_thresholds), weights.shape[1]))
+        """(J, T, B) mean over the recall points of the precision, with (N, B) weights and (B,) objects."""
+        shape = len(self.matched), len(STANDARD.iou_thresholds), weights.shape[1]
+        means = np.zeros((shape[0] * shape[1], shape[2]))
         last = None
-        for t, curve in enumerate(self.curves(weights, objects)):
-            means[t] = means[t - 1] if curve is last else np.einsum("hb,hb->b", *curve)
+        for row, curve in enumerate(self.curves(weights, objects)):
+            means[row] = means[row - 1] if curve is last else np.einsum("hb,hb->b", *curve)
             last = curve
-        return means / len(STANDARD.recall_points)
+        return means.reshape(shape) / len(STANDARD.recall_points)
 
     def curves(
         self, weights: Weights, objects: NDArray[np.int32]
     ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.uint8]]]:
-        """Precision and recall of every resample at each of the T thresholds.
+        """Precision and recall of every resample in each of the J tasks, at each of its T thresholds.
 
         Args:
             weights: (N, B).
             objects: (B,) that are to be found.
 
         Yields:
-            (H, B) the best precision from a hit on, and the number of recall points that have it; the recall
-            points that are left over have precision 0. Where nothing differs from the threshold before, it
-            is the same tuple again.
+            (H, B) the best precision from the end of a run of hits on, and the number of recall points that
+            have it; the recall points that are left over have precision 0. Where nothing differs from the one
+            before, it is the same tuple again.
         """
-        places = np.flatnonzero(self.matched | self.ignored)
+        places = self._matching
         own = self._weights_of(places, weights)
         counted = ~self.is_unjudged
         totals = self._totals(np.flatnonzero(counted), places, weights)
         counted = counted[places]
         reached, row_starts = _reached_points(objects)
-        is_match, is_ignored = (_bits(values[places]) for values in (self.matched, self.ignored))
+        is_match, is_ignored = (_bits(values[:, places]) for values in (self.matched, self.ignored))
         # A match with something ignored is ignored even where it counts as none
         is_counted = ~is_ignored & (is_match | counted)
         is_hit = is_match & is_counted
         is_new = np.ones(len(is_hit), bool)
         is_new[1:] = ((is_hit[1:] != is_hit[:-1]) | (is_counted[1:] != is_counted[:-1])).any(axis=1)
-        for t in range(len(is_hit)):
-            if is_new[t]:
-                hits = np.flatnonzero(is_hit[t])
+        changes = is_counted.astype(np.int32) - counted
+        numbers = np.searchsorted(np.flatnonzero(~self.is_unjudged), places, side="right")
+        numbers = numbers + np.cumsum(changes, axis=1)
+        for row in range(len(is_hit)):
+            if is_new[row]:
+                hits = np.flatnonzero(is_hit[row])
                 found = _running(np.add, own[hits])
-                total = totals[hits] + _changes(is_counted[t].astype(np.int32) - counted, own, hits)
+                # Precision only rises in a run of hits without a false alarm: its end stands for all of it
+                is_end = np.ones(len(hits), bool)
+                is_end[:-1] = numbers[row, hits[1:]] - numbers[row, hits[:-1]] > 1
+                hits, found = hits[is_end], found[is_end]
+                total = totals[hits]
+                _add_changes(total, changes[row], own, hits)
                 precision = total + np.spacing(1)
                 _running(np.maximum, np.divide(found, precision, precision)[::-1])
                 points = reached.take(found + row_starts)
@@ -188,7 +211,7 @@ class Outcomes:
 
 
 def _tied_apart(
-    scores: NDArray[np.float64], images: NDArray[np.int64], bits: NDArray[np.uint16], weights: Weights
+    scores: NDArray[np.float64], images: NDArray[np.int64], is_match: NDArray[np.bool_], weights: Weights
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Places and copies of detections in the order in which those of copied images come.
 
@@ -197,7 +220,7 @@ def _tied_apart(
 
     Args:
         scores, images: (D,) by falling score.
-        bits: (D,) not 0 where a detection matches something.
+        is_match: (D,) whether a detection matches something.
         weights: (N, B).
     """
     places = np.arange(len(scores))
@@ -207,32 +230,41 @@ def _tied_apart(
     parts: list[NDArray[np.int64]] = []
     copies: list[NDArray[np.int64]] = []
     for block in np.split(places, np.flatnonzero(~is_tied) + 1):
-        is_mixed = len(block) > 1 and bits[block].any()
+        is_mixed = len(block) > 1 and is_match[block].any()
         most = int(weights[images[block[0]]].max()) if is_mixed else 1
         parts.append(np.tile(block, most))
         copies.append(np.repeat(np.arange(1, most + 1) if is_mixed else [0], len(block)))
     return np.concatenate(parts), np.concatenate(copies)
 
 
-def _changes(change: NDArray[np.int32], own: Weights, hits: NDArray[np.int64]) -> NDArray[np.int32] | int:
-    """(H, B) what detections that are counted (1), or are not (-1), at one threshold alone add to totals.
+def _add_changes(
+    totals: NDArray[np.int32], change: NDArray[np.int32], own: Weights, hits: NDArray[np.int64]
+) -> None:
+    """Add to (H, B) totals what detections that are counted (1), or are not (-1), at one threshold change.
 
     Args:
+        totals: up to each of the hits.
         change: (S,) 1, -1, or 0 where the totals have it right.
         own: (S, B) weights.
         hits: (H,) places among S.
     """
     changed = np.flatnonzero(change)
     if not len(changed):
-        return 0
-    added = np.zeros((len(changed) + 1, own.shape[1]), np.int32)
-    np.multiply(own[changed], change[changed, None], out=added[1:])
-    return _running(np.add, added)[np.searchsorted(changed, hits, side="right")]
+        return
+    added = _running(np.add, own[changed] * change[changed, None])
+    last = np.searchsorted(changed, hits, side="right") - 1
+    first = int(np.searchsorted(last, 0))
+    totals[first:] += added[last[first:]]
 
 
 def _bits(values: NDArray[np.uint16]) -> NDArray[np.bool_]:
-    """(T, S) the bits of (S,) values, one for each threshold."""
-    return (values >> np.arange(len(STANDARD.iou_thresholds), dtype=np.uint16)[:, None] & 1).astype(bool)
+    """(J * T, S) the bits of (J, S) values, one for each threshold."""
+    thresholds = np.arange(len(STANDARD.iou_thresholds), dtype=np.uint16)
+    return (
+        (values[:, None] >> thresholds[:, None] & 1)
+        .astype(bool)
+        .reshape(len(values) * len(thresholds), values.shape[1])
+    )
 
 
 def _running(function: np.ufunc, rows: NDArray) -> NDArray:
@@ -249,8 +281,14 @@ def _reached_points(objects: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDAr
         objects: (B,).
     """
     counts, rows = np.unique(objects, return_inverse=True)
-    found = np.arange(counts[-1] + 1)
-    table = [
-        np.searchsorted(STANDARD.recall_points, found / max(n, 1), side="right") for n in counts.tolist()
-    ]
-    return np.stack(table).astype(np.uint8).reshape(-1), rows * len(found)
+    table = np.zeros((len(counts), counts[-1] + 1), np.uint8)
+    for row, count in zip(table, counts.tolist(), strict=True):
+        row[: count + 1] = _reached_of(count)
+    return table.reshape(-1), rows * table.shape[1]
+
+
+@lru_cache(maxsize=4096)
+def _reached_of(num_objects: int) -> NDArray[np.uint8]:
+    """How many recall points are reached with 0, 1, 2 and so on of the objects found."""
+    recalls = np.arange(num_objects + 1) / max(num_objects, 1)
+    return np.searchsorted(STANDARD.recall_points, recalls, side="right").astype(np.uint8)
