@@ -50,6 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scores", metavar="FILE", help="JSON of scores of a folder of BDD100K bitmasks as PREDICTIONS"
     )
     add_protocol(parser, ["coco", "lvis", "cityscapes", "bdd100k"])
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that measure masks; the figures are the same for any number (default: 1)",
+    )
     parser.add_argument("--gt-boxes", action="store_true", help="quality of the masks alone, see above")
     parser.add_argument("--recall", action="store_true", help="print average recalls (AR), too")
     add_files(parser)
@@ -101,6 +108,7 @@ def _report(args: argparse.Namespace) -> dict[str, Any]:
     report: dict[str, Any] = {"ground_truth": args.ground_truth, "predictions": args.predictions}
     report |= {"protocol": args.protocol}
     report |= {name: value for name, value in options.items() if value not in (None, False)}
+    options["workers"] = args.workers
     with collected_notes() as notes, faults_as_sentences():
         if args.gt_boxes:
             counts, figures = _figures_of_pairs(args, list(kinds.values()), options)
@@ -120,12 +128,14 @@ def _figures_of_pairs(
     from crispmask.evaluation.coco.protocol import check_options, evaluate_rows, figures_of
     from crispmask.evaluation.formats.coco import read_predictions
     from crispmask.evaluation.notes import note
+    from crispmask.evaluation.processes import check_workers
     from crispmask.evaluation.progress import Progress
 
-    ratio, max_dets = options["dilation_ratio"], options["max_dets"]
-    check_options(tasks, ratio, max_dets)
+    given = {name: options[name] for name in ("dilation_ratio", "max_dets")}
+    check_options(tasks, **given)
+    given["workers"] = check_workers(options["workers"])
     progress = Progress()
-    kept = given_boxes(args.ground_truth, args.predictions, ratio)
+    kept = given_boxes(args.ground_truth, args.predictions, options["dilation_ratio"])
     rules = {"name": args.ground_truth, "progress": progress, "max_outline": options["max_outline"]}
     truth = read_truth(kept.gt, args.protocol, **rules)
     for sentence in truth.notes:
@@ -133,7 +143,7 @@ def _figures_of_pairs(
     figures = {}
     for task in tasks:
         rows = read_predictions(kept.predictions[task], truth, progress)
-        found = evaluate_rows(truth, rows, [task], dilation_ratio=ratio, max_dets=max_dets, progress=progress)
+        found = evaluate_rows(truth, rows, [task], **given, progress=progress)
         figures[task] = figures_of(found[task], "@" if args.protocol == "lvis" else "")
     return {"paired_objects": len(kept.gt["annotations"]), "objects": kept.num_objects}, figures
 

@@ -30,6 +30,7 @@ def evaluate(
     max_outline: float | None = None,
     *,
     scores: Any = None,
+    workers: int = 1,
 ) -> dict[str, float]:
     """AP of a results file of any model. Detectron2 is not needed.
 
@@ -57,6 +58,7 @@ def evaluate(
         max_outline: pixels of outline that the polygons of a file may have together; None: 1e9.
         scores: for ``bdd100k`` with a folder of bitmasks as predictions: path of the JSON of their scores, or
             what it holds.
+        workers: processes that measure masks; the figures are the same for any number.
 
     Returns:
         ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` and ``AP/<class>`` in 0..100, and average
@@ -75,6 +77,7 @@ def evaluate(
     task = IOU_TYPES[iou_type]
     options = {"dilation_ratio": dilation_ratio, "max_dets": max_dets, "max_outline": max_outline}
     options |= {"official": official, "class_agnostic": class_agnostic, "scores": scores}
+    options["workers"] = workers
     return evaluate_tasks(gt, predictions, protocol, [task], **options)[task]
 
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 # Seconds that a run may take in silence, between two lines, and between two moves of the bar
-PATIENCE, LINE_EVERY, MOVE_EVERY = 5.0, 15.0, 0.1
+PATIENCE, LINE_EVERY, MOVE_EVERY = 2.0, 15.0, 0.1
 
 Item = TypeVar("Item")
 Report = Callable[[int], None]
@@ -31,9 +31,13 @@ class Progress:
                 yield item
 
     @contextmanager
-    def step(self, what: str, total: int) -> Iterator[Report]:
-        """A step whose body calls what it is given with the number of things that are done, of ``total``."""
+    def step(self, what: str, total: int, *, at_once: bool = False) -> Iterator[Report]:
+        """A step whose body calls what it is given with the number of things that are done, of ``total``.
+
+        ``at_once``: it will be a long one, and is shown from its first report on.
+        """
         with ExitStack() as stack:
+            self._next = 0.0 if at_once else self._next
             show: Report | None = None
 
             def report(done: int) -> None:

@@ -18,8 +18,11 @@ from pycocotools.cocoeval import COCOeval
 
 from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.evaluation import evaluate
+from crispmask.evaluation.coco import overlaps
 from crispmask.evaluation.coco.precision import accumulate
 from crispmask.evaluation.coco.protocol import evaluate_coco
+from crispmask.evaluation.formats.coco import read_ground_truth
+from crispmask.evaluation.formats.results import read_results
 from crispmask.evaluation.masks.boundary_iou import boundary_iou, boundary_width
 from crispmask.evaluation.notes import collected_notes
 
@@ -133,6 +136,46 @@ def test_only_the_best_detections_of_an_image_and_class_count(limit):
     silently(plain.accumulate)
     assert np.array_equal(ours["boundary"].precision, plain.eval["precision"])
     assert ours["segm"].stats[0] != evaluate_coco(gt, results, ("segm",))["segm"].stats[0]
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_any_number_of_processes_gives_the_same(tmp_path, monkeypatch, workers):
+    monkeypatch.setattr(overlaps, "_CHUNK", 16)  # several parts
+    gt, results = make_set(SMALL, 5)
+    paths = [tmp_path / "gt.json", tmp_path / "dt.json"]
+    for path, data in zip(paths, (gt, results), strict=True):
+        path.write_text(json.dumps(data))
+    alone, several = (evaluate_coco(*paths, workers=number) for number in (1, workers))
+    for task in ("segm", "boundary"):
+        assert np.array_equal(alone[task].precision, several[task].precision)
+        assert np.array_equal(alone[task].overlaps.boundary, several[task].overlaps.boundary)
+    results[-1]["segmentation"]["counts"] += "1"
+    paths[1].write_text(json.dumps(results))
+    for number in (1, workers):
+        with pytest.raises(
+            ValueError, match=f"mask of prediction {len(results) - 1} .*does not|runs that do"
+        ):
+            evaluate_coco(*paths, workers=number)
+    with pytest.raises(ValueError, match="workers is 0"):
+        evaluate_coco(*paths, workers=0)
+
+
+def test_columns_of_a_file_and_its_rows_give_the_same(tmp_path):
+    """Read at once where all is as it should be, and row by row."""
+    gt, results = make_set(SMALL, 9)
+    for row in results:
+        row["bbox"] = mask_utils.toBbox(row["segmentation"]).tolist()
+    path = tmp_path / "dt.json"
+    path.write_text(json.dumps(results))
+    with collected_notes() as of_columns:
+        columns = evaluate_coco(gt, path)
+    with collected_notes() as of_rows:
+        rows = evaluate_coco(gt, results)
+    assert read_results(path.read_bytes(), path, read_ground_truth(gt)) is not None
+    assert of_columns == of_rows and any("another size by their bbox" in line for line in of_rows)
+    for task in ("segm", "boundary"):
+        assert np.array_equal(columns[task].precision, rows[task].precision)
+        assert np.array_equal(columns[task].scores, rows[task].scores)
 
 
 def test_boxes_are_pycocotools_boxes():

@@ -32,6 +32,7 @@ from crispmask.evaluation.formats.regions import with_masks
 from crispmask.evaluation.masks.encode import RLE, encode_pieces
 from crispmask.evaluation.masks.rle import parse_runs
 from crispmask.evaluation.notes import note
+from crispmask.evaluation.processes import check_workers
 from crispmask.evaluation.progress import Progress
 
 
@@ -43,6 +44,7 @@ def evaluate_bdd100k(
     *,
     scores: Any = None,
     max_dets: int | None = None,
+    workers: int = 1,
     **rules: Any,
 ) -> dict[str, dict[str, float]]:
     """Evaluate predictions on BDD100K's labels.
@@ -56,6 +58,7 @@ def evaluate_bdd100k(
         dilation_ratio: boundary width as a share of the image diagonal.
         scores: of a folder of bitmasks, which hold none: path of the JSON of frames, or what it holds.
         max_dets: detections of an image and category that count; None: 100.
+        workers: see :func:`crispmask.evaluation.evaluate`.
         rules: see :func:`with_rules`.
 
     Returns:
@@ -74,6 +77,7 @@ def evaluate_bdd100k(
     truth = with_rules(read_ground_truth(data, progress), **rules)
     rows = read_results(predictions, data, truth, scores=scores, progress=progress, findings=findings)
     options = {"dilation_ratio": dilation_ratio, "max_dets": max_dets, "progress": progress}
+    options["workers"] = check_workers(workers)
     raw = evaluate_rows(truth, rows, tasks, **options)
     figures = {task: figures_of(raw[task]) for task in tasks}
     if mask_tasks := [task for task in tasks if task != "bbox"]:

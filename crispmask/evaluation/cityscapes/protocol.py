@@ -31,6 +31,7 @@ from crispmask.evaluation.masks.boundary_iou import boundary_width
 from crispmask.evaluation.masks.crops import Crop, crops_of_runs
 from crispmask.evaluation.masks.rle import parse_runs
 from crispmask.evaluation.notes import note
+from crispmask.evaluation.processes import check_workers
 from crispmask.evaluation.progress import Progress
 
 # Boundary width as a share of the image diagonal in the official boundary evaluation
@@ -62,6 +63,7 @@ def evaluate_cityscapes(
     dilation_ratio: float = DILATION_RATIO,
     *,
     max_dets: int | None = None,
+    workers: int = 1,
 ) -> dict[str, dict[str, float]]:
     """Evaluate predictions on a gtFine folder.
 
@@ -74,6 +76,7 @@ def evaluate_cityscapes(
         dilation_ratio: boundary width as a share of the image diagonal.
         max_dets: detections of an image and class that count by COCO's rules; None: 100. The official
             protocol has no limit.
+        workers: processes that measure masks for COCO's rules.
 
     Returns:
         For each task, in 0..100, NaN where there is no object to find: ``AP``, ``AP50`` and ``AP/<class>``
@@ -101,6 +104,7 @@ def evaluate_cityscapes(
         )
         images[name] = match(name, truth, rows, crops, width)
     options = {"dilation_ratio": dilation_ratio, "max_dets": max_dets, "progress": progress}
+    options["workers"] = check_workers(workers)
     figures = evaluate_images(images, tasks, with_recalls=True, **options)
     for sentence in findings.notes():
         note(sentence)
@@ -126,6 +130,7 @@ def evaluate_images(
     dilation_ratio: float,
     max_dets: int | None = None,
     overlaps: ImageOverlaps | None = None,
+    workers: int = 1,
     progress: Progress | None = None,
     separator: str = "/",
     with_recalls: bool = False,
@@ -138,6 +143,7 @@ def evaluate_images(
         dilation_ratio: boundary width as a share of the image diagonal.
         max_dets: detections of an image and class that count by COCO's rules; None: 100.
         overlaps: mask overlaps for COCO's protocol, if they were made elsewhere.
+        workers: processes that make them here.
         progress: where to say how far it is.
         separator: between ``AP`` and the name of a class.
         with_recalls: give AR by COCO's rules, too.
@@ -154,7 +160,7 @@ def evaluate_images(
     }
     rows = [row for image in images.values() for row in image.rows]
     options = {"dilation_ratio": dilation_ratio, "max_dets": max_dets, "overlaps": overlaps}
-    options["progress"] = progress
+    options |= {"workers": workers, "progress": progress}
     evaluations = coco.evaluate_rows(coco_truth(images), rows, tasks, **options)
     for task, evaluation in evaluations.items():
         figures[f"{task}_coco"] = coco.average_precisions(evaluation, separator)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,9 @@ from pycocotools import mask as mask_utils
 from crispmask.evaluation.coco.objects import Annotations, Detections, Floats, Ints, image_sizes, places_of
 from crispmask.evaluation.formats.coco import GroundTruth, Row
 from crispmask.evaluation.masks.boundary_iou import boundary_width
-from crispmask.evaluation.masks.pair_ious import Masks, pair_ious
+from crispmask.evaluation.masks.pair_ious import Masks, PairIoUs, pair_ious
 from crispmask.evaluation.masks.rle import RLEError
+from crispmask.evaluation.processes import map_in_processes
 from crispmask.evaluation.progress import Progress
 
 # Masks that are measured together, and characters of their strings: few enough to stay in a cache
@@ -159,6 +160,7 @@ def compute_overlaps(
     *,
     dilation_ratio: float | None = None,
     lowest_iou: float = 0.5,
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> Measures:
     """Measure masks, and the overlaps of those of an image and class.
@@ -172,11 +174,11 @@ def compute_overlaps(
         dilation_ratio: boundary width as a share of the image diagonal; None leaves Boundary IoU out.
         lowest_iou: pairs below it match at no threshold. Boundary IoU only lowers overlaps, so it is computed
             from here on. 0: every pair that overlaps counts.
+        workers: processes that measure.
         progress: where to say how far it is.
 
     Raises:
         MaskError: a mask that cannot be read.
-        ValueError: an image of which masks are measured has no size.
     """
     lowest = lowest_iou or np.finfo(np.float64).tiny
     pairs = _Pairs(detections, annotations, is_counted, len(gt.class_names))
@@ -185,42 +187,67 @@ def compute_overlaps(
     widths = None
     if dilation_ratio is not None:
         widths = np.array([boundary_width(*size, dilation_ratio) for size in sizes.tolist()], np.int64)
-    areas = detections.areas.copy(), annotations.areas.copy()
+    chunks = _chunks(detections, annotations, pairs)
+    jobs = (_Job.of(*chunk, annotations, detections, pairs, given, sizes, widths, lowest) for chunk in chunks)
+    measured = map_in_processes(_Job.run, jobs, workers)
+    areas = [side.areas.copy() for side in (detections, annotations)]
     parts: list[Overlaps] = []
     needless = 0
-    chunks = _chunks(detections, annotations, pairs)
     for found, truths in (progress or Progress()).track(chunks, "Overlaps of the images"):
-        images = np.concatenate([detections.images[found], annotations.images[truths]])
-        regions = [detections.regions[i] for i in found.tolist()]
-        regions += [annotations.regions[i] for i in truths.tolist()]
-        is_crowd = np.concatenate([np.zeros(len(found), bool), annotations.is_crowd[truths]])
-        own, mask_ious = pairs.of(found, truths), None
-        if given is not None:
-            own, mask_ious = given.of(found, truths)
-        made = {
-            k: detections.boundaries[i] for k, i in enumerate(found.tolist()) if i in detections.boundaries
-        }
-        own_widths = None if widths is None else widths[images]
-        masks = Masks(regions, sizes[images], is_crowd)
         try:
-            measured = pair_ious(masks, own, lowest, own_widths, made, mask_ious)
+            seen = next(measured)
         except RLEError as error:
             is_detection = error.index < len(found)
             place = (*found.tolist(), *truths.tolist())[error.index]
             raise MaskError(place, str(error), is_detection) from None
-        areas[0][found], areas[1][truths] = np.split(measured.areas, [len(found)])
-        needless += measured.num_needless
-        d, g = measured.pairs.T
-        lowered = np.fmin(measured.mask_ious, measured.boundary_ious)
-        parts.append(Overlaps(found[d], truths[g - len(found)], measured.mask_ious, lowered))
-    measured_areas = (
-        np.where(np.isnan(side.areas), own, side.areas)
-        for side, own in zip((detections, annotations), areas, strict=True)
-    )
-    found, truths = (
-        replace(side, areas=own) for side, own in zip((detections, annotations), measured_areas, strict=True)
-    )
-    return Measures(_joined(parts), found, truths, needless)
+        for own, places, pixels in zip(
+            areas, (found, truths), np.split(seen.areas, [len(found)]), strict=True
+        ):
+            own[places] = np.where(np.isnan(own[places]), pixels, own[places])
+        needless += seen.num_needless
+        d, g = seen.pairs.T
+        lowered = np.fmin(seen.mask_ious, seen.boundary_ious)
+        parts.append(Overlaps(found[d], truths[g - len(found)], seen.mask_ious, lowered))
+    detections, annotations = replace(detections, areas=areas[0]), replace(annotations, areas=areas[1])
+    return Measures(_joined(parts), detections, annotations, needless)
+
+
+class _Job(NamedTuple):
+    """What :func:`pair_ious` is called with for the masks of some images, in any process."""
+
+    masks: Masks
+    pairs: Ints
+    lowest_iou: float
+    widths: Ints | None
+    boundaries: dict[int, str]
+    mask_ious: Floats | None
+
+    @classmethod
+    def of(
+        cls,
+        found: Ints,
+        truths: Ints,
+        annotations: Annotations,
+        detections: Detections,
+        pairs: _Pairs,
+        given: _GivenIoUs | None,
+        sizes: Ints,
+        widths: Ints | None,
+        lowest: float,
+    ) -> _Job:
+        """Of the places of some detections and annotations; ``sizes`` and ``widths`` are of all images."""
+        images = np.concatenate([detections.images[found], annotations.images[truths]])
+        regions = [detections.regions[i] for i in found.tolist()]
+        regions += [annotations.regions[i] for i in truths.tolist()]
+        is_crowd = np.concatenate([np.zeros(len(found), bool), annotations.is_crowd[truths]])
+        own, mask_ious = (pairs.of(found, truths), None) if given is None else given.of(found, truths)
+        known = detections.boundaries
+        made = {k: known[i] for k, i in enumerate(found.tolist() if known else ()) if i in known}
+        masks = Masks(regions, sizes[images], is_crowd)
+        return cls(masks, own, lowest, None if widths is None else widths[images], made, mask_ious)
+
+    def run(self) -> PairIoUs:
+        return pair_ious(*self)
 
 
 def box_overlaps(

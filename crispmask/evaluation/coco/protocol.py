@@ -51,6 +51,7 @@ from crispmask.evaluation.notes import (
     share_notes,
     shared_limits,
 )
+from crispmask.evaluation.processes import check_workers
 from crispmask.evaluation.progress import Progress
 
 DILATION_RATIO = 0.02
@@ -69,6 +70,7 @@ def evaluate_coco(
     official: bool = False,
     class_agnostic: bool = False,
     max_outline: float | None = None,
+    workers: int = 1,
 ) -> dict[str, InstanceEval]:
     """Evaluate a results file by COCO's rules.
 
@@ -80,7 +82,7 @@ def evaluate_coco(
         lazy: compute Boundary IoU only where it can change a match. AP is the same to the last bit; without
             it the stored overlaps below the lowest IoU threshold hold the smaller IoU too.
         max_dets: detections of one image and category that count, best first; None: 100.
-        official, class_agnostic, max_outline: see :func:`crispmask.evaluation.evaluate`.
+        official, class_agnostic, max_outline, workers: see :func:`crispmask.evaluation.evaluate`.
 
     Returns:
         The accumulated evaluation of each task; :func:`figures_of` reads it.
@@ -95,6 +97,7 @@ def evaluate_coco(
     for sentence in federated_notes(truth, gt):
         note(sentence)
     options = {"dilation_ratio": dilation_ratio, "lazy": lazy, "max_dets": max_dets, "progress": progress}
+    options["workers"] = check_workers(workers)
     return evaluate_source(truth, predictions, tasks, **options)
 
 
@@ -137,7 +140,7 @@ def evaluate_source(
     if isinstance(predictions, (str, os.PathLike)):
         path = Path(predictions)
         content = read_file(path, "predictions")
-        results = None if "bbox" in tasks else read_results(content, gt, progress)
+        results = None if "bbox" in tasks else read_results(content, path, gt, progress)
         if results is not None:
             try:
                 return evaluate_results(gt, results, tasks, progress=progress, **options)
@@ -156,6 +159,7 @@ def evaluate_results(
     dilation_ratio: float,
     lazy: bool,
     max_dets: int | None,
+    workers: int,
     progress: Progress,
 ) -> dict[str, InstanceEval]:
     """:func:`evaluate_coco` of masks on what has been read, by the rules of ``gt``.
@@ -168,7 +172,7 @@ def evaluate_results(
     truths = Annotations.of_rows(with_masks(gt.annotations, gt, "Annotation", progress), gt, "segmentation")
     objects = truths, results.detections
     lowest_iou = STANDARD.lowest_iou if lazy else 0.0
-    measures = _measure(gt, objects, tasks, limit, dilation_ratio, lowest_iou, progress)
+    measures = _measure(gt, objects, tasks, limit, dilation_ratio, lowest_iou, workers, progress)
     objects = measures.annotations, measures.detections
     if measures.num_needless:
         note(needless_note(measures.num_needless, "Prediction"))
@@ -189,6 +193,7 @@ def evaluate_rows(
     max_dets: int | None = None,
     image_ids: Collection[Any] | None = None,
     overlaps: ImageOverlaps | None = None,
+    workers: int = 1,
     progress: Progress | None = None,
     is_file: bool = False,
     settings: Settings = STANDARD,
@@ -224,7 +229,7 @@ def evaluate_rows(
         objects = mask_objects(gt, annotations, rows, progress)
         if overlaps is None:
             lowest_iou = settings.lowest_iou if lazy else 0.0
-            options = dilation_ratio, lowest_iou, progress
+            options = dilation_ratio, lowest_iou, workers, progress
             ious = _measure(gt, objects, mask_tasks, limit, *options).overlaps
         else:
             ious = overlaps.within(gt, *objects, limit)
@@ -298,11 +303,13 @@ def _measure(
     max_dets: int,
     dilation_ratio: float,
     lowest_iou: float,
+    workers: int,
     progress: Progress,
 ) -> Measures:
     """Overlaps of masks, as far as the tasks need them."""
     ratio = dilation_ratio if "boundary" in tasks else None
-    options = {"dilation_ratio": ratio, "lowest_iou": lowest_iou, "progress": progress}
+    options = {"dilation_ratio": ratio, "lowest_iou": lowest_iou}
+    options |= {"workers": workers, "progress": progress}
     return compute_overlaps(gt, *objects, gt.within_limit(objects[1], max_dets), **options)
 
 

@@ -25,6 +25,8 @@ from crispmask.evaluation.progress import Progress, Report
 _MAX_PIXELS = 2**32 - 1
 # Dicts between two reports of a reader
 _REPORT_EVERY = 4096
+# Bytes of a file that takes seconds to be decoded
+LARGE_FILE = 1 << 28
 # Bytes that are read from a pipe, which may have no end
 _MAX_PIPE = 1 << 29
 # No encoding of JSON begins so
@@ -55,7 +57,7 @@ def decode_json(content: bytes, path: Path, what: str, progress: Progress | None
     """
     name = f"The {what} file '{path}'"
     try:
-        with without_garbage_collection():
+        with reading(content, path, progress):
             return msgspec.json.decode(content)
     except (msgspec.DecodeError, RecursionError):
         pass  # Python's reader takes more, and says more of what is wrong
@@ -77,6 +79,16 @@ def decode_json(content: bytes, path: Path, what: str, progress: Progress | None
     except ValueError as error:
         # Python reads no integers of thousands of digits
         raise ValueError(f"{name} holds a value that cannot be read: {error}.") from None
+
+
+@contextmanager
+def reading(content: bytes, path: Path, progress: Progress | None = None) -> Iterator[None]:
+    """Decode the content of a file in the body, at one go: it is said before if it will take a while."""
+    is_large = len(content) >= LARGE_FILE
+    step = (progress or Progress()).step(f"Reading {path.name}, MB", len(content) >> 20, at_once=is_large)
+    with step as report, without_garbage_collection():
+        report(0)
+        yield
 
 
 @contextmanager

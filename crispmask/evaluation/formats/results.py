@@ -6,13 +6,14 @@ A file with anything else in it, such as polygons, or a wrong value, is read row
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from crispmask.evaluation.coco.objects import Detections, Floats, Ints, image_sizes, places_of
-from crispmask.evaluation.formats.checks import without_garbage_collection
+from crispmask.evaluation.formats.checks import reading
 from crispmask.evaluation.formats.coco import GroundTruth
 from crispmask.evaluation.progress import Progress
 
@@ -45,13 +46,19 @@ class Results:
     official_areas: Floats
 
 
-def read_results(content: bytes, gt: GroundTruth, progress: Progress | None = None) -> Results | None:
-    """Results of a JSON file, or None if not every row has the ids of an image and a category of the data
-    set, a finite score, and a compressed run-length mask of the size of its image."""
+def read_results(
+    content: bytes, path: Path, gt: GroundTruth, progress: Progress | None = None
+) -> Results | None:
+    """Results from the content of a JSON file.
+
+    Returns:
+        None if not every row has the ids of an image and a category of the data set, a finite score, and a
+        compressed run-length mask of the size of its image.
+    """
     if gt.is_official or gt.category_ranks is not None:
         return None
     try:
-        with without_garbage_collection():
+        with reading(content, path, progress):
             rows = msgspec.json.decode(content, type=list[_Row])
     except (msgspec.DecodeError, RecursionError):
         return None

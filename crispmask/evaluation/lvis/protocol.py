@@ -43,6 +43,7 @@ from crispmask.evaluation.lvis.cocofied import (
     missing_synsets,
 )
 from crispmask.evaluation.notes import note
+from crispmask.evaluation.processes import check_workers
 from crispmask.evaluation.progress import Progress
 
 # Detections of an image that count: LVIS's limit, and that of the COCO models which AP* is for
@@ -154,6 +155,7 @@ def evaluate_lvis(
     max_dets: int | None = None,
     official: bool = False,
     max_outline: float | None = None,
+    workers: int = 1,
 ) -> dict[str, InstanceEval]:
     """Evaluate a results file by LVIS's rules.
 
@@ -164,7 +166,7 @@ def evaluate_lvis(
         dilation_ratio: boundary width as a share of the image diagonal.
         lazy: compute Boundary IoU only where it can change a match; AP is the same to the last bit.
         max_dets: detections of one image that count, best first; None: 300, or 100 on a cocofied file.
-        official, max_outline: see :func:`crispmask.evaluation.evaluate`.
+        official, max_outline, workers: see :func:`crispmask.evaluation.evaluate`.
 
     Returns:
         The accumulated evaluation of each task; ``figures_of`` reads it, with APr, APc and APf.
@@ -177,6 +179,7 @@ def evaluate_lvis(
     truth = with_rules(read_lvis(gt, progress), official=official, max_outline=max_outline)
     note(describe(truth, gt), logging.INFO)
     options = {"dilation_ratio": dilation_ratio, "lazy": lazy, "max_dets": max_dets, "progress": progress}
+    options["workers"] = check_workers(workers)
     return evaluate_source(truth, predictions, tasks, **options)
 
 
