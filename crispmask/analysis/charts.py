@@ -48,8 +48,29 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A value ``x`` with its interval from ``low`` to ``high``, and which series it belongs to."""
+
+    low: float
+    x: float
+    high: float
+    y: float
+    series: int
+    tip: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points joined in their order, and which series they are."""
+
+    points: Sequence[tuple[float, float]]
+    series: int
+    tips: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Chart:
-    """Bars or points between two axes."""
+    """Bars, points, intervals or lines between two axes; ``mark``: where an upright line stands."""
 
     kind: ClassVar[str] = "chart"
     width: ClassVar[int] = WIDTH
@@ -62,6 +83,9 @@ class Chart:
     series: Sequence[str] = ()
     bars: Sequence[Bar] = ()
     points: Sequence[Point] = ()
+    spans: Sequence[Span] = ()
+    lines: Sequence[Line] = ()
+    mark: float | None = None
     left: float = LEFT
     right: float = WIDTH - RIGHT
     top: float = TOP
@@ -124,9 +148,63 @@ def scatter(title: str, x_title: str, y_title: str, points: Mapping[str, tuple[f
         title,
         x_title,
         y_title,
-        [Tick(x(t), f"{t:g}") for t in x_ticks],
-        [Tick(y(t), f"{t:g}") for t in y_ticks],
+        x.marks(x_ticks),
+        y.marks(y_ticks),
         points=placed,
+    )
+
+
+def intervals(title: str, x_title: str, rows: Mapping[str, Mapping[str, Sequence[float]]]) -> Chart:
+    """Values with their intervals, a row each, and an upright line at 0.
+
+    Args:
+        title, x_title: what is shown, and its unit.
+        rows: by the name of the row and of the series: value, low and high; those not finite are left out.
+    """
+    series = list(next(iter(rows.values()), {}))
+    finite = [v for row in rows.values() for v in row.values() if all(map(math.isfinite, v))]
+    ticks = _ticks(min([0.0, *(v[1] for v in finite)]), max([0.0, *(v[2] for v in finite)]))
+    left = min(WIDTH / 3, 12 + 6.5 * max(map(len, rows), default=0))
+    x = _Scale(ticks[0], ticks[-1], left, WIDTH - RIGHT)
+    y = _Scale(0, max(1, len(rows)), TOP, HEIGHT - BOTTOM)
+    spans, names = [], []
+    for place, (name, row) in enumerate(rows.items()):
+        names.append(Tick(y(place + 0.5), name))
+        for number, key in enumerate(series):
+            value, low, high = row[key]
+            if all(map(math.isfinite, row[key])):
+                tip = f"{name}, {key}: {value:+.1f}, {low:+.1f} to {high:+.1f}"
+                at = y(place + (number + 1) / (len(series) + 1))
+                spans.append(Span(x(low), x(value), x(high), at, number, tip))
+    levels = x.marks(ticks)
+    return Chart(title, x_title, "", levels, names, tuple(series), spans=spans, mark=x(0), left=left)
+
+
+def curves(
+    title: str, x_title: str, y_title: str, series: Mapping[str, Sequence[tuple[float, float]]]
+) -> Chart:
+    """Lines through points whose x and y are 0 or more.
+
+    Args:
+        title, x_title, y_title: what is compared, and the axes with their units.
+        series: (x, y) by the name of the line; those that are not finite are left out.
+    """
+    finite = {name: [p for p in points if all(map(math.isfinite, p))] for name, points in series.items()}
+    every = [point for points in finite.values() for point in points]
+    x_ticks, y_ticks = (_ticks(0, max([1e-3, *(point[axis] for point in every)])) for axis in (0, 1))
+    x, y = _Scale(0, x_ticks[-1], LEFT, WIDTH - RIGHT), _Scale(0, y_ticks[-1], HEIGHT - BOTTOM, TOP)
+    lines = []
+    for number, (name, points) in enumerate(finite.items()):
+        tips = [f"{name}: {up:.1f} at {right:g}" for right, up in points]
+        lines.append(Line([(x(right), y(up)) for right, up in points], number, tips))
+    return Chart(
+        title,
+        x_title,
+        y_title,
+        x.marks(x_ticks),
+        y.marks(y_ticks),
+        tuple(series),
+        lines=lines,
     )
 
 
@@ -141,6 +219,10 @@ class _Scale:
 
     def __call__(self, value: float) -> float:
         return self.start + (self.end - self.start) * (value - self.low) / (self.high - self.low)
+
+    def marks(self, values: Sequence[float]) -> list[Tick]:
+        """Values with their numbers as text."""
+        return [Tick(self(value), f"{value:g}") for value in values]
 
 
 def _ticks(low: float, high: float) -> list[float]:

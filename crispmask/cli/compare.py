@@ -10,7 +10,8 @@ would hardly turn it around; "above 0" is the share of the draws in which it is 
 the choice of images, not of another training of the models.
 
 --per-class has the p value of every class's difference, corrected for the number of classes as Benjamini and
-Hochberg do: of the classes with at most 0.05 one in twenty is expected to differ by chance.
+Hochberg do: of the classes with at most 0.05 one in twenty is expected to differ by chance. --output writes
+report.html, a page with all of it and with pictures of the objects that the models draw most differently.
 """
 
 from __future__ import annotations
@@ -23,16 +24,28 @@ from typing import TYPE_CHECKING, Any
 from crispmask.cli.arguments import (
     TASKS,
     add_files,
+    add_pictures,
     add_protocol,
+    check_pictures,
     idle_flags,
     short_names,
 )
-from crispmask.cli.output import check_output_file, print_notes, print_table, say, write_csv, write_json
+from crispmask.cli.output import (
+    check_output_file,
+    check_output_folder,
+    print_notes,
+    print_table,
+    say,
+    write_csv,
+    write_json,
+)
 from crispmask.errors import UserError
 
 if TYPE_CHECKING:
     from crispmask.evaluation.coco.instance_eval import InstanceEval
     from crispmask.evaluation.compare import Comparison, Difference, Interval
+    from crispmask.evaluation.formats.coco import GroundTruth
+    from crispmask.evaluation.progress import Progress
 
 CSV_COLUMNS = (
     *("iou_type", "metric", "of", "minus", "value", "low", "high"),
@@ -53,6 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--all-pairs", action="store_true", help="compare every two files, not only each to the first"
     )
     add_files(parser)
+    parser.add_argument("--output", metavar="FOLDER", help="for report.html, a page with pictures")
+    add_pictures(parser, "objects of a kind")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -67,6 +82,8 @@ def run(args: argparse.Namespace) -> None:
     json_file = check_output_file(args.json, inputs)
     csv_file = check_output_file(args.csv, (*inputs, args.json))
     files = short_names(args.predictions)
+    check_pictures(args)
+    folder = check_output_folder(args.output) if args.output else None
     from crispmask.evaluation.compare import check_draws, compare
     from crispmask.evaluation.formats.checks import faults_as_sentences
     from crispmask.evaluation.progress import Progress
@@ -75,9 +92,10 @@ def run(args: argparse.Namespace) -> None:
     try:
         check_draws(args.resamples, args.seed)
         with faults_as_sentences():
-            evaluations, notes = _evaluate(args, files, progress)
+            gt, evaluations, notes = _evaluate(args, files, progress)
             draws = {"resamples": args.resamples, "seed": args.seed, "all_pairs": args.all_pairs}
             comparison = compare(evaluations, **draws, progress=progress)
+            page = _page(args, gt, files, comparison, progress) if folder else ""
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error
     print_notes([*idle_flags(args), *notes])
@@ -89,12 +107,15 @@ def run(args: argparse.Namespace) -> None:
         write_json(json_file, _report(args, files, comparison))
     if csv_file:
         write_csv(csv_file, CSV_COLUMNS, _csv_rows(comparison))
+    if folder:
+        (folder / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
+        say(f"page: {folder / 'report.html'}")
 
 
 def _evaluate(
-    args: argparse.Namespace, files: Mapping[str, str], progress: Any
-) -> tuple[dict[str, dict[str, InstanceEval]], list[str]]:
-    """Evaluations by model and task, and what has to be known of them."""
+    args: argparse.Namespace, files: Mapping[str, str], progress: Progress
+) -> tuple[GroundTruth, dict[str, dict[str, InstanceEval]], list[str]]:
+    """The data set, evaluations by model and task, and what has to be known of them."""
     from crispmask.evaluation.build import default_ratio, read_truth
     from crispmask.evaluation.coco.protocol import check_options, evaluate_source
     from crispmask.evaluation.notes import collected_notes
@@ -111,7 +132,36 @@ def _evaluate(
     for name, path in files.items():
         with collected_notes() as own_notes[name]:
             evaluations[name] = evaluate_source(gt, path, tasks, **options, lazy=True, progress=progress)
-    return evaluations, [*notes, *_named(own_notes)]
+    return gt, evaluations, [*notes, *_named(own_notes)]
+
+
+def _page(
+    args: argparse.Namespace,
+    gt: GroundTruth,
+    files: Mapping[str, str],
+    comparison: Comparison,
+    progress: Progress,
+) -> str:
+    """The page, with pictures where masks were compared."""
+    from crispmask.analysis.compare_report import Pictures, build_report
+    from crispmask.analysis.image_files import ImageFiles
+    from crispmask.analysis.object_quality import assess_objects
+    from crispmask.analysis.page import render
+    from crispmask.evaluation.formats.coco import load_dataset, read_predictions
+
+    pictures = None
+    if args.worst and set(args.iou_type) & {"mask", "boundary"}:
+        images = load_dataset(args.ground_truth, progress)["images"]
+        shown = ImageFiles(images, args.images, gt.sizes, args.value_range)
+        objects = {
+            name: assess_objects(
+                gt, read_predictions(path, gt, progress), args.dilation_ratio, progress=progress
+            )
+            for name, path in files.items()
+        }
+        pictures = Pictures(gt, shown, objects, args.worst, progress)
+    protocol = f"Protocol: {_protocol(args)}."
+    return render(build_report(comparison, {"ground truth": args.ground_truth, **files}, protocol, pictures))
 
 
 def _named(notes: Mapping[str, list[str]]) -> list[str]:
@@ -124,14 +174,17 @@ def _named(notes: Mapping[str, list[str]]) -> list[str]:
 
 def _print_files(args: argparse.Namespace, files: Mapping[str, str], comparison: Comparison) -> None:
     lines = {"ground truth": args.ground_truth, **files}
-    words = [args.protocol, f"boundary {100 * args.dilation_ratio:g}% of the diagonal"]
-    words += [word.replace("_", "-") for word in ("official", "class_agnostic") if getattr(args, word)]
-    words += [f"best {args.max_dets} detections"] if args.max_dets else []
-    lines["protocol"] = ", ".join(words)
+    lines["protocol"] = _protocol(args)
     lines["resamples"] = f"{comparison.resamples} of {comparison.images} images, seed {args.seed}"
     width = max(map(len, lines))
     for name, text in lines.items():
         say(f"{name:{width}}  {text}")
+
+
+def _protocol(args: argparse.Namespace) -> str:
+    words = [args.protocol, f"boundary {100 * args.dilation_ratio:g}% of the diagonal"]
+    words += [word.replace("_", "-") for word in ("official", "class_agnostic") if getattr(args, word)]
+    return ", ".join([*words, *([f"best {args.max_dets} detections"] if args.max_dets else [])])
 
 
 def _table(comparison: Comparison, *, classes: bool) -> tuple[list[str], list[list[Any]]]:

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from crispmask.analysis.charts import Charts, histogram, scatter
+from crispmask.analysis.charts import Charts, curves, histogram, intervals, scatter
 from crispmask.analysis.page import (
     Gallery,
     Measure,
@@ -168,6 +168,33 @@ def test_names_of_points_that_lie_close_do_not_cover_each_other() -> None:
     )
     lines = sorted(point.text_y for point in chart.points)
     assert min(b - a for a, b in pairwise(lines)) >= 16
+
+
+def test_intervals_stand_around_zero_in_rows() -> None:
+    nothing = (float("nan"),) * 3
+    rows = {
+        "AP": {"mask": (1.0, -1.0, 3.0), "boundary": (2.0, 1.0, 4.0)},
+        "APl": {"mask": nothing} | {"boundary": nothing},
+    }
+    chart = intervals("b minus a", "points", rows)
+    mask, boundary = chart.spans
+    assert chart.mark is not None
+    assert chart.left <= mask.low < chart.mark < mask.x < mask.high <= chart.right
+    assert chart.mark < boundary.low < boundary.x < boundary.high
+    assert chart.top < mask.y < boundary.y < (chart.top + chart.bottom) / 2
+    assert [tick.text for tick in chart.y_ticks] == ["AP", "APl"]
+    assert "+2.0, +1.0 to +4.0" in boundary.tip
+    assert intervals("t", "x", {}).spans == []
+
+
+def test_lines_go_through_their_points() -> None:
+    chart = curves("t", "x", "y", {"a": [(0.01, 40.0), (0.02, 60.0)], "b": [(0.01, float("nan"))]})
+    first, second = chart.lines[0].points
+    assert chart.left < first[0] < second[0] <= chart.right
+    assert chart.top <= second[1] < first[1] < chart.bottom
+    assert chart.lines[1].points == []
+    page = render(Page("x", "y", [Section("z", "z", [Charts([chart])])]))
+    assert page.count("<polyline") == 2 and "a: 60.0 at 0.02" in page
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,32 @@ def test_a_note_of_one_file_has_its_name(folder: Path, capsys: pytest.CaptureFix
     assert sum("not comparable with published ones" in line for line in notes) == 1
 
 
+def test_page_has_figures_and_pictures(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare(folder, "--output", tmp_path, "--worst", 2, names=("poor", "good")) == 0
+    assert str(tmp_path / "report.html") in capsys.readouterr().out
+    page = (tmp_path / "report.html").read_text()
+    values = [evaluate(folder / "gt.json", folder / f"{name}.json")["AP"] for name in ("poor", "good")]
+    assert f"The Boundary AP of good is {values[1] - values[0]:.1f} points above that of poor" in page
+    assert f">{values[1]:.1f} <small>" in page
+    assert page.count('<article class="card"') >= 3
+    assert "Found by good, missed by poor" in page
+    assert page.count('class="span stroke1"') > 3
+    assert "resamples of the 8 images" in page and "corrected for 3 classes" in page
+
+
+def test_page_of_boxes_has_no_pictures(folder: Path, tmp_path: Path) -> None:
+    assert compare(folder, "--iou-type", "bbox", "--output", tmp_path) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "<article" not in page and "The box AP of poor is" in page
+
+
+def test_nothing_found_has_a_page(folder: Path, tmp_path: Path) -> None:
+    assert compare(folder, "--output", tmp_path, names=("empty", "poor", "good")) == 0
+    assert "Found by poor, missed by empty" in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("names", "words", "message"),
     [
@@ -106,6 +132,7 @@ def test_a_note_of_one_file_has_its_name(folder: Path, capsys: pytest.CaptureFix
         (("good", "poor"), ("--seed", -1), "seed is -1"),
         (("good", "poor"), ("--protocol", "lvis", "--class-agnostic"), "no class_agnostic"),
         (("good", "poor"), ("--json", "{}/poor.json"), "would be overwritten"),
+        (("good", "poor"), ("--images", "{}/nowhere"), "is no folder of images"),
     ],
 )
 def test_bad_input_is_one_sentence(
