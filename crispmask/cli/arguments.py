@@ -57,6 +57,13 @@ def add_protocol(parser: argparse.ArgumentParser, protocols: Sequence[str]) -> N
         metavar="PIXELS",
         help="outline that the polygons of a file may have together, which bounds the time (default: 1e9)",
     )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that measure masks; the figures are the same for any number (default: 1)",
+    )
 
 
 def add_files(parser: argparse.ArgumentParser) -> None:

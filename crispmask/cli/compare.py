@@ -119,19 +119,21 @@ def _evaluate(
     from crispmask.evaluation.build import default_ratio, read_truth
     from crispmask.evaluation.coco.protocol import check_options, evaluate_source
     from crispmask.evaluation.notes import collected_notes
+    from crispmask.evaluation.processes import check_workers
 
     tasks = [TASKS[kind] for kind in args.iou_type]
     if args.dilation_ratio is None:
         args.dilation_ratio = default_ratio(args.protocol)
     options = {"dilation_ratio": args.dilation_ratio, "max_dets": args.max_dets}
     check_options(tasks, **options)
+    options |= {"lazy": True, "workers": check_workers(args.workers), "progress": progress}
     rules = {name: getattr(args, name) for name in ("official", "class_agnostic", "max_outline")}
     with collected_notes() as notes:
         gt = read_truth(args.ground_truth, args.protocol, progress=progress, **rules)
     evaluations, own_notes = {}, {}
     for name, path in files.items():
         with collected_notes() as own_notes[name]:
-            evaluations[name] = evaluate_source(gt, path, tasks, **options, lazy=True, progress=progress)
+            evaluations[name] = evaluate_source(gt, path, tasks, **options)
     return gt, evaluations, [*notes, *_named(own_notes)]
 
 

@@ -50,13 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scores", metavar="FILE", help="JSON of scores of a folder of BDD100K bitmasks as PREDICTIONS"
     )
     add_protocol(parser, ["coco", "lvis", "cityscapes", "bdd100k"])
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=1,
-        metavar="N",
-        help="processes that measure masks; the figures are the same for any number (default: 1)",
-    )
     parser.add_argument("--gt-boxes", action="store_true", help="quality of the masks alone, see above")
     parser.add_argument("--recall", action="store_true", help="print average recalls (AR), too")
     add_files(parser)
