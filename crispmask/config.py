@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from crispmask.config_files import read_config_file, read_config_text
 from crispmask.errors import UserError
+from crispmask.missing import explained_imports
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -128,7 +129,8 @@ def get_config(
         FileNotFoundError: ``path`` is neither a file nor a config of the package.
         UserError: the file or one of its bases cannot be read.
     """
-    from detectron2.config import get_cfg
+    with explained_imports():
+        from detectron2.config import get_cfg
 
     cfg = get_cfg()
     add_crispmask_config(cfg)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_MODELS = "pip install 'crispmask[models]'"
 # Package that is imported -> how to get it
+_IN_MODELS = ["torch", "torchvision", "fvcore", "yacs", "yaml", "safetensors", "contourpy", "shapely"]
 _COMMANDS = {
-    **dict.fromkeys(("torch", "torchvision", "fvcore", "safetensors", "contourpy", "shapely"), _MODELS),
+    **dict.fromkeys(_IN_MODELS, "pip install 'crispmask[models]'"),
     "cityscapesscripts": "pip install cityscapesscripts",
     "detectron2": "make setup in a clone of CrispMask, or python tools/install_detectron2.py",
 }

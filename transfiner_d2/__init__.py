@@ -1,9 +1,12 @@
 """Mask Transfiner (Ke et al., CVPR 2022) as Detectron2 ROI heads."""
 
-from .config import add_transfiner_config
-from .mask_head import TransfinerMaskHead
-from .query import QueryTransfiner
-from .roi_heads import CascadeTransfinerROIHeads, TransfinerROIHeads
+from crispmask.missing import explained_imports
+
+with explained_imports():
+    from .config import add_transfiner_config
+    from .mask_head import TransfinerMaskHead
+    from .query import QueryTransfiner
+    from .roi_heads import CascadeTransfinerROIHeads, TransfinerROIHeads
 
 __all__ = [
     "CascadeTransfinerROIHeads",

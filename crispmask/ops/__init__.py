@@ -5,12 +5,15 @@ W columns, S the side of a square RoI grid, L levels, coarsest first. Only torch
 looked for on the first CUDA call.
 """
 
-from crispmask.ops.boundary import boundary_band, erosion_residue, mask_boundary
-from crispmask.ops.gather import gather_nodes
-from crispmask.ops.incoherence import incoherence, incoherence_residual
-from crispmask.ops.packed import bucket_by_length, join_packed, packed_to_padded, padded_to_packed
-from crispmask.ops.quadtree import Nodes, build_quadtree
-from crispmask.ops.scatter import propagate, scatter_nodes
+from crispmask.missing import explained_imports
+
+with explained_imports():
+    from crispmask.ops.boundary import boundary_band, erosion_residue, mask_boundary
+    from crispmask.ops.gather import gather_nodes
+    from crispmask.ops.incoherence import incoherence, incoherence_residual
+    from crispmask.ops.packed import bucket_by_length, join_packed, packed_to_padded, padded_to_packed
+    from crispmask.ops.quadtree import Nodes, build_quadtree
+    from crispmask.ops.scatter import propagate, scatter_nodes
 
 __all__ = [
     "Nodes",

@@ -159,7 +159,7 @@ def evaluate_results(
     dilation_ratio: float,
     lazy: bool,
     max_dets: int | None,
-    workers: int,
+    workers: int = 1,
     progress: Progress,
 ) -> dict[str, InstanceEval]:
     """:func:`evaluate_coco` of masks on what has been read, by the rules of ``gt``.
