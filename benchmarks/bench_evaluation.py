@@ -199,9 +199,8 @@ class Cost(NamedTuple):
 
 def run(source: str, gt: Path, results: Path, tasks: tuple[str, ...]) -> Cost:
     """Run a tool in a process of its own."""
-    names = (
-        f"GT, DT, OUT, TASKS = {str(gt)!r}, {str(results)!r}, {str(gt.parent / 'out')!r}, {list(tasks)!r}\n"
-    )
+    inputs = [*map(str, (gt, results, gt.parent / "out")), list(tasks)]
+    source = f"GT, DT, OUT, TASKS = {inputs!r}\n" + source + PEAK
     start = time.perf_counter()
     # Python keeps what it compiled, as it does where a package is installed
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
