@@ -154,6 +154,7 @@ def _merge_values(cfg: CfgNode, plain: Mapping[str, Any], name: str) -> None:
     from detectron2.config import CfgNode as CN
     from detectron2.config import compat
 
+    _check_sections(cfg, plain, name)
     values = CN(plain)
     version = values["VERSION"] if "VERSION" in values else compat.guess_version(values, name)
     if not isinstance(version, int) or not 0 < version <= cfg.VERSION:
@@ -166,6 +167,20 @@ def _merge_values(cfg: CfgNode, plain: Mapping[str, Any], name: str) -> None:
     new = compat.upgrade_config(old)
     cfg.clear()
     cfg.update(new)
+
+
+def _check_sections(cfg: CfgNode, plain: Mapping[str, Any], name: str, above: str = "") -> None:
+    """Stop on a value where the config has a section, in which Detectron2 would look for keys."""
+    for key, value in plain.items():
+        section = cfg.get(key)
+        if isinstance(section, type(cfg)) and not isinstance(value, Mapping):
+            found = "nothing below it" if value is None else f"a value of type {type(value).__name__}"
+            raise UserError(
+                f"Config file '{name}': {above}{key} is a section and has {found}: write its keys below it, "
+                "on lines that are indented, or leave it out."
+            )
+        if isinstance(section, type(cfg)):
+            _check_sections(section, value, name, f"{above}{key}.")
 
 
 def find_config(path: str | Path) -> Path:

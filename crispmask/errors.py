@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from crispmask.text import printable_message, without_middles
@@ -36,7 +36,8 @@ class NonFiniteError(FloatingPointError):
 
 def print_error(program: str, message: object) -> None:
     """Print a message on stderr; names in it cannot act on the terminal, nor fill it."""
-    print(f"{program}: {without_middles(printable_message(message))}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # stderr takes no more, which must not hide the exit code
+        print(f"{program}: {without_middles(printable_message(message))}", file=sys.stderr, flush=True)
 
 
 def full_disk(error: BaseException | None) -> OSError | None:

@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 
 # Control characters, line and paragraph separators, marks that turn the direction of text, and halves of
 # characters, which cannot be written
@@ -55,6 +56,14 @@ def make_stdout_tolerant() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name or a dash that the terminal's encoding lacks
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def drop_stdout() -> None:
+    """Let all that is printed from here on go nowhere: nobody reads stdout, or its disk is full."""
+    with suppress(AttributeError, OSError, ValueError):  # a stdout that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    # What waits to be printed goes there, too
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 # Attribute of records of a log that a terminal shows although they have many lines

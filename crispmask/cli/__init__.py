@@ -9,7 +9,6 @@ stand inside of functions, so that help and mistyped flags are answered at once.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import signal
 import sys
@@ -27,7 +26,7 @@ from crispmask.interrupt import exit_on_interrupt
 from crispmask.missing import how_to_install
 from crispmask.remote_bases import remote_bases
 from crispmask.startup import prepare
-from crispmask.text import command_line, make_stdout_tolerant
+from crispmask.text import command_line, drop_stdout, make_stdout_tolerant
 
 ANALYSES = {
     "boundary": ("crispmask.cli.analyze_boundary", "where outlines are wrong: HTML page and CSV"),
@@ -86,14 +85,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error("crispmask", sentence)
         return 2
     except BrokenPipeError:
-        # Python flushes stdout once more when it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()  # which Python flushes once more when it ends
         return 128 + getattr(signal, "SIGPIPE", 13)
     except OSError as error:
-        place = f"'{error.filename}'" if error.filename else "A file"
+        place = f"'{error.filename}'" if error.filename else _place_without_name()
         print_error("crispmask", f"{place} cannot be read or written: {error.strerror}.")
         return 2
     return 0
+
+
+def _place_without_name() -> str:
+    """What an error concerns that names no file: stdout, if that takes no more."""
+    try:
+        print(flush=True)  # what was not taken is forgotten, and a flush alone would do nothing
+    except OSError:
+        drop_stdout()
+        return "What is printed"
+    return "A file"
 
 
 def _describe_kept(args: argparse.Namespace, words: Sequence[str]) -> str:
@@ -117,7 +125,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser = _parser(words)
     args, others = parser.parse_known_args(words)
     if wrong := [word for word in others if not hasattr(args, "opts") or re.match(r"-\D", word)]:
-        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+        raise UserError(f"unrecognized arguments: {' '.join(wrong)}; {args.prog} --help tells more.")
     if others:
         args.opts = [*args.opts, *others]
     return args
@@ -165,7 +173,7 @@ def _add_verbs(parser: argparse.ArgumentParser, verbs: dict[str, Any], words: Se
         if isinstance(target, str):
             module = import_module(target)
             child.description = getdoc(module)
-            child.set_defaults(run=module.run)
+            child.set_defaults(run=module.run, prog=child.prog)
             module.add_arguments(child)
         else:
             _add_verbs(child, target, words[1:])

@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from pathlib import Path
 from typing import TextIO
@@ -22,7 +22,8 @@ import detectron2
 from detectron2.utils.logger import setup_logger
 
 from crispmask.config import HEAD_PACKAGES
-from crispmask.text import ON_TERMINAL, PrintableLog
+from crispmask.errors import print_error
+from crispmask.text import ON_TERMINAL, PrintableLog, drop_stdout
 
 # Packages whose messages are a run's own, and those of them that have news for a terminal
 PACKAGES = ("crispmask", *HEAD_PACKAGES, "detectron2", "fvcore")
@@ -45,11 +46,10 @@ def start_log(folder: str | Path, *, rank: int = 0, verbose: bool = False) -> No
     # Once called like this, with the very same words, it does nothing when default_setup calls it
     setup_logger(os.fspath(folder), distributed_rank=rank, name="fvcore")
     setup_logger(os.fspath(folder), distributed_rank=rank)
-    handlers: list[logging.Handler] = [
-        _file_handler(Path(folder) / (f"log.txt.rank{rank}" if rank else "log.txt"))
-    ]
+    file = _LogFile(Path(folder) / (f"log.txt.rank{rank}" if rank else "log.txt"))
+    handlers: list[logging.Handler] = [file]
     if rank == 0:
-        handlers.append(Terminal(verbose=verbose))
+        handlers.append(Terminal(verbose=verbose, remainder=f"; its log is in '{file.baseFilename}'"))
     _listen(handlers)
     _log_warnings()
 
@@ -77,9 +77,14 @@ def log_on_terminal(*, verbose: bool = False) -> Iterator[None]:
 class Terminal(logging.StreamHandler):
     """Messages on stdout, whatever that is at the moment; see :func:`is_for_terminal` for which."""
 
-    def __init__(self, *, verbose: bool) -> None:
+    def __init__(self, *, verbose: bool, remainder: str = "") -> None:
+        """
+        Args:
+            verbose: show everything.
+            remainder: what is said of the messages that stdout does not take.
+        """
         super().__init__(sys.stdout)
-        self.verbose = verbose
+        self.verbose, self.remainder = verbose, remainder
         self._next_evaluated = 0.0
         _prepare(self)
         self.setFormatter(_TerminalFormatter(verbose=verbose))
@@ -92,6 +97,14 @@ class Terminal(logging.StreamHandler):
     def stream(self, stream: TextIO) -> None:
         """stdout it is."""
 
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Let a run go on whose output nobody reads any more, as that of ``train_net.py | head``."""
+        if (reason := _reason_of_no_output()) is None:
+            return super().handleError(record)
+        drop_stdout()
+        what = f"stdout cannot be written ({reason}): the run goes on without it"
+        print_error(Path(sys.argv[0]).name, f"{what}{self.remainder}.")
+
     def filter(self, record: logging.LogRecord) -> bool | logging.LogRecord:
         shown = self.verbose or is_for_terminal(record) or self._is_due(record)
         return shown and super().filter(record)
@@ -102,6 +115,34 @@ class Terminal(logging.StreamHandler):
             return False
         self._next_evaluated = time.monotonic() + EVALUATION_EVERY
         return True
+
+
+class _LogFile(logging.FileHandler):
+    """Everything in a file; a full disk is said once, and is no reason to stop."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        self.setFormatter(_FullFormatter())
+        _prepare(self)
+        self._is_complete = True
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if (reason := _reason_of_no_output()) is None:
+            return super().handleError(record)
+        if self._is_complete:
+            name = self.baseFilename
+            print_error(Path(sys.argv[0]).name, f"'{name}' cannot be written ({reason}): the run goes on.")
+        self._is_complete = False
+
+    def close(self) -> None:
+        with suppress(OSError):  # of what was not written before
+            super().close()
+
+
+def _reason_of_no_output() -> str | None:
+    """Why the system did not take a message that is being handled; None: the message is at fault."""
+    error = sys.exc_info()[1]
+    return error.strerror if isinstance(error, OSError) else None
 
 
 def is_for_terminal(record: logging.LogRecord) -> bool:
@@ -157,13 +198,6 @@ def _listen(handlers: list[logging.Handler]) -> None:
     for handler in handlers:
         handler.levels_before = levels  # which stop_log gives back
         logging.getLogger().addHandler(handler)
-
-
-def _file_handler(path: Path) -> logging.Handler:
-    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(_FullFormatter())
-    _prepare(handler)
-    return handler
 
 
 def _prepare(handler: logging.Handler) -> None:

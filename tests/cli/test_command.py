@@ -57,6 +57,7 @@ def test_command_and_module_say_the_version() -> None:
         (["evaluate", "gt.json"], "PREDICTIONS"),
         (["evaluate", "gt.json", "dt.json", "--iou-type", "polygon"], "'polygon'"),
         (["evaluate", "gt.json", "dt.json", "--dilation-ratio", "wide"], "'wide'"),
+        (["data", "check", "gt.json", "--image", "a", "b"], "arguments: b; crispmask data check --help"),
     ],
 )
 def test_mistyped_words_are_one_sentence(
@@ -87,6 +88,17 @@ def test_interrupt_is_one_line_and_closed_pipe_none() -> None:
     )
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait(60) == 141
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no disk that is always full")
+def test_a_full_disk_is_named_and_does_not_hide_the_exit_code() -> None:
+    command = [sys.executable, "-m", "crispmask", *EVALUATE, "--iou-type", "mask"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        message = "crispmask: What is printed cannot be read or written: No space left on device.\n"
+        assert (done.returncode, done.stderr) == (2, message)
+        wrong = subprocess.run([*command, "--max-dets", "0"], stdout=subprocess.PIPE, stderr=full, timeout=60)
+        assert (wrong.returncode, wrong.stdout) == (2, b"")
 
 
 def test_a_closed_output_is_no_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -128,6 +128,16 @@ def test_what_detectron2_writes_is_read(tmp_path: Path) -> None:
     assert zoo.MODEL.ANCHOR_GENERATOR.SIZES[0][0] == 32
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [("MODEL: 5\n", "MODEL"), ("VERSION: 2\nMODEL: {RPN: [a]}\n", "MODEL.RPN"), ("INPUT:\n", "INPUT")],
+)
+def test_a_value_in_place_of_a_section_is_named(text: str, key: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "one.yaml", text)
+    with pytest.raises(UserError, match=rf"one\.yaml': {key} is a section and has "):
+        load_config(str(path), [])
+
+
 @pytest.mark.parametrize("length", [1, 3])
 def test_bases_in_a_circle_are_named(length: int, tmp_path: Path) -> None:
     for index in range(length):

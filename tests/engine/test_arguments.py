@@ -51,7 +51,7 @@ def test_wrong_overrides(opts: list[str], words: list[str]) -> None:
         ("SOLVER: [1, 2\n", ["wrong.yaml", "not valid YAML"]),
         ("- SOLVER\n- MODEL\n", ["wrong.yaml"]),
         ("SOLVER\n", ["wrong.yaml"]),
-        ("SOLVER: 3\n", ["SOLVER", "type section"]),
+        ("SOLVER: 3\n", ["SOLVER is a section", "type int"]),
         ("SOLVER:\n  STEPS: null\n", ["SOLVER.STEPS is null", "type tuple"]),
         ("SOLVER.BASE_LR: 0.1\n", ["SOLVER.BASE_LR as one word", "as sections"]),
         ("\x89PNG \udcff", ["wrong.yaml"]),

@@ -129,6 +129,41 @@ def test_detectron2s_count_of_evaluated_images_is_short_and_rare(
     assert capsys.readouterr().out == ""
 
 
+FULL = pytest.mark.skipif(
+    not os.path.exists("/dev/full"), reason="the system has no disk that is always full"
+)
+
+
+@FULL
+def test_a_run_goes_on_when_nobody_reads_its_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_log(tmp_path)
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        for number in range(3):
+            logging.getLogger("crispmask.engine").info("iteration %d", number)
+        sys.stdout.close()
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "stdout cannot be written (No space left on device)" in said
+    assert f"its log is in '{tmp_path}/log.txt'" in said
+    assert (tmp_path / "log.txt").read_text().count("iteration") == 3
+
+
+@FULL
+def test_a_log_that_a_full_disk_cuts_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    start_log(tmp_path)
+    for number in range(3):
+        logging.getLogger("crispmask.engine").info("iteration %d", number)
+    stop_log()
+    printed = capsys.readouterr()
+    assert len(shown(printed.out)) == 3
+    assert (
+        printed.err.count("\n") == 1 and "log.txt' cannot be written (No space left on device)" in printed.err
+    )
+
+
 @pytest.mark.usefixtures("shapes_root")
 def test_a_training_says_little_before_its_first_iteration(tmp_path: Path) -> None:
     words = ["--config-file", str(TINY), "OUTPUT_DIR", f"{tmp_path}/./out/", "DATASETS.TEST", "()"]
