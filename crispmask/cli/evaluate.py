@@ -50,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scores", metavar="FILE", help="JSON of scores of a folder of BDD100K bitmasks as PREDICTIONS"
     )
     add_protocol(parser, ["coco", "lvis", "cityscapes", "bdd100k"])
+    parser.add_argument(
+        "--ap-fixed",
+        action="store_true",
+        help="AP^Fixed of LVIS: of each category the best 10,000 detections of all images count, and "
+        "--max-dets is that limit",
+    )
     parser.add_argument("--gt-boxes", action="store_true", help="quality of the masks alone, see above")
     parser.add_argument("--recall", action="store_true", help="print average recalls (AR), too")
     add_files(parser)
@@ -70,8 +76,10 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--gt-boxes has no protocol {args.protocol}: give --protocol coco or lvis.")
     if args.gt_boxes and "bbox" in args.iou_type:
         raise UserError("--gt-boxes takes the boxes out: leave bbox out of --iou-type.")
-    if args.gt_boxes and (args.official or args.class_agnostic):
-        raise UserError("--gt-boxes has rules of its own: leave out --official and --class-agnostic.")
+    if args.gt_boxes and (args.official or args.class_agnostic or args.ap_fixed):
+        raise UserError(
+            "--gt-boxes has rules of its own: leave out --official, --class-agnostic and --ap-fixed."
+        )
     try:
         report = _report(args)
     except (OSError, ValueError) as error:
@@ -93,7 +101,7 @@ def _report(args: argparse.Namespace) -> dict[str, Any]:
     from crispmask.evaluation.notes import collected_notes
 
     kinds = {kind: TASKS[kind] for kind in args.iou_type}
-    names = ("max_dets", "official", "class_agnostic", "max_outline", "scores")
+    names = ("max_dets", "official", "class_agnostic", "max_outline", "scores", "ap_fixed")
     options = {name: getattr(args, name) for name in names}
     options["dilation_ratio"] = args.dilation_ratio
     if args.dilation_ratio is None:
@@ -147,21 +155,23 @@ def _print(report: dict[str, Any], *, per_class: bool, recall: bool) -> None:
     if "scores" in report:
         say(f"scores        {report['scores']}")
     words = [report["protocol"], f"boundary {100 * report['dilation_ratio']:g}% of the diagonal"]
-    words += [word.replace("_", "-") for word in ("official", "class_agnostic") if report.get(word)]
+    words += [
+        word.replace("_", "-") for word in ("official", "class_agnostic", "ap_fixed") if report.get(word)
+    ]
     words += [f"best {report['max_dets']} detections"] if "max_dets" in report else []
     say(f"protocol      {', '.join(words)}")
     if counts := report.get("gt_boxes"):
         say(f"gt boxes      {counts['paired_objects']} of {counts['objects']} objects have a prediction")
-    rules: dict[str, dict[str, float]] = {}
+    tables: dict[str, dict[str, float]] = {}
     for kind, figures in report["results"].items():
         for name, value in figures.items():
             # Some protocols give figures by other rules too: coco/AP, nonoverlap/AP/<class>
             rule, metric = name.split("/", 1) if not name.startswith(("AP", "AR")) else ("", name)
-            rules.setdefault(f"{kind}, {rule}" if rule else kind, {})[metric] = value
-    names = dict.fromkeys(name for figures in rules.values() for name in figures)
+            tables.setdefault(f"{kind}, {rule}" if rule else kind, {})[metric] = value
+    names = dict.fromkeys(name for figures in tables.values() for name in figures)
     metrics = [name for name in names if not name.startswith("AP/") and (recall or name[:2] == "AP")]
-    print_table(["", *metrics], [[label, *map(rule.get, metrics)] for label, rule in rules.items()])
+    print_table(["", *metrics], [[label, *map(rule.get, metrics)] for label, rule in tables.items()])
     if per_class:
         classes = [name for name in names if name.startswith("AP/")]
-        rows = [[name[3:], *(rule.get(name) for rule in rules.values())] for name in classes]
-        print_table(["class", *(f"{label} AP" for label in rules)], rows)
+        rows = [[name[3:], *(rule.get(name) for rule in tables.values())] for name in classes]
+        print_table(["class", *(f"{label} AP" for label in tables)], rows)

@@ -31,6 +31,7 @@ def evaluate(
     *,
     scores: Any = None,
     workers: int = 1,
+    ap_fixed: bool = False,
 ) -> dict[str, float]:
     """AP of a results file of any model. Detectron2 is not needed.
 
@@ -59,6 +60,8 @@ def evaluate(
         scores: for ``bdd100k`` with a folder of bitmasks as predictions: path of the JSON of their scores, or
             what it holds.
         workers: processes that measure masks; the figures are the same for any number.
+        ap_fixed: for ``lvis``: AP^Fixed, in which the best 10,000 detections of each category count, of all
+            images together, and ``max_dets`` is that limit (``challenge2021`` of lvis-api).
 
     Returns:
         ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` and ``AP/<class>`` in 0..100, and average
@@ -78,6 +81,7 @@ def evaluate(
     options = {"dilation_ratio": dilation_ratio, "max_dets": max_dets, "max_outline": max_outline}
     options |= {"official": official, "class_agnostic": class_agnostic, "scores": scores}
     options["workers"] = workers
+    options |= {"ap_fixed": ap_fixed}
     return evaluate_tasks(gt, predictions, protocol, [task], **options)[task]
 
 
@@ -187,6 +191,8 @@ def _check_protocol(protocol: str, options: dict[str, Any]) -> dict[str, Any]:
     for name in given:
         if reason := WITHOUT.get((protocol, name)):
             raise ValueError(f"Protocol {protocol} has no {name} (--{name.replace('_', '-')}): {reason}.")
+    if "ap_fixed" in given and protocol != "lvis":
+        raise ValueError(f"Protocol {protocol} has no ap_fixed (--ap-fixed): it is one of LVIS's measures.")
     if "scores" in given and protocol != "bdd100k":
         raise ValueError(f"Protocol {protocol} has no scores in a file of their own: leave --scores out.")
     return given

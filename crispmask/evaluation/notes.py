@@ -59,8 +59,8 @@ def limit_notes(gt: GroundTruth, counts: NDArray[np.int64], max_dets: int) -> li
         counts: see :func:`shared_limits`.
         max_dets: how many count of those that share a limit.
     """
-    is_of_image = gt.limited_by == ("image_id",) or gt.category_ranks is not None
-    unit = "image" if is_of_image else "image and category"
+    keys = gt.limited_by if gt.category_ranks is None else ("image_id",)
+    unit = " and ".join(key.removesuffix("_id") for key in keys)
     notes = []
     if cut := int(np.maximum(counts - max_dets, 0).sum()):
         notes.append(

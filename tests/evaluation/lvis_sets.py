@@ -39,7 +39,7 @@ def make_lvis(shape=SHAPE, seed=0, is_odd=True):
     return gt, results
 
 
-def plain_lvis(gt, results, boundary=False, max_dets=300):
+def plain_lvis(gt, results, boundary=False, max_dets=300, limited_by="image_id"):
     """(T, R, K, A) precision by LVIS's rules."""
     gt, results = copy.deepcopy(gt), copy.deepcopy(results)
     sizes = {im["id"]: (im["height"], im["width"]) for im in gt["images"]}
@@ -53,13 +53,11 @@ def plain_lvis(gt, results, boundary=False, max_dets=300):
     for number, row in enumerate(results, 1):
         row |= {"id": number, "area": int(mask_utils.area(row["segmentation"]))}
     counted = []
-    for image in gt["images"]:
-        own = sorted((r for r in results if r["image_id"] == image["id"]), key=lambda r: -r["score"])
-        known = {
-            *image["neg_category_ids"],
-            *(a["category_id"] for a in truths if a["image_id"] == image["id"]),
-        }
-        counted += [r for r in own[:max_dets] if r["area"] > 0 and r["category_id"] in known]
+    for key in {r[limited_by] for r in results}:
+        counted += sorted((r for r in results if r[limited_by] == key), key=lambda r: -r["score"])[:max_dets]
+    known = {(a["image_id"], a["category_id"]) for a in truths}
+    known |= {(im["id"], category_id) for im in gt["images"] for category_id in im["neg_category_ids"]}
+    counted = [r for r in counted if r["area"] > 0 and (r["image_id"], r["category_id"]) in known]
     evaluation = PlainLVISEval(gt, truths, counted, boundary)
     evaluation.params.maxDets = [max_dets]
     evaluation.evaluate()

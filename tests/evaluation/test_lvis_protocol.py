@@ -35,6 +35,38 @@ def test_whole_precision_array_is_that_of_a_plain_computation(seed, max_dets, la
         assert np.array_equal(ours[task].precision[..., -1], precision)
 
 
+@settings(max_examples=8)
+@given(st.integers(0, 10_000), st.sampled_from([10_000, 9, 2]))
+def test_ap_fixed_limits_the_detections_of_a_category_instead_of_an_image(seed, max_dets):
+    gt, results = make_lvis(SHAPE._replace(images=3), seed)
+    limit = None if max_dets == 10_000 else max_dets
+    ours = evaluate_lvis(gt, results, ap_fixed=True, max_dets=limit)
+    with contextlib.redirect_stdout(io.StringIO()):
+        for task, evaluation in ours.items():
+            plain = plain_lvis(gt, results, task == "boundary", max_dets, "category_id")
+            assert np.array_equal(evaluation.precision[..., -1], plain)
+
+
+def test_scores_of_a_category_push_out_no_other_one_in_ap_fixed(federated, tmp_path, caplog):
+    gt, results = federated
+    many = [{**results[1], "image_id": 1, "category_id": 3, "score": 0.9}] * 300
+    assert evaluate(gt, [*many, *results], "lvis")["APr"] == 0
+    caplog.clear()
+    paths = [tmp_path / "gt.json", tmp_path / "results.json"]
+    for path, content in zip(paths, (gt, [*many, *results]), strict=True):
+        path.write_text(json.dumps(content))
+    for sources in (paths, (gt, [*many, *results])):
+        figures = evaluate(*sources, "lvis", ap_fixed=True)
+        assert figures["APr"] == FULL and figures["AR@10000"] == FULL
+        assert not caplog.records
+        evaluate(*sources, "lvis", ap_fixed=True, max_dets=100)
+        said = [record.getMessage() for record in caplog.records]
+        assert any("200 of 302 detections were cut, as only the best 100 of each category" in s for s in said)
+        caplog.clear()
+    with pytest.raises(ValueError, match="coco has no ap_fixed"):
+        evaluate(gt, results, ap_fixed=True)
+
+
 def _faster_coco_eval(module, gt, results, iou_type):
     truth = module.COCO(gt)
     options = {"lvis_style": True, "print_function": lambda *_: None, "boundary_cpu_count": 1}

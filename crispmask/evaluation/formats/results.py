@@ -72,7 +72,11 @@ def read_results(
     sizes = np.array([row.segmentation.size for row in rows], np.int64).reshape(-1, 2)
     if not np.array_equal(sizes, image_sizes(gt)[image_places]) or not sizes.all():
         return None
-    keys = image_places if gt.limited_by == ("image_id",) else image_places * len(classes) + class_places
+    keys = {
+        ("image_id",): image_places,
+        ("category_id",): class_places,
+        ("image_id", "category_id"): image_places * len(classes) + class_places,
+    }[gt.limited_by]
     detections = Detections(
         image_places,
         np.where(class_places < len(gt.class_names), class_places, -1),

@@ -5,6 +5,10 @@ wrong. The figures are those of lvis-api (0.5.3) to the last bit, its matching a
 Boundary AP is that with the smaller of mask IoU and Boundary IoU. Two rules to know when tools are compared:
 an object of exactly 32 x 32 or 96 x 96 pixels counts in both sizes, as in lvis-api (the Boundary IoU tool
 counts it in the larger), and the size of a detected mask is its own area, never that of its ``bbox``.
+
+A limit of detections of each image lets the scores of one category push out those of another. AP^Fixed (Dave
+et al., Evaluating Large-Vocabulary Object Detectors: The Devil is in the Details, 2021), the measure of the
+LVIS challenge of 2021, has one of each category instead.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +52,8 @@ from crispmask.evaluation.progress import Progress
 
 # Detections of an image that count: LVIS's limit, and that of the COCO models which AP* is for
 MAX_DETS, MAX_DETS_COCOFIED = 300, 100
+# Detections of a category that count in AP^Fixed, of all images together
+MAX_DETS_FIXED = 10_000
 # Of a category: in less than 10 images of the training set, in less than 100, in more
 FREQUENCIES = {"r": "APr", "c": "APc", "f": "APf"}
 
@@ -63,6 +69,7 @@ class LVISGroundTruth(GroundTruth):
         frequencies: category id -> ``r``, ``c`` or ``f``, where the file says it.
         is_cocofied: the categories are COCO's, see :mod:`crispmask.evaluation.lvis.cocofied`.
         missing: synsets of COCO's categories that a cocofied file does not have.
+        is_fixed: whether the limit of detections is one of each category, for AP^Fixed.
     """
 
     negatives: dict[Any, frozenset[Any]] | None
@@ -70,21 +77,25 @@ class LVISGroundTruth(GroundTruth):
     frequencies: dict[Any, str]
     is_cocofied: bool
     missing: list[str]
+    is_fixed: bool = field(default=False, kw_only=True)
 
     @property
     def limited_by(self) -> tuple[str, ...]:
         """Keys of a detection that say which others share its limit."""
-        return ("image_id",)
+        return ("category_id",) if self.is_fixed else ("image_id",)
 
     @property
     def max_dets(self) -> int:
         """Detections that count, best first, unless something else is asked for: of an image."""
+        if self.is_fixed:
+            return MAX_DETS_FIXED
         return MAX_DETS_COCOFIED if self.is_cocofied else MAX_DETS
 
     def within_limit(self, detections: Detections, max_dets: int) -> NDArray[np.bool_]:
         """(D,) detections of the classes of the data set that are among the ``max_dets`` best of their image,
-        of all categories together."""
-        return is_among_best(detections.scores, detections.images, max_dets) & (detections.classes >= 0)
+        of all categories together, or of their category, of all images."""
+        keys = detections.classes if self.is_fixed else detections.images
+        return is_among_best(detections.scores, keys, max_dets) & (detections.classes >= 0)
 
     def judged(
         self, annotations: Annotations, detections: Detections, max_dets: int
@@ -156,6 +167,7 @@ def evaluate_lvis(
     official: bool = False,
     max_outline: float | None = None,
     workers: int = 1,
+    ap_fixed: bool = False,
 ) -> dict[str, InstanceEval]:
     """Evaluate a results file by LVIS's rules.
 
@@ -165,8 +177,9 @@ def evaluate_lvis(
         tasks: any of ``bbox``, ``segm`` and ``boundary``.
         dilation_ratio: boundary width as a share of the image diagonal.
         lazy: compute Boundary IoU only where it can change a match; AP is the same to the last bit.
-        max_dets: detections of one image that count, best first; None: 300, or 100 on a cocofied file.
-        official, max_outline, workers: see :func:`crispmask.evaluation.evaluate`.
+        max_dets: detections of one image that count, best first; None: 300, or 100 on a cocofied file;
+            with ``ap_fixed`` those of one category, None: 10,000.
+        official, max_outline, workers, ap_fixed: see :func:`crispmask.evaluation.evaluate`.
 
     Returns:
         The accumulated evaluation of each task; ``figures_of`` reads it, with APr, APc and APf.
@@ -177,6 +190,7 @@ def evaluate_lvis(
     progress = Progress()
     check_options(tasks, dilation_ratio, max_dets)
     truth = with_rules(read_lvis(gt, progress), official=official, max_outline=max_outline)
+    truth = replace(truth, is_fixed=ap_fixed)
     note(describe(truth, gt), logging.INFO)
     options = {"dilation_ratio": dilation_ratio, "lazy": lazy, "max_dets": max_dets, "progress": progress}
     options["workers"] = check_workers(workers)
@@ -247,7 +261,8 @@ def describe(truth: LVISGroundTruth, source: Any) -> str:
     """One line for a report: which annotation file it is and what it covers."""
     name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "given annotations"
     if not truth.is_cocofied:
-        return f"LVIS AP on {name}: {len(truth.class_names)} categories, {len(truth.sizes)} images."
+        figure = "LVIS AP^Fixed" if truth.is_fixed else "LVIS AP"
+        return f"{figure} on {name}: {len(truth.class_names)} categories, {len(truth.sizes)} images."
     there = len(COCO_SYNSETS) - len(truth.missing)
     lacking = f" (not {', '.join(truth.missing)})" if truth.missing else ""
     coverage = f"{there} of COCO's {len(COCO_SYNSETS)} categories{lacking}"
