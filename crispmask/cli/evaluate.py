@@ -12,6 +12,9 @@ frames or of COCO-format results, or a folder of bitmasks, whose scores --scores
 labels have index, the number of an object, and score. Figures of masks that do not overlap stand beside
 COCO's.
 
+For panoptic, GT and PREDICTIONS are JSON files of COCO's panoptic form (segments_info of each image), each
+beside a folder of its PNGs; for semantic, two folders of label PNGs of the same names.
+
 --gt-boxes takes the detector out and leaves the masks: every object that is no crowd region is paired with at
 most one prediction of its class, by falling box IoU and from a box IoU of 0.5 on. Predictions without a pair
 are dropped, and so are objects without one, whose number is printed; the others are ranked by the overlap of
@@ -41,6 +44,9 @@ from crispmask.cli.output import (
 )
 from crispmask.errors import UserError
 
+# In front of figures by other rules than those of the protocol
+RULES = ("coco/", "nonoverlap/")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of ``crispmask evaluate``."""
@@ -49,16 +55,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scores", metavar="FILE", help="JSON of scores of a folder of BDD100K bitmasks as PREDICTIONS"
     )
-    add_protocol(parser, ["coco", "lvis", "cityscapes", "bdd100k"])
+    add_protocol(parser, ["coco", "lvis", "cityscapes", "bdd100k", "panoptic", "semantic"])
     parser.add_argument(
         "--ap-fixed",
         action="store_true",
         help="AP^Fixed of LVIS: of each category the best 10,000 detections of all images count, and "
         "--max-dets is that limit",
     )
+    _add_options_of_maps(parser)
     parser.add_argument("--gt-boxes", action="store_true", help="quality of the masks alone, see above")
     parser.add_argument("--recall", action="store_true", help="print average recalls (AR), too")
     add_files(parser)
+
+
+def _add_options_of_maps(parser: argparse.ArgumentParser) -> None:
+    for side, flag in (("GT", "--gt-folder"), ("PREDICTIONS", "--pred-folder")):
+        about = f"of panoptic PNGs (default: the path of {side} without .json)"
+        parser.add_argument(flag, metavar="FOLDER", help=about)
+    about = "semantic label whose pixels count for nothing (default: 255)"
+    parser.add_argument("--ignore-label", type=int, metavar="N", help=about)
+    about = "names of semantic labels, one a line, from label 0 on"
+    parser.add_argument("--class-names", metavar="FILE", help=about)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -67,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: unreadable or wrong input; the message names the row.
     """
-    inputs = args.ground_truth, args.predictions, args.scores
+    inputs = args.ground_truth, args.predictions, args.scores, args.class_names
     json_file = check_output_file(args.json, inputs)
     csv_file = check_output_file(args.csv, (*inputs, args.json))
     if args.scores and args.protocol != "bdd100k":
@@ -96,19 +113,19 @@ def run(args: argparse.Namespace) -> None:
 
 def _report(args: argparse.Namespace) -> dict[str, Any]:
     """What was asked for, the figures of every IoU type, and what has to be known of them."""
-    from crispmask.evaluation.build import default_ratio, evaluate_tasks
+    from crispmask.evaluation.build import OF_ONE, default_ratio, evaluate_tasks
     from crispmask.evaluation.formats.checks import faults_as_sentences
     from crispmask.evaluation.notes import collected_notes
 
     kinds = {kind: TASKS[kind] for kind in args.iou_type}
-    names = ("max_dets", "official", "class_agnostic", "max_outline", "scores", "ap_fixed")
+    names = ("max_dets", "official", "class_agnostic", "max_outline", *OF_ONE)
     options = {name: getattr(args, name) for name in names}
     options["dilation_ratio"] = args.dilation_ratio
     if args.dilation_ratio is None:
         options["dilation_ratio"] = default_ratio(args.protocol)
     report: dict[str, Any] = {"ground_truth": args.ground_truth, "predictions": args.predictions}
     report |= {"protocol": args.protocol}
-    report |= {name: value for name, value in options.items() if value not in (None, False)}
+    report |= {name: value for name, value in options.items() if value is not None and value is not False}
     options["workers"] = args.workers
     with collected_notes() as notes, faults_as_sentences():
         if args.gt_boxes:
@@ -166,12 +183,14 @@ def _print(report: dict[str, Any], *, per_class: bool, recall: bool) -> None:
     for kind, figures in report["results"].items():
         for name, value in figures.items():
             # Some protocols give figures by other rules too: coco/AP, nonoverlap/AP/<class>
-            rule, metric = name.split("/", 1) if not name.startswith(("AP", "AR")) else ("", name)
+            rule, metric = name.split("/", 1) if name.startswith(RULES) else ("", name)
             tables.setdefault(f"{kind}, {rule}" if rule else kind, {})[metric] = value
     names = dict.fromkeys(name for figures in tables.values() for name in figures)
-    metrics = [name for name in names if not name.startswith("AP/") and (recall or name[:2] == "AP")]
+    metrics = [name for name in names if "/" not in name and (recall or name[:2] != "AR")]
     print_table(["", *metrics], [[label, *map(rule.get, metrics)] for label, rule in tables.items()])
     if per_class:
-        classes = [name for name in names if name.startswith("AP/")]
-        rows = [[name[3:], *(rule.get(name) for rule in tables.values())] for name in classes]
-        print_table(["class", *(f"{label} AP" for label in tables)], rows)
+        classes = dict.fromkeys(name.split("/", 1)[1] for name in names if "/" in name)
+        kinds = dict.fromkeys(name.split("/")[0] for name in names if "/" in name)
+        columns = [(label, kind) for label in tables for kind in kinds]
+        rows = [[name, *(tables[label].get(f"{kind}/{name}") for label, kind in columns)] for name in classes]
+        print_table(["class", *(f"{label} {kind}" for label, kind in columns)], rows)

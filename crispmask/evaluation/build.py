@@ -32,8 +32,12 @@ def evaluate(
     scores: Any = None,
     workers: int = 1,
     ap_fixed: bool = False,
+    gt_folder: Any = None,
+    pred_folder: Any = None,
+    ignore_label: int | None = None,
+    class_names: Any = None,
 ) -> dict[str, float]:
-    """AP of a results file of any model. Detectron2 is not needed.
+    """AP of a results file of any model, or the figures of its protocol. Detectron2 is not needed.
 
     What a reader of the figures has to know is logged as warnings: detections that were cut, what was left
     out of a file, where official tools give other figures.
@@ -43,7 +47,8 @@ def evaluate(
         predictions: results in COCO's format: path of a JSON, or the list it holds. No detection is AP 0.
             For ``cityscapes``, rows of image, label_id, score and segmentation, or the official folder of
             text files and masks. ``bdd100k`` takes its labels and predictions in any of BDD100K's forms too.
-        protocol: ``coco``, ``lvis``, ``cityscapes`` or ``bdd100k``.
+            ``panoptic`` takes the JSON of segments on both sides, ``semantic`` two folders of label PNGs.
+        protocol: ``coco``, ``lvis``, ``cityscapes``, ``bdd100k``, ``panoptic`` or ``semantic``.
         iou_type: ``boundary``, ``segm`` (also ``mask``) or ``bbox``.
         dilation_ratio: boundary width as a share of the image diagonal; None: the protocol's (0.02, but 0.005
             for Cityscapes).
@@ -62,6 +67,11 @@ def evaluate(
         workers: processes that measure masks; the figures are the same for any number.
         ap_fixed: for ``lvis``: AP^Fixed, in which the best 10,000 detections of each category count, of all
             images together, and ``max_dets`` is that limit (``challenge2021`` of lvis-api).
+        gt_folder, pred_folder: for ``panoptic``: the PNGs of segments; None: the folder beside their JSON
+            that has its name without ``.json``.
+        ignore_label: for ``semantic``: pixels of this label count for nothing; None: 255.
+        class_names: for ``semantic``: path of a text file with a name on each line, from label 0 on, or a
+            list of names; None: the labels.
 
     Returns:
         ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` and ``AP/<class>`` in 0..100, and average
@@ -70,7 +80,8 @@ def evaluate(
         frequent classes, and recalls as ``AR@300``, ``ARs@300`` and so on; on a cocofied file this is AP*.
         ``cityscapes``: ``AP``, ``AP50`` and ``AP/<class>`` by its own rules, and COCO's figures as
         ``coco/AP`` and so on. ``bdd100k``: COCO's figures, and as ``nonoverlap/AP`` and so on those of
-        predictions that share no pixel.
+        predictions that share no pixel. ``panoptic``: ``PQ``, ``SQ`` and ``RQ``, of things ``PQ_th`` and so
+        on, of stuff ``PQ_st``, and ``PQ/<class>``. ``semantic``: ``mIoU`` and ``IoU/<class>``.
 
     Raises:
         ValueError: unknown protocol or IoU type, an option that the protocol has not, or bad input; the
@@ -81,7 +92,8 @@ def evaluate(
     options = {"dilation_ratio": dilation_ratio, "max_dets": max_dets, "max_outline": max_outline}
     options |= {"official": official, "class_agnostic": class_agnostic, "scores": scores}
     options["workers"] = workers
-    options |= {"ap_fixed": ap_fixed}
+    options |= {"ap_fixed": ap_fixed, "gt_folder": gt_folder, "pred_folder": pred_folder}
+    options |= {"ignore_label": ignore_label, "class_names": class_names}
     return evaluate_tasks(gt, predictions, protocol, [task], **options)[task]
 
 
@@ -189,12 +201,14 @@ def _check_protocol(protocol: str, options: dict[str, Any]) -> dict[str, Any]:
     _check_choice("protocol", protocol, PROTOCOLS)
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     for name in given:
+        if protocol in MAPS and name in NOT_OF_MAPS:
+            raise ValueError(f"Protocol {protocol} has no {name}: leave --{name.replace('_', '-')} out.")
         if reason := WITHOUT.get((protocol, name)):
             raise ValueError(f"Protocol {protocol} has no {name} (--{name.replace('_', '-')}): {reason}.")
-    if "ap_fixed" in given and protocol != "lvis":
-        raise ValueError(f"Protocol {protocol} has no ap_fixed (--ap-fixed): it is one of LVIS's measures.")
-    if "scores" in given and protocol != "bdd100k":
-        raise ValueError(f"Protocol {protocol} has no scores in a file of their own: leave --scores out.")
+    for name in given:
+        own, what = OF_ONE.get(name, (protocol, ""))
+        if protocol != own:
+            raise ValueError(f"Protocol {protocol} has no {what}: leave --{name.replace('_', '-')} out.")
     return given
 
 
@@ -215,6 +229,20 @@ PROTOCOLS = {
     "lvis": ("lvis.protocol", "lvis_figures"),
     "cityscapes": ("cityscapes.protocol", "evaluate_cityscapes"),
     "bdd100k": ("bdd100k.protocol", "evaluate_bdd100k"),
+    "panoptic": ("panoptic.protocol", "evaluate_panoptic"),
+    "semantic": ("semantic.protocol", "evaluate_semantic"),
+}
+# Protocols in which a pixel belongs to one segment or class, without scores, and options that they have not
+MAPS = {"panoptic", "semantic"}
+NOT_OF_MAPS = {"max_dets", "official", "class_agnostic", "max_outline"}
+# Options that one protocol alone has, and what others have not
+OF_ONE = {
+    "scores": ("bdd100k", "scores in a file of their own"),
+    "ap_fixed": ("lvis", "AP^Fixed"),
+    "gt_folder": ("panoptic", "folder of PNGs beside its ground truth"),
+    "pred_folder": ("panoptic", "folder of PNGs beside its predictions"),
+    "ignore_label": ("semantic", "label to ignore"),
+    "class_names": ("semantic", "class names in a file of their own"),
 }
 # Those of results files in COCO's format, of which models are compared
 COCO_FORMAT = {name: PROTOCOLS[name] for name in ("coco", "lvis")}

@@ -1,0 +1,1 @@
+"""Mean IoU of classes, and mean Boundary IoU."""
