@@ -154,16 +154,18 @@ def accumulate(
     num_classes, num_areas = num_objects.shape
     curves: dict[tuple[int, int, int], Curve] = {}
     borders = np.searchsorted(ranking.classes, np.arange(num_classes + 1)).tolist()
+    own_class, by_score, ranks, highest = -1, np.zeros(0, np.int64), np.zeros(0, np.int64), -1
     for k, a in np.argwhere(num_objects > 0).tolist():
-        own = slice(borders[k], borders[k + 1])
-        ranks = ranking.ranks[own]
-        highest = ranks.max(initial=-1)
+        if k != own_class:
+            own_class, own = k, slice(borders[k], borders[k + 1])
+            by_score = own.start + np.argsort(-ranking.scores[own], kind="stable")
+            ranks = ranking.ranks[by_score]
+            highest = ranks.max(initial=-1)
         for m, limit in enumerate(limits):
             if m > 0 and highest < limits[m - 1]:
                 curves[k, a, m] = curves[k, a, m - 1]
                 continue
-            chosen = own.start + np.flatnonzero(ranks < limit)
-            chosen = chosen[np.argsort(-ranking.scores[chosen], kind="stable")]
+            chosen = by_score if highest < limit else by_score[ranks < limit]
             curves[k, a, m] = _curve(
                 matches.matched[a, chosen],
                 matches.ignored[a, chosen],
@@ -188,6 +190,12 @@ def _curve(
     if len(scores) == 0:
         empty = np.zeros((len(settings.bits), len(needed)))
         return Curve(empty, empty, np.zeros(len(settings.bits)), points)
+    # What counts at no threshold leaves the curve as it is; the first detection is where it begins
+    is_needed = (matched != 0) | ~is_unjudged
+    is_needed[0] = True
+    matched, ignored, is_unjudged, scores = (
+        column[is_needed] for column in (matched, ignored, is_unjudged, scores)
+    )
     bits = settings.bits
     is_found = (matched >> bits & 1).astype(bool)
     # A match with something ignored is ignored even where it counts as none
