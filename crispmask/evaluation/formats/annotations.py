@@ -7,6 +7,7 @@ names the annotation, since nobody but its author knows what was meant.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
@@ -14,7 +15,6 @@ from numbers import Real
 from typing import Annotated, Any, Literal
 
 import msgspec
-import numpy as np
 
 from crispmask.evaluation.formats.checks import check_area, check_box, check_flag, check_ids, is_finite, short
 from crispmask.evaluation.formats.findings import Findings
@@ -114,15 +114,19 @@ def _plain_annotations(
     ):
         if not set(keys) <= set(known):
             return None
-    boxes = np.array([[*row.bbox, row.area] for row in checked], np.float64)
+    numbers = chain(chain.from_iterable(row.bbox for row in checked), (row.area for row in checked))
     parts = [row.segmentation for row in checked if type(row.segmentation) is list]
-    if not np.isfinite(boxes).all() or any(len(part) % 2 for mask in parts for part in mask):
+    if not all(map(math.isfinite, numbers)) or any(len(part) % 2 for mask in parts for part in mask):
         return None
     if any(len(mask) > 2 and {0, 1, 255}.issuperset(mask[0]) for mask in parts):
         return None  # perhaps a mask that was written pixel by pixel
+    names = (
+        f"Annotation {index} (id {row.id})" if type(row.id) is int else annotation_name(rows[index], index)
+        for index, row in enumerate(checked)
+    )
     return [
-        {**row, "iscrowd": own.iscrowd, "index": index, NAME: annotation_name(row, index)}
-        for index, (row, own) in enumerate(zip(rows, checked, strict=True))
+        {**row, "iscrowd": own.iscrowd, "index": index, NAME: name}
+        for index, (row, own, name) in enumerate(zip(rows, checked, names, strict=True))
     ]
 
 

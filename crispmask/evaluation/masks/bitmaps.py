@@ -204,7 +204,7 @@ class Overlap:
 
     def count(self, words: Words) -> Ints:
         """(P,) bits that are set in both masks of each pair."""
-        return _sums(_count_bits(words[self.first] & words[self.second]), self.borders)
+        return _sums(_count_bits(words.take(self.first) & words.take(self.second)), self.borders)
 
 
 def eroded_along_rows(words: Words, width: int) -> Words:

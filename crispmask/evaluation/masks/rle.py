@@ -117,15 +117,22 @@ class Runs:
 
     def pixels(self) -> NDArray[np.int64]:
         """(N,) length of all runs of a mask: H x W for a valid one."""
-        return np.diff(self.ends[self.first])
+        return self._sums.sum(axis=0)
 
     def areas(self) -> NDArray[np.int64]:
         """(N,) foreground pixels."""
-        signed = self.counts.copy()
-        signed[1::2] *= -1
-        # Background minus foreground, or the other way round where a mask begins at an odd place
-        differences = np.diff(np.concatenate([[0], np.cumsum(signed)])[self.first])
-        return (self.pixels() - np.where(self.first[:-1] % 2 == 0, differences, -differences)) // 2
+        begins_odd = self.first[:-1] % 2
+        return np.where(begins_odd == 1, self._sums[0], self._sums[1])
+
+    @cached_property
+    def _sums(self) -> NDArray[np.int64]:
+        """(2, N) pixels of the runs of a mask at even places among all runs, and at odd ones."""
+        sums = np.empty((2, len(self.first) - 1), np.int64)
+        for parity in (0, 1):
+            total = np.cumsum(self.counts[parity::2])
+            edges = (self.first + 1 - parity) // 2
+            sums[parity] = np.diff(_before(total, edges))
+        return sums
 
     def boxes(self, height: int) -> NDArray[np.int64]:
         """(N, 4) tight x0, y0, x1, y1 of masks ``height`` high, x1 and y1 exclusive; zeros if empty."""
@@ -369,9 +376,9 @@ def _numbers(
 ) -> NDArray[np.int64]:
     """The signed numbers whose last characters are at ``ends``; the characters before, as long as they are
     no last ones, hold five lower bits each."""
-    values = _SIGNED[digits[ends]]
+    values = _SIGNED.take(digits.take(ends))
     # Few numbers have a second character, and fewer a third
-    longer = np.flatnonzero(~is_last[ends - 1])
+    longer = np.flatnonzero(~is_last.take(ends - 1))
     if len(ends) and ends[0] == 0:
         longer = longer[longer > 0]
     for place in range(1, _MAX_CHARACTERS + 1):
@@ -400,9 +407,15 @@ def _undo_differences(values: NDArray[np.int64], first: NDArray[np.int64]) -> ND
     for parity in (0, 1):
         chain = values[parity::2]
         edges = (first + 1 - parity) // 2
-        before = np.append(0, chain)[edges[:-1]]
-        chain -= np.repeat(before, np.diff(edges))
+        chain -= np.repeat(_before(chain, edges[:-1]), np.diff(edges))
     return values
+
+
+def _before(total: NDArray[np.int64], edges: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Running totals before some places, 0 before the first one."""
+    if len(total) == 0:
+        return np.zeros(len(edges), np.int64)
+    return np.where(edges > 0, total[edges - 1], 0)
 
 
 def _refuse(is_bad: NDArray[np.bool_], borders: NDArray[np.int64], reason: str) -> None:
