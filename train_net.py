@@ -28,12 +28,12 @@ import transfiner_d2  # noqa: F401
 from crispmask.engine import (
     AtomicCheckpointer,
     Trainer,
-    argument_parser,
     check_run,
     describe_kept,
     exit_on_user_error,
     launch,
     load_run_config,
+    parse_arguments,
     resolve_config_file,
     settle_own_data,
     settle_start,
@@ -86,7 +86,8 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
     """The whole command."""
     make_stdout_tolerant()
     words = sys.argv[1:] if argv is None else argv
-    args = argument_parser().parse_args(words)
+    with exit_on_user_error():
+        args = parse_arguments(words)
     cfg, started = None, time.time()
     with (
         exit_on_user_error(),

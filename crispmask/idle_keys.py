@@ -236,7 +236,8 @@ def describe_idle_keys(cfg: CfgNode, path: str, opts: Sequence[str], purpose: st
         purpose: ``train``, ``evaluate`` or ``predict``.
     """
     given = list(dict.fromkeys(opts[::2]))
-    written = [key for key in own_keys(path) if key not in given] if path else []
+    # A whole config is what a run has saved: nobody wrote its keys
+    written = [key for key in own_keys(path) if key not in given] if path and not _is_whole(path) else []
     rules = (*_rules_of_heads(), *_GENERAL)
     reasons: dict[str, list[str]] = {}
     for keys, known in ((given, (*_UNREAD[purpose], *rules)), (written, rules)):
@@ -257,6 +258,11 @@ def _reason(cfg: CfgNode, key: str, rules: Sequence[IdleKeys]) -> str:
         if any(fnmatchcase(key, pattern) for pattern in rule.keys) and rule.when(cfg):
             return rule.because
     return ""
+
+
+def _is_whole(path: str) -> bool:
+    """Whether a config file has all sections, as the ``config.yaml`` of a run."""
+    return set(get_config()) <= set(read_own_values(find_config(path)))
 
 
 def own_keys(path: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
+from difflib import get_close_matches
 
 # Control characters, line and paragraph separators, marks that turn the direction of text, and halves of
 # characters, which cannot be written
@@ -23,6 +24,29 @@ _NO_TEXT = re.compile("[\udc80-\udcff]")
 _LAID_OUT = re.compile(rf"(\x1b\[[0-9;]*m|[\n\t])|{_OBEYED}")
 # Further lines of a message are indented; those of a name would pass for new messages
 _MESSAGE = re.compile(rf"(\n(?=  ))|{_OBEYED}")
+
+
+class News(str):
+    """A note on a run that says what was found or set; other notes warn."""
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things: 1 image, 2 images."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def unknown_flags(words: Iterable[str], known: Iterable[str]) -> str:
+    """That flags are not known, in words without a full stop, with those that may be meant.
+
+    Args:
+        words: what was given.
+        known: all flags that there are.
+    """
+    words, known = list(words), list(known)
+    flags = [word.split("=")[0] for word in words if word.startswith("--")]
+    meant = [close[0] for flag in flags if (close := get_close_matches(flag, known, n=1))]
+    hint = f" (did you mean {', '.join(meant)}?)" if meant else ""
+    return f"unrecognized arguments: {' '.join(words)}{hint}"
 
 
 def printable(text: object) -> str:

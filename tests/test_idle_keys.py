@@ -95,6 +95,13 @@ def test_a_file_answers_for_its_own_lines(tmp_path: Path) -> None:
     assert len(idle(path=str(base))) == 2
 
 
+def test_a_config_that_a_run_has_saved_answers_for_nothing(tmp_path: Path) -> None:
+    saved = tmp_path / "config.yaml"
+    saved.write_text(get_config("refinemask/coco/R_50_FPN_1x.yaml", ["MODEL.TRANSFINER.DROPOUT", 0.5]).dump())
+    assert idle(path=str(saved)) == []
+    assert len(idle("MODEL.TRANSFINER.DROPOUT", "0.4", path=str(saved))) == 1
+
+
 def test_what_a_purpose_does_not_read_is_told_of_the_command_line_alone() -> None:
     opts = ("SOLVER.BASE_LR", "0.1", "SOLVER.MAX_ITER", "3", "DATALOADER.NUM_WORKERS", "1")
     said = "SOLVER.BASE_LR, SOLVER.MAX_ITER have no effect: nothing is trained."

@@ -26,7 +26,7 @@ from crispmask.interrupt import exit_on_interrupt
 from crispmask.missing import how_to_install
 from crispmask.remote_bases import remote_bases
 from crispmask.startup import prepare
-from crispmask.text import command_line, drop_stdout, make_stdout_tolerant
+from crispmask.text import command_line, drop_stdout, make_stdout_tolerant, unknown_flags
 
 ANALYSES = {
     "boundary": ("crispmask.cli.analyze_boundary", "where outlines are wrong: HTML page and CSV"),
@@ -129,6 +129,14 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     if others:
         args.opts = [*args.opts, *others]
     return args
+
+
+def _flags(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Of a parser and those of its verbs."""
+    for action in parser._actions:
+        yield from action.option_strings
+        for child in (action.choices or {}).values() if action.nargs == argparse.PARSER else ():
+            yield from _flags(child)
 
 
 def _check_verbs(words: Sequence[str], verbs: dict[str, Any], before: tuple[str, ...] = ()) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from crispmask.cli.output import check_output_file, print_findings, print_table, say, write_json, write_whole
 from crispmask.errors import UserError
-from crispmask.text import printable
+from crispmask.text import counted, printable
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
         _recommend(found, args, cfg, recipe)
     if fixed:
         write_json(fixed, found.content, indent=None)
-        counts = f"{len(found.content['images'])} images, {len(found.content['annotations'])} annotations"
+        counts = ", ".join(counted(len(found.content[f"{what}s"]), what) for what in ("image", "annotation"))
         print(f"{fixed}: {counts}")
     elif faults:
         raise UserError(

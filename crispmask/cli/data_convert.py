@@ -25,6 +25,7 @@ from crispmask.cli.output import (
     write_json,
 )
 from crispmask.errors import UserError
+from crispmask.text import counted
 
 if TYPE_CHECKING:
     from crispmask.data.conversion.source import Conversion, Source, SourceImage
@@ -128,5 +129,5 @@ def _write(
         rows = content["annotations"]
         without = len(images) - len({row["image_id"] for row in rows})
         counts = f"{len(rows)} objects of {len(content['categories'])} classes"
-        say(f"{path}: {len(images)} images, {without} of them without objects; {counts}")
+        say(f"{path}: {counted(len(images), 'image')}, {without} of them without objects; {counts}")
     say(f"folder of the images: {root}")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from crispmask.cli.output import check_output_file, say
 from crispmask.errors import UserError
+from crispmask.text import counted
 
 # Pictures of a sheet
 PER_SHEET = 24
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
         path = output if index == 1 else output.with_name(f"{output.stem}-{index}{output.suffix}")
         picture = contact_sheet(tiles[start:end], sheets.legend(chosen[start:end], names, colors), args.side)
         Image.fromarray(picture).save(path)
-        say(f"{path}: {len(tiles[start:end])} images")
+        say(f"{path}: {counted(len(tiles[start:end]), 'image')}")
     used = frozenset().union(*(image.classes for image in images))
     seen = frozenset().union(*(image.classes for image in chosen))
     say(f"{len(chosen)} of {len(images)} images, {len(seen)} of the {len(used)} classes that have objects")

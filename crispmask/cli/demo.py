@@ -38,9 +38,9 @@ from typing import TYPE_CHECKING, Any
 
 from crispmask.cli.arguments import weight_path
 from crispmask.cli.models import add_model_arguments, load_model_config, print_idle_keys
-from crispmask.cli.output import RowFile, check_output_file, check_output_folder, print_notes
+from crispmask.cli.output import RowFile, check_output_file, check_output_folder, print_notes, say
 from crispmask.errors import UserError
-from crispmask.text import printable
+from crispmask.text import counted
 
 if TYPE_CHECKING:
     from crispmask.cli.demo_ids import ResultIds
@@ -125,12 +125,13 @@ def _work(
     from crispmask.cli.demo_inputs import batched, predicted, read_images, read_shots
     from crispmask.evaluation.progress import Progress
 
-    done, total = 0, len(inputs.images)
-    args.kept = lambda: (
-        f"{done} of {total} images and {sum(outputs.frames.values())} frames are drawn into {args.output}"
-        if outputs.frames
-        else f"{done} of {total} images are drawn into {args.output}"
-    )
+    done, total, objects, shots = 0, len(inputs.images), 0, 0
+
+    def kept() -> str:
+        frames = f" and {counted(sum(outputs.frames.values()), 'frame')}" if outputs.frames else ""
+        return f"{done} of {counted(total, 'image')}{frames} are drawn into {args.output}"
+
+    args.kept = kept
     images = read_images(predictor, Progress().track(inputs.images, "Drawing"), failures)
     frames = _counted(read_shots(inputs, failures, args.every, args.frames), outputs.expected)
     predict = partial(predictor.predict, min_score=args.score_threshold)
@@ -138,8 +139,14 @@ def _work(
         with failures.naming(shot.title):
             outputs.write(shot, result)
             done += not shot.video
+        objects, shots = objects + len(result), shots + 1
     if total:
-        print(f"{done} of {total} images drawn into {printable(args.output)}", flush=True)
+        found = counted(objects, "object")
+        say(f"{done} of {counted(total, 'image')} drawn into {args.output}, {found} in all")
+    if shots and not objects:
+        print_notes(
+            [f"no object has a score of {args.score_threshold:g} or more: --score-threshold takes less"]
+        )
 
 
 def _counted(frames: Iterable[Any], total: int) -> Iterable[Any]:
@@ -167,6 +174,7 @@ def _plan(args: argparse.Namespace) -> Inputs:
     """What is worked on, once the flags are known to make sense."""
     from crispmask.cli.demo_inputs import plan_inputs
     from crispmask.cli.demo_outputs import check_wishes
+    from crispmask.visualization.files import unsearched_folder
 
     if min(args.scale, args.batch_size, args.every, args.frames or 1) < 1 or args.frames == 0:
         raise UserError("--scale, --batch-size, --every and --frames must be 1 or more.")
@@ -177,6 +185,11 @@ def _plan(args: argparse.Namespace) -> Inputs:
     inputs = plan_inputs(
         args.input, args.camera, recursive=args.recursive, output=args.output, kinds=args.show
     )
+    folder = None if args.recursive else unsearched_folder(args.input, args.output)
+    if folder:
+        print_notes(
+            [f"images in folders of folders are left out, as those of '{folder}': --recursive takes them"]
+        )
     check_wishes(args, bool(inputs.images), bool(inputs.videos) or inputs.camera is not None)
     return inputs
 

@@ -20,6 +20,7 @@ from crispmask.data.annotation_check import AnnotationCheck
 from crispmask.data.images import ImageError, read_image
 from crispmask.data.learnable import is_outside
 from crispmask.evaluation.masks.rle import parse_runs
+from crispmask.text import counted
 from crispmask.visualization.colors import Color, distinct_color
 from crispmask.visualization.contact_sheet import EMPTY, LegendEntry, Tile, hatch
 from crispmask.visualization.overlay import DrawnObject, draw_objects
@@ -161,8 +162,8 @@ def draw_tile(image: ShownImage, names: dict[Any, str], colors: dict[Any, Color]
             label = f"crowd: {label}".removesuffix(": ")
         drawn.append(DrawnObject(item.mask, item.box, label, item.color, item.corner))
     crowds = sum(row["iscrowd"] for row in image.rows)
-    counts = _counted(len(image.rows) - crowds, "object")
-    counts += f", {_counted(crowds, 'crowd region')}" if crowds else ""
+    counts = counted(len(image.rows) - crowds, "object")
+    counts += f", {counted(crowds, 'crowd region')}" if crowds else ""
     lines = (image.name, f"{width} x {height}, {counts}")
     return Tile(draw_objects(picture, drawn, fill_opacity=FILL_OPACITY), lines, alarm)
 
@@ -193,10 +194,6 @@ def class_colors(found: AnnotationCheck) -> tuple[dict[Any, str], dict[Any, Colo
 def _label(name: str) -> str:
     """A name that does not cover a picture; the legend has all of it."""
     return name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 2]}.."
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _fault(row: Row, size: tuple[int, int]) -> str:

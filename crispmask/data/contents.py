@@ -18,6 +18,7 @@ from crispmask.data.datasets import read_dataset
 from crispmask.data.image_files import check_image_files
 from crispmask.data.learnable import objects_without_masks, why_nothing_is_learnt
 from crispmask.evaluation.progress import Progress
+from crispmask.text import counted
 
 Images = Sequence[Mapping[str, Any]]
 logger = logging.getLogger(__name__)
@@ -123,8 +124,15 @@ def trained_images(dicts: Images, *, masks: bool, filter_empty: bool) -> list[di
                 image["annotations"] = kept
         if left_out:
             logger.warning("%d objects without a mask are left out of the training.", left_out)
-    has_objects = any("annotations" in image for image in images[:1])
-    return filter_images_with_only_crowd_annotations(images) if filter_empty and has_objects else images
+    if not filter_empty or not any("annotations" in image for image in images[:1]):
+        return images
+    kept = filter_images_with_only_crowd_annotations(images)
+    if empty := len(images) - len(kept):
+        logger.info(
+            "%s without objects left out of the training (DATALOADER.FILTER_EMPTY_ANNOTATIONS).",
+            counted(empty, "image"),
+        )
+    return kept
 
 
 def with_keypoints(dicts: Images, number: int) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from crispmask.engine.arguments import (
     argument_parser,
     load_config,
     load_run_config,
+    parse_arguments,
     resolve_config_file,
 )
 from crispmask.engine.checkpointer import AtomicCheckpointer
@@ -31,6 +32,7 @@ __all__ = [
     "launch",
     "load_config",
     "load_run_config",
+    "parse_arguments",
     "resolve_config_file",
     "settle_own_data",
     "settle_start",

@@ -19,6 +19,7 @@ from crispmask.engine.own_data import add_data_flags
 from crispmask.engine.value_checks import value_of
 from crispmask.errors import UserError
 from crispmask.remote_bases import add_remote_base_flag
+from crispmask.text import unknown_flags
 
 EPILOG = """
 examples:
@@ -55,6 +56,20 @@ def argument_parser() -> argparse.ArgumentParser:
     # A fixed port would let two runs of one user on one machine collide
     parser.set_defaults(dist_url="auto")
     return parser
+
+
+def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
+    """The arguments of :func:`argument_parser`.
+
+    Raises:
+        UserError: a flag is not known.
+    """
+    parser = argument_parser()
+    args, others = parser.parse_known_args(words)
+    if others:
+        known = [flag for action in parser._actions for flag in action.option_strings]
+        raise UserError(f"{unknown_flags(others, known)}; --help tells more.")
+    return args
 
 
 def load_config(

@@ -254,6 +254,11 @@ def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> list[str]:
         )
     if not eval_only:
         check_start(cfg)
+    if not eval_only and tag.is_file():
+        notes.append(
+            f"'{cfg.OUTPUT_DIR}' has checkpoints of an earlier run, which those of this one replace: give "
+            "--resume to go on with that one, or another OUTPUT_DIR to keep it."
+        )
     return notes
 
 

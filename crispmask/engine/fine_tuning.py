@@ -22,6 +22,7 @@ from crispmask.checkpoint.shapes import build_without_memory, config_shapes
 from crispmask.data.classes import registered_names
 from crispmask.engine.value_checks import value_of
 from crispmask.errors import UserError
+from crispmask.text import News
 
 # What the carried layers of a detector were trained with, and no shape of theirs tells
 _INPUT_KEYS = (
@@ -90,7 +91,8 @@ def settle_start(cfg: CfgNode, args: argparse.Namespace, notes: list[str]) -> Cf
     cfg.defrost()
     if args.freeze_detector:
         names = freeze_detector(cfg)
-        notes.append(f"--freeze-detector: {', '.join(names)} stay as they are; the mask head starts anew.")
+        frozen = f"--freeze-detector: {', '.join(names)} stay as they are; the mask head starts anew."
+        notes.append(News(frozen))
     if args.start:
         notes += take_over_keys(cfg, args, _known_origin(cfg, args.resume))
     cfg.freeze()
@@ -141,10 +143,10 @@ def take_over_keys(cfg: CfgNode, args: argparse.Namespace, origin: Origin) -> li
             cfg.merge_from_list([] if given else [key, theirs])
             (kept if given else changes).append(f"{key} {theirs} (here {ours})")
     return [
-        f"--from: {text} {', '.join(keys)}."
-        for text, keys in (
-            (f"taken over from {origin.source}:", changes),
-            (f"{origin.source} has otherwise what was given:", kept),
+        kind(f"--from: {text} {', '.join(keys)}.")
+        for kind, text, keys in (
+            (News, f"taken over from {origin.source}:", changes),
+            (str, f"{origin.source} has otherwise what was given:", kept),
         )
         if keys
     ]

@@ -19,7 +19,7 @@ from crispmask.evaluation.formats.checks import load_json, short
 from crispmask.evaluation.formats.coco import load_dataset
 from crispmask.evaluation.formats.split import TRAIN, VAL, split_images
 from crispmask.idle_keys import own_keys
-from crispmask.text import printable
+from crispmask.text import News, counted, printable
 
 # Every head takes its number of classes from one of these
 CLASS_KEYS = ("ROI_HEADS", "RETINANET")
@@ -137,7 +137,8 @@ def _settle_training(
         cfg.INPUT.MASK_FORMAT = "polygon" if kinds == {list} else "bitmask"
     listed = ", ".join(f"{name} ({i})" for i, name in list(names.items())[:MOST_NAMES])
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    notes.append(f"Classes of '{dataset.json}', which every head gets: {len(names)}, {listed}{more}.")
+    classes = f"Classes of '{dataset.json}', which every head gets: {len(names)}, {listed}{more}."
+    notes.append(News(classes))
     notes += _odd_classes(data, names, dataset.json)
     notes += _describe_split(data, names, dataset)
     if args.train_json and not cfg.DATASETS.TEST:
@@ -206,10 +207,8 @@ def _describe_split(data: Mapping[str, Any], names: dict[Any, str], dataset: Own
     except ValueError as error:
         raise UserError(f"'{dataset.json}': {error}: give --val-json, or no --val-share.") from error
     total = len(split.training) + len(split.validation)
-    notes = [
-        f"Validation has {len(split.validation)} of the {total} images, drawn by a hash of their names; the "
-        f"others are trained on."
-    ]
+    words = f"Validation has {len(split.validation)} of the {counted(total, 'image')}"
+    notes: list[str] = [News(f"{words}, drawn by a hash of their names; the others are for the training.")]
     if split.lost:
         listed = ", ".join(names[i] for i in split.lost)
         notes.append(f"Every image with {listed} is in the validation, for there are too few: annotate more.")

@@ -19,7 +19,7 @@ from detectron2.utils import comm
 from tabulate import tabulate
 
 from crispmask.evaluation.build import EVALUATORS, evaluator_type
-from crispmask.text import ON_TERMINAL
+from crispmask.text import ON_TERMINAL, counted
 
 # The first word comes after so many seconds and iterations of training, without the slower first one;
 # afterwards a hundred lines in all, but not more often and not more rarely than this
@@ -147,14 +147,15 @@ def describe_plan(cfg: CfgNode, num_images: int, evaluated: Mapping[str, int], s
     passes = count * batch / max(num_images, 1)
     processes = comm.get_world_size()
     words = f"Plan: goes on after iteration {start}, {count} more" if start else f"Plan: {count} iterations"
-    words += f" of {batch} images" + (f" on {processes} processes" if processes > 1 else "")
-    words += f", {passes:.2g} times the {num_images} images of {', '.join(cfg.DATASETS.TRAIN)}"
+    words += f" of {counted(batch, 'image')}" + (f" on {processes} processes" if processes > 1 else "")
+    words += f", {passes:{'.2g' if passes < 10 else '.0f'}} times the {counted(num_images, 'image')} of "
+    words += ", ".join(cfg.DATASETS.TRAIN)
     words += "; " + (_describe_evaluations(cfg, evaluated) or "no evaluation")
     return f"{words}. The log in full: {Path(cfg.OUTPUT_DIR) / 'log.txt'}"
 
 
 def _describe_evaluations(cfg: CfgNode, evaluated: Mapping[str, int]) -> str:
-    where = " and ".join(f"the {count} images of {name}" for name, count in evaluated.items())
+    where = " and ".join(f"the {counted(count, 'image')} of {name}" for name, count in evaluated.items())
     period = cfg.TEST.EVAL_PERIOD
     often = f"every {period} and at the end" if 0 < period < cfg.SOLVER.MAX_ITER else "at the end"
     return where and f"evaluation {often} on {where}"
@@ -186,6 +187,12 @@ def log_results(results: Mapping[str, Any], names: Iterable[str]) -> None:
         metrics = dict.fromkeys(m for values in figures.values() for m in values if "-" not in m)
         if not metrics:
             continue
-        rows = [[task, *(values.get(metric) for metric in metrics)] for task, values in figures.items()]
+        rows = [[task, *(_figure(values, metric) for metric in metrics)] for task, values in figures.items()]
         table = tabulate(rows, ["", *metrics], floatfmt=".1f", missingval="-")
         logger.info("Results on %s:\n%s", name, table, extra=ON_TERMINAL)
+
+
+def _figure(values: Mapping[str, float], metric: str) -> float | None:
+    """A figure; None for one of nothing, as of small objects where there is none."""
+    value = values.get(metric)
+    return None if value is None or math.isnan(value) else value

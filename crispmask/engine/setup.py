@@ -14,6 +14,7 @@ from detectron2.utils import comm
 
 from crispmask.data.own import register_own_datasets
 from crispmask.engine.run_log import start_log
+from crispmask.text import News
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ def setup_run(cfg: CfgNode, args: argparse.Namespace, notes: Sequence[str] = ())
     Args:
         cfg: the config of the run.
         args: parsed command line.
-        notes: what the checks found worth a warning.
+        notes: what the checks found: warnings, but for those that are :class:`crispmask.text.News`.
     """
     register_own_datasets(cfg)
     start_log(cfg.OUTPUT_DIR, rank=comm.get_rank(), verbose=getattr(args, "verbose", False))
@@ -32,7 +33,7 @@ def setup_run(cfg: CfgNode, args: argparse.Namespace, notes: Sequence[str] = ())
     if cfg.MODEL.DEVICE == "cpu" and not torch.cuda.is_available():
         logger.info("Running on the CPU: torch sees no GPU.")
     for note in notes:
-        logger.warning(note)
+        logger.log(logging.INFO if isinstance(note, News) else logging.WARNING, note)
     if cfg.CRISPMASK.DETERMINISTIC:
         make_deterministic()
 

@@ -17,6 +17,7 @@ from crispmask.data.deep_images import Range
 from crispmask.data.images import ImageError, value_extremes
 from crispmask.errors import UserError
 from crispmask.evaluation.progress import Progress
+from crispmask.text import News
 
 AUTO = "auto"
 
@@ -82,7 +83,7 @@ def settle_value_range(cfg: CfgNode, notes: list[str], *, resume: bool, eval_onl
         settled = stored_value_range(cfg)
     else:
         settled = with_value_range(cfg, _find_in_training_images(cfg))
-    notes.append(describe(settled.INPUT.VALUE_RANGE))
+    notes.append(News(describe(settled.INPUT.VALUE_RANGE)))
     return settled
 
 

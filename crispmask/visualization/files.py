@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from crispmask.data.video import SUFFIXES as VIDEO_SUFFIXES
@@ -46,6 +47,19 @@ def find_images(
         for file in files:
             found.setdefault(file, file.relative_to(path).as_posix())
     return found
+
+
+def unsearched_folder(inputs: Sequence[str | Path], leave_out: str | Path | None = None) -> Path | None:
+    """The first folder with images that lies in a folder of ``inputs``, where a search does not go down."""
+    left_out = None if leave_out is None else os.path.realpath(leave_out)
+    for place in (path for path in map(Path, inputs) if os.path.isdir(path)):
+        for folder in sorted(path for path in place.iterdir() if path.is_dir()):
+            if folder.name.startswith(".") or os.path.realpath(folder) == left_out:
+                continue
+            with suppress(OSError):  # one that nobody may read
+                if any(path.suffix.lower() in SUFFIXES for path in folder.iterdir()):
+                    return folder
+    return None
 
 
 def is_video(path: str | Path) -> bool:

@@ -141,6 +141,26 @@ def test_pictures_of_any_shape_are_done(
         assert Image.open(tmp_path / "out" / path.name).size == Image.open(path).size
 
 
+def test_it_is_said_that_nothing_is_found_and_that_folders_are_left_out(
+    tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    small_images(images / "shelf")
+    (images / "shelf" / "good.png").rename(images / "good.png")
+    (images / "notes").mkdir()
+    words = demo(tiny_weights, images, images / "shelf" / "out", "--score-threshold", 1)
+    assert main(words) == 0
+    left_out, drawn, nothing = capsys.readouterr().out.splitlines()
+    assert "are left out" in left_out and "shelf': --recursive" in left_out
+    assert drawn.startswith("1 of 1 image drawn") and drawn.endswith(", 0 objects in all")
+    assert nothing.startswith("note: no object has a score of 1 or more")
+    # Nothing is said of the folder that is written to
+    assert main(demo(tiny_weights, images, images / "shelf", "--score-threshold", 0)) == 0
+    (drawn,) = capsys.readouterr().out.splitlines()
+    assert " 0 objects" not in drawn
+
+
 def test_what_fails_in_a_batch_is_named_and_the_others_are_done(
     tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ def test_a_video_becomes_a_video_and_rows(
     flags += ["--batch-size", 2, "TEST.DETECTIONS_PER_IMAGE", 3]
     assert main(demo(tiny_weights, [clip, image], out, *flags)) == 0
     printed = capsys.readouterr().out
-    assert "1 of 1 images drawn" in printed and "3 frames drawn into" in printed and "sound" not in printed
+    assert "1 of 1 image drawn" in printed and "3 frames drawn into" in printed and "sound" not in printed
     before = list(read_frames(clip, every=4))
     for name in ("clip.mp4", "clip-outline.mp4"):
         after = list(read_frames(out / name))

@@ -92,6 +92,14 @@ def test_a_program_is_no_config(tmp_path: Path) -> None:
     assert "LazyConfig" not in arguments.argument_parser().format_help()
 
 
+def test_a_flag_that_is_not_known_is_one_sentence() -> None:
+    with pytest.raises(
+        UserError, match=r"^unrecognized arguments: --train-jsn \(did you mean --train-json\?\); --h"
+    ):
+        arguments.parse_arguments(["--train-jsn", "a.json", "--train-images", "photos"])
+    assert arguments.parse_arguments(["--eval-only", "KEY", "1"]).opts == ["KEY", "1"]
+
+
 def test_overrides_win_and_the_config_is_frozen() -> None:
     cfg = load_config(TINY, ["SOLVER.MAX_ITER", "7", "CRISPMASK.AMP_DTYPE", "float16"])
     assert (cfg.SOLVER.MAX_ITER, cfg.CRISPMASK.AMP_DTYPE, cfg.MODEL.FPN.OUT_CHANNELS) == (7, "float16", 32)

@@ -183,6 +183,12 @@ def test_resuming_does_not_need_the_first_weights_any_more(tmp_path: Path) -> No
     assert check("--resume", "MODEL.WEIGHTS", "gone.pth", folder=tmp_path)[1] == []
 
 
+def test_a_new_run_in_the_folder_of_another_is_told(tmp_path: Path) -> None:
+    (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
+    (note,) = check(folder=tmp_path)[1]
+    assert str(tmp_path) in note and "--resume" in note
+
+
 def test_last_checkpoint_that_names_nothing(tmp_path: Path) -> None:
     (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
     with pytest.raises(UserError, match=r"last_checkpoint' names 'model_0000009\.pth'"):

@@ -15,7 +15,7 @@ import train_net
 from crispmask.checkpoint.model_info import read_model_info
 from crispmask.cli import main
 from crispmask.data.own import own_datasets, register_own_datasets
-from crispmask.engine import UserError
+from crispmask.engine import UserError, argument_parser
 from crispmask.engine.own_data import settle_own_data
 from crispmask.evaluation.formats.split import split_images, take_part
 from tests.data.twelve_images import EMPTY, write_twelve_images
@@ -43,7 +43,7 @@ def flags(files: Files, part: str = "train") -> list[str]:
 
 
 def settle(*words: object, config: str = TINY) -> tuple[Any, list[str]]:
-    args = train_net.argument_parser().parse_args(["--config-file", config, *map(str, words)])
+    args = argument_parser().parse_args(["--config-file", config, *map(str, words)])
     notes: list[str] = []
     return settle_own_data(train_net.load_run_config(args), args, notes), notes
 
@@ -242,12 +242,15 @@ def test_one_image_with_objects_is_no_split(twelve: Files, tmp_path: Path) -> No
         settle(*flags(changed(twelve, tmp_path, annotations=rows)), "--val-share", 0.5)
 
 
-def test_ids_that_are_strings_come_back(tmp_path: Path) -> None:
+def test_ids_that_are_strings_come_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Train, resume, evaluate from the saved config alone, and draw from the weights alone."""
     ids = ("L-1", "S-1", "m 3")
     files, run = write_twelve_images(tmp_path / "kitchen", ids), tmp_path / "run"
     words = ["--config-file", TINY, *flags(files), "--val-share", "0.2", "OUTPUT_DIR", str(run)]
     train_net.run(words)
+    said = capsys.readouterr().out
+    assert all(f"crispmask] {start}" in said for start in ("Classes of '", "Validation has 2 of the 12 im"))
+    assert "1 image without objects left out" in said and "times the 9 images of mugs_train" in said
     assert "segm/AP-lid" in (run / "metrics.json").read_text()
     saved = ["--config-file", str(run / "config.yaml")]
     train_net.run([*saved, "--resume", "SOLVER.MAX_ITER", "3"])

@@ -60,6 +60,8 @@ def test_plan() -> None:
     said = describe_plan(cfg, 400, {}, 60)
     assert said.startswith("Plan: goes on after iteration 60, 40 more of 8 images, 0.8 times")
     assert "; no evaluation. " in said
+    said = describe_plan(cfg, 1, {"shapes_val": 1}, 0)
+    assert "800 times the 1 image of" in said and "on the 1 image of shapes_val. " in said
 
 
 @pytest.fixture
@@ -116,5 +118,5 @@ def test_results_are_one_table_a_data_set(caplog: pytest.LogCaptureFixture) -> N
             ["AP", "AP50"],
             ["----", "----", "------"],
             ["bbox", "12.3", "-"],
-            ["segm", "10.0", "nan"],
+            ["segm", "10.0", "-"],
         ]

@@ -12,7 +12,7 @@ from PIL import Image
 
 import train_net
 from crispmask.checkpoint.release import convert_checkpoint, write_conversion
-from crispmask.engine import Trainer
+from crispmask.engine import Trainer, argument_parser
 from crispmask.engine.arguments import load_config
 from crispmask.engine.predictor import Predictor
 from crispmask.engine.value_range import (
@@ -124,7 +124,7 @@ def test_found_for_a_training_and_taken_up_by_its_resumption(deep_dataset: str, 
 
 def test_train_net_finds_it_before_any_process_starts(deep_dataset: str, tmp_path: Path) -> None:
     words = ["--config-file", TINY, *NO_TEST, "DATASETS.TRAIN", f"('{deep_dataset}',)"]
-    args = train_net.argument_parser().parse_args([*words, "OUTPUT_DIR", str(tmp_path / "run"), *AUTO])
+    args = argument_parser().parse_args([*words, "OUTPUT_DIR", str(tmp_path / "run"), *AUTO])
     cfg, notes = train_net.setup(args)
     assert cfg.INPUT.VALUE_RANGE == [100, 3000] and cfg.is_frozen()
     assert any("100 is black and 3000 is white" in note for note in notes)
