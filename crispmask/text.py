@@ -36,17 +36,20 @@ def counted(number: int, what: str) -> str:
 
 
 def unknown_flags(words: Iterable[str], known: Iterable[str]) -> str:
-    """That flags are not known, in words without a full stop, with those that may be meant.
+    """That flags are not known, in words without a full stop, with those that may be meant; else empty.
 
     Args:
-        words: what was given.
-        known: all flags that there are.
+        words: of a command line.
+        known: all flags that there are; a word may be the beginning of one.
     """
-    words, known = list(words), list(known)
+    known = list(known)
     flags = [word.split("=")[0] for word in words if word.startswith("--")]
-    meant = [close[0] for flag in flags if (close := get_close_matches(flag, known, n=1))]
+    unknown = [flag for flag in flags if not any(name.startswith(flag) for name in known)]
+    if not unknown:
+        return ""
+    meant = [close[0] for flag in unknown if (close := get_close_matches(flag, known, n=1))]
     hint = f" (did you mean {', '.join(meant)}?)" if meant else ""
-    return f"unrecognized arguments: {' '.join(words)}{hint}"
+    return f"unrecognized arguments: {' '.join(unknown)}{hint}"
 
 
 def printable(text: object) -> str:

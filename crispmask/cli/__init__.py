@@ -123,6 +123,9 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     """The arguments of these words, with ``KEY VALUE`` pairs behind the flags, which argparse leaves over."""
     _check_verbs(words, VERBS)
     parser = _parser(words)
+    # Before argparse misses what follows such a flag
+    if unknown := unknown_flags(words, _flags(parser)):
+        parser.error(unknown)
     args, others = parser.parse_known_args(words)
     if wrong := [word for word in others if not hasattr(args, "opts") or re.match(r"-\D", word)]:
         raise UserError(f"unrecognized arguments: {' '.join(wrong)}; {args.prog} --help tells more.")

@@ -65,11 +65,10 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
         UserError: a flag is not known.
     """
     parser = argument_parser()
-    args, others = parser.parse_known_args(words)
-    if others:
-        known = [flag for action in parser._actions for flag in action.option_strings]
-        raise UserError(f"{unknown_flags(others, known)}; --help tells more.")
-    return args
+    known = [flag for action in parser._actions for flag in action.option_strings]
+    if unknown := unknown_flags(words, known):
+        raise UserError(f"{unknown}; --help tells more.")
+    return parser.parse_args(words)
 
 
 def load_config(

@@ -246,7 +246,7 @@ def test_wrong_keys_are_said_before_the_file_is_read(
     assert "did you mean" in failure([*names, *refinemask, "MODEL.ROI_HEADS.NUM_CLASES", "3"], capsys)
     assert "takes a value of type int" in failure([*refinemask, *names, key, "three"], capsys)
     assert "unrecognized arguments: --trust" in failure([*names, *refinemask, key, "3", "--trusted"], capsys)
-    assert "--sorce (did you mean --source?)" in failure([*names, "--sorce", "refinemask"], capsys)
+    assert "--sorce (did you mean --source?)" in failure(["--sorce", "refinemask", *names], capsys)
 
 
 def test_names_of_data_parallel_fit_a_config(tmp_path: Path) -> None:
