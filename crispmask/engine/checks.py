@@ -119,7 +119,11 @@ def used_datasets(cfg: CfgNode, eval_only: bool) -> list[str]:
     """
     key = "TEST" if eval_only else "TRAIN"
     if not cfg.DATASETS[key]:
-        raise UserError(f"DATASETS.{key} is empty: give a --config-file, or DATASETS.{key} \"('<name>',)\".")
+        part = "val" if eval_only else "train"
+        raise UserError(
+            f"DATASETS.{key} is empty: give --{part}-json and --{part}-images for data of yours, a "
+            f"--config-file that names data, or DATASETS.{key} \"('<name>',)\"."
+        )
     names = (*cfg.DATASETS.TEST,) if eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     if wrong := [name for name in names if not isinstance(name, str)]:
         raise UserError(f"DATASETS has {wrong[0]!r}, which is no name: give names, as \"('shapes_train',)\".")

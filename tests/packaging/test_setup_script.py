@@ -133,3 +133,13 @@ def test_packages_are_compiled_where_python_would_not_do_it(
 def test_a_step_that_fails_gives_its_sentence(setup_script: ModuleType) -> None:
     with pytest.raises(setup_script.SetupError, match=r"^the network is down\.$"):
         setup_script.run([sys.executable, "-c", "raise SystemExit(3)"], "the network is down.")
+
+
+def test_a_folder_of_the_same_name_beside_a_script_is_no_package(tmp_path: Path) -> None:
+    """As the clone is, for a script of its user that lies beside it."""
+    (tmp_path / "crispmask").mkdir()
+    script = tmp_path / "mine.py"
+    script.write_text("from crispmask.errors import UserError\n")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
