@@ -36,6 +36,23 @@ def handler() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+def test_a_command_that_is_still_imported_ends_without_a_word() -> None:
+    code = """if True:
+        import runpy, signal, sys
+
+        class Interrupting:
+            def find_spec(name, path, target=None):
+                if name == "crispmask.cli":
+                    signal.raise_signal(signal.SIGINT)
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.meta_path.insert(0, Interrupting)
+        runpy.run_module("crispmask", run_name="__main__")
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
 @pytest.mark.usefixtures("shapes_root")
 @pytest.mark.parametrize("processes", [1, 2])
 def test_training_says_where_it_goes_on(processes: int, tmp_path: Path) -> None:
