@@ -109,6 +109,21 @@ def test_ious_of_pairs_are_those_of_full_images(stacks, width, largest, lowest):
         assert np.isnan(only_masks.boundary_ious).all()
 
 
+@pytest.mark.parametrize("side", range(5, 12))
+def test_objects_a_little_thicker_than_two_boundaries_have_an_interior(side):
+    masks = np.zeros((2, 20, 20), bool)
+    masks[0, 3 : 3 + side, 2 : 2 + side] = masks[1, 4 : 4 + side, 2 : 2 + side] = True
+    width = 3
+    outlines = naive_iou(*(naive_boundary(mask, width) for mask in masks))
+    given = Masks([encode(m)["counts"] for m in masks], np.full((2, 2), 20), np.zeros(2, bool))
+    found = pair_ious(given, np.array([[0, 1]]), 0.1, np.full(2, width))
+    assert found.mask_ious == naive_iou(*masks)
+    if side <= 2 * width:
+        assert np.isnan(found.boundary_ious) and outlines == naive_iou(*masks)
+    else:
+        assert found.boundary_ious == outlines < naive_iou(*masks)
+
+
 @settings(max_examples=50, deadline=None)
 @given(mask_stacks(count=2), st.floats(0.005, 0.3))
 def test_boundary_iou_of_two_masks(masks, ratio):
