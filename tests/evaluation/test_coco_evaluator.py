@@ -52,6 +52,8 @@ def test_boxes_and_masks_are_detectron2s_and_boundary_is_ours(generated, one_pro
         assert list(one_process[task]) == list(theirs[task])
         assert one_process[task] == pytest.approx(theirs[task], rel=1e-12, nan_ok=True)
     direct = evaluate(path, as_float32(results))
+    # Detectron2's evaluators give no recalls
+    direct = {name: value for name, value in direct.items() if not name.startswith("AR")}
     assert {k.replace("-", "/"): v for k, v in one_process["boundary"].items()} == same(direct)
     assert 5 < one_process["boundary"]["AP"] < one_process["segm"]["AP"]
     with caplog.at_level("INFO", logger="detectron2"):
