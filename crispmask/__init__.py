@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from crispmask.missing import explained_imports
+from crispmask.startup import quiet_imports
 
 __version__ = "0.1.0"
 __all__ = ["Predictor", "__version__", "add_crispmask_config", "get_config"]
@@ -20,6 +21,6 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        with explained_imports():
+        with explained_imports(), quiet_imports():
             return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'crispmask' has no attribute {name!r}")

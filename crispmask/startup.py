@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # How often an OpenMP thread looks for new work before it sleeps. With the 300 000 times of GNU OpenMP,
 # commands that share their cores keep each other from working: docs/benchmarks.md has what was measured
@@ -26,3 +28,12 @@ def prepare() -> None:
     if not sys.warnoptions and "--verbose" not in sys.argv:
         # Those of torch and Detectron2 are about code that is not the user's
         warnings.simplefilter("ignore")
+
+
+@contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Silence the warnings that libraries give while the body imports them; those of its user stay."""
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        yield

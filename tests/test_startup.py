@@ -57,3 +57,12 @@ def test_the_users_own_settings_count(tmp_path: Path) -> None:
     assert spins(tmp_path, words, GOMP_SPINCOUNT="5") == "5 None"
     assert spins(tmp_path, words, OMP_WAIT_POLICY="ACTIVE") == "None ACTIVE"
     assert spins(tmp_path, words, KMP_BLOCKTIME="200") == "None None"
+
+
+def test_the_predictor_is_imported_without_the_warnings_of_libraries() -> None:
+    program = "import warnings; from crispmask import Predictor; warnings.warn('mine')"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stderr.splitlines() == ["<string>:1: UserWarning: mine"]
