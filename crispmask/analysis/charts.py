@@ -144,14 +144,8 @@ def scatter(title: str, x_title: str, y_title: str, points: Mapping[str, tuple[f
         lowest = max(lowest + LINE, y(up) + 4)
         left = x(right) > (LEFT + WIDTH) / 2
         placed.append(Point(x(right), y(up), name, lowest, left, f"{name}: {right:.3g}, {up:.1f}"))
-    return Chart(
-        title,
-        x_title,
-        y_title,
-        x.marks(x_ticks),
-        y.marks(y_ticks),
-        points=placed,
-    )
+    axes = title, x_title, y_title, x.marks(x_ticks), y.marks(y_ticks)
+    return Chart(*axes, points=placed)
 
 
 def intervals(title: str, x_title: str, rows: Mapping[str, Mapping[str, Sequence[float]]]) -> Chart:
@@ -197,15 +191,7 @@ def curves(
     for number, (name, points) in enumerate(finite.items()):
         tips = [f"{name}: {up:.1f} at {right:g}" for right, up in points]
         lines.append(Line([(x(right), y(up)) for right, up in points], number, tips))
-    return Chart(
-        title,
-        x_title,
-        y_title,
-        x.marks(x_ticks),
-        y.marks(y_ticks),
-        tuple(series),
-        lines=lines,
-    )
+    return Chart(title, x_title, y_title, x.marks(x_ticks), y.marks(y_ticks), tuple(series), lines=lines)
 
 
 @dataclass(frozen=True)
