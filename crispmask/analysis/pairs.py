@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from crispmask.erosion import erosion_residue
 from crispmask.evaluation.coco.overlaps import group_rows
 from crispmask.evaluation.formats.coco import GroundTruth, Row
 from crispmask.evaluation.formats.regions import with_boxes, with_masks
 from crispmask.evaluation.masks.boundary_iou import boundary_width
 from crispmask.evaluation.masks.intervals import boundary_intervals, intersection, mask_intervals
+from crispmask.evaluation.masks.outlines import boundary, crops_of_pairs, iou
 from crispmask.evaluation.masks.rle import parse_runs
 from crispmask.evaluation.progress import Progress, tracked
 
@@ -129,32 +129,21 @@ def measure_pairs(
         size = gt.size(image_id)
         width = boundary_width(*size, dilation_ratio)
         large = _large_pairs(group, size[0], width)
-        all_crops = crop_pairs([pair for k, pair in enumerate(group) if k not in large], size[0])
+        strings = [tuple(_counts(pair)) for k, pair in enumerate(group) if k not in large]
+        all_crops = crops_of_pairs(strings, size[0])
         for k, pair in enumerate(group):
             if k in large:
                 yield large[k]
                 continue
             truth, found = crops = next(all_crops)
-            boundaries = [erosion_residue(crop, width, crop.copy()) for crop in crops]
+            boundaries = [boundary(crop, width) for crop in crops]
             wrong = np.count_nonzero(truth > found), np.count_nonzero(found > truth)
-            yield Pair(*pair, _iou(*crops), _iou(*boundaries), *wrong)
-
-
-def crop_pairs(pairs: Sequence[tuple[Row, Row]], height: int) -> Iterator[list[NDArray[np.uint8]]]:
-    """Both masks of each pair of an image ``height`` rows high, transposed, in the box around both."""
-    runs = parse_runs([row["segmentation"]["counts"] for pair in pairs for row in pair])
-    boxes = runs.boxes(height)
-    for first in range(0, 2 * len(pairs), 2):
-        both = boxes[first : first + 2]
-        # A box of zeros stands for an empty mask
-        both = both[both[:, 2] > 0] if both.any() else both
-        around = np.concatenate([both[:, :2].min(axis=0), both[:, 2:].max(axis=0)])
-        yield [runs.crop(index, around, height) for index in (first, first + 1)]
+            yield Pair(*pair, iou(*crops), iou(*boundaries), *wrong)
 
 
 def _large_pairs(pairs: Sequence[tuple[Row, Row]], height: int, width: int) -> dict[int, Pair]:
     """Pairs, by their index, of an image ``height`` rows high, whose crops would fill the memory."""
-    runs = parse_runs([row["segmentation"]["counts"] for pair in pairs for row in pair])
+    runs = parse_runs([counts for pair in pairs for counts in _counts(pair)])
     boxes = runs.boxes(height).reshape(-1, 2, 4)
     sides = boxes[..., 2:].max(axis=1) - boxes[..., :2].min(axis=1)
     measured = {}
@@ -165,14 +154,14 @@ def _large_pairs(pairs: Sequence[tuple[Row, Row]], height: int, width: int) -> d
         wrong = truth.count() - shared, found.count() - shared
         boundaries = [boundary_intervals(runs, index, height, width) for index in indices]
         both = intersection(*boundaries).count()
-        boundary_iou = both / (sum(boundary.count() for boundary in boundaries) - both)
+        boundary_iou = both / (sum(pixels.count() for pixels in boundaries) - both)
         measured[k] = Pair(*pairs[k], shared / (shared + sum(wrong)), boundary_iou, *wrong)
     return measured
 
 
-def _iou(mask: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    union = np.count_nonzero(mask | other)
-    return np.count_nonzero(mask & other) / union if union else 0.0
+def _counts(pair: tuple[Row, Row]) -> list[str]:
+    """Compressed strings of two masks."""
+    return [row["segmentation"]["counts"] for row in pair]
 
 
 def _has_no_sides(box: Any) -> bool:

@@ -38,7 +38,7 @@ class Agreement(NamedTuple):
         return 2 * self.precision * self.recall / total if total else 0.0
 
 
-def crops_of_pairs(pairs: Sequence[tuple[str, str]], height: int) -> Iterator[tuple[Mask, Mask]]:
+def crops_of_pairs(pairs: Sequence[tuple[str, ...]], height: int) -> Iterator[tuple[Mask, Mask]]:
     """Both masks of each pair of compressed strings, in the box around both.
 
     Args:
