@@ -175,18 +175,26 @@ def intervals(title: str, x_title: str, rows: Mapping[str, Mapping[str, Sequence
 
 
 def curves(
-    title: str, x_title: str, y_title: str, series: Mapping[str, Sequence[tuple[float, float]]]
+    title: str,
+    x_title: str,
+    y_title: str,
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    from_zero: bool = True,
 ) -> Chart:
     """Lines through points whose x and y are 0 or more.
 
     Args:
         title, x_title, y_title: what is compared, and the axes with their units.
         series: (x, y) by the name of the line; those that are not finite are left out.
+        from_zero: whether the upright axis begins at 0.
     """
     finite = {name: [p for p in points if all(map(math.isfinite, p))] for name, points in series.items()}
     every = [point for points in finite.values() for point in points]
     x_ticks, y_ticks = (_ticks(0, max([1e-3, *(point[axis] for point in every)])) for axis in (0, 1))
-    x, y = _Scale(0, x_ticks[-1], LEFT, WIDTH - RIGHT), _Scale(0, y_ticks[-1], HEIGHT - BOTTOM, TOP)
+    if every and not from_zero:
+        y_ticks = _ticks(min(point[1] for point in every), max(point[1] for point in every))
+    x = _Scale(0, x_ticks[-1], LEFT, WIDTH - RIGHT)
+    y = _Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     lines = []
     for number, (name, points) in enumerate(finite.items()):
         tips = [f"{name}: {up:.1f} at {right:g}" for right, up in points]

@@ -30,6 +30,7 @@ from crispmask.text import command_line, drop_stdout, make_stdout_tolerant, unkn
 
 ANALYSES = {
     "boundary": ("crispmask.cli.analyze_boundary", "where outlines are wrong: HTML page and CSV"),
+    "errors": ("crispmask.cli.analyze_errors", "what AP would be without one kind of error, as of outlines"),
     "incoherence": ("crispmask.cli.analyze_incoherence", "errors in incoherent regions, and AP without them"),
     "dial": ("crispmask.cli.analyze_dial", "quality, time and memory over the settings of Mask Transfiner"),
 }

@@ -26,6 +26,24 @@ def add_protocol(parser: argparse.ArgumentParser, protocols: Sequence[str]) -> N
         default=["mask", "boundary"],
         help="default: mask boundary; segm is another word for mask",
     )
+    add_rules(parser, protocols)
+    parser.add_argument(
+        "--official",
+        action="store_true",
+        help="figures of the official tool where it takes annotation id 0 for no match, knows only the last "
+        "annotation of an id, or goes by the area of the bbox",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that measure masks; the figures are the same for any number (default: 1)",
+    )
+
+
+def add_rules(parser: argparse.ArgumentParser, protocols: Sequence[str]) -> None:
+    """Declare the rules of matching and averaging, the first protocol being the default."""
     parser.add_argument(
         "--protocol",
         choices=protocols,
@@ -41,12 +59,6 @@ def add_protocol(parser: argparse.ArgumentParser, protocols: Sequence[str]) -> N
         "100; lvis 300, but 100 on a cocofied file)",
     )
     parser.add_argument(
-        "--official",
-        action="store_true",
-        help="figures of the official tool where it takes annotation id 0 for no match, knows only the last "
-        "annotation of an id, or goes by the area of the bbox",
-    )
-    parser.add_argument(
         "--class-agnostic",
         action="store_true",
         help="take all categories for one; rows need no category_id, and predicted_iou is a score",
@@ -56,13 +68,6 @@ def add_protocol(parser: argparse.ArgumentParser, protocols: Sequence[str]) -> N
         type=float,
         metavar="PIXELS",
         help="outline that the polygons of a file may have together, which bounds the time (default: 1e9)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=1,
-        metavar="N",
-        help="processes that measure masks; the figures are the same for any number (default: 1)",
     )
 
 

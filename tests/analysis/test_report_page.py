@@ -193,6 +193,9 @@ def test_lines_go_through_their_points() -> None:
     assert chart.left < first[0] < second[0] <= chart.right
     assert chart.top <= second[1] < first[1] < chart.bottom
     assert chart.lines[1].points == []
+    assert chart.y_ticks[0].text == "0"
+    cut = curves("t", "x", "y", {"a": [(0.01, 90.0), (0.02, 95.0)]}, from_zero=False)
+    assert cut.y_ticks[0].text == "90" and cut.lines[0].points[0][1] == cut.bottom
     page = render(Page("x", "y", [Section("z", "z", [Charts([chart])])]))
     assert page.count("<polyline") == 2 and "a: 60.0 at 0.02" in page
 
