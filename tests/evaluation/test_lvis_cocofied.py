@@ -171,6 +171,15 @@ def test_script_makes_both_files(tmp_path):
     }
 
 
+def test_script_finds_the_folder_of_data_sets_where_a_training_finds_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DETECTRON2_DATASETS", "~/sets")
+    (tmp_path / "sets" / "lvis").mkdir(parents=True)
+    (tmp_path / "sets" / "lvis" / "lvis_v0.5_val.json").write_text(json.dumps(real_lvis()[0]))
+    assert script().returncode == 0
+    assert (tmp_path / "sets" / "lvis" / "lvis_v0.5_val_cocofied.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("content", "named"),
     [

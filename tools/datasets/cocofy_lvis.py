@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    default = Path(os.environ.get("DETECTRON2_DATASETS") or "datasets") / "lvis"
+    default = Path(os.environ.get("DETECTRON2_DATASETS") or "datasets").expanduser() / "lvis"
     parser.add_argument("--folder", type=Path, default=default, help=f"where LVIS's files are ({default})")
     folder = parser.parse_args().folder
     sources = [folder / name for name in FILES if (folder / name).is_file()]
