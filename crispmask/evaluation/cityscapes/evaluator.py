@@ -25,7 +25,7 @@ from crispmask.evaluation.cityscapes.protocol import (
     match,
 )
 from crispmask.evaluation.cityscapes.truth import find_instance_files, image_name, read_image_truth
-from crispmask.evaluation.coco.overlaps import ImageOverlaps
+from crispmask.evaluation.coco.image_overlaps import ImageOverlaps
 from crispmask.evaluation.coco.protocol import TASKS, check_options, image_overlaps
 from crispmask.evaluation.device_masks import crops_of_masks
 from crispmask.evaluation.formats.coco import COCO_MAX_DETS, Row

@@ -22,7 +22,7 @@ from crispmask.evaluation.cityscapes.truth import (
     read_image_truth,
 )
 from crispmask.evaluation.coco import protocol as coco
-from crispmask.evaluation.coco.overlaps import ImageOverlaps
+from crispmask.evaluation.coco.image_overlaps import ImageOverlaps
 from crispmask.evaluation.formats.checks import check_rows, is_among, load_json, short
 from crispmask.evaluation.formats.coco import GroundTruth, Row, read_predictions
 from crispmask.evaluation.formats.findings import Findings

@@ -24,7 +24,7 @@ from detectron2.utils.logger import create_small_table
 from pycocotools.coco import COCO
 from tabulate import tabulate
 
-from crispmask.evaluation.coco.overlaps import ImageOverlaps
+from crispmask.evaluation.coco.image_overlaps import ImageOverlaps
 from crispmask.evaluation.coco.protocol import (
     DILATION_RATIO,
     average_precisions,

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crispmask.evaluation.coco.image_overlaps import ImageOverlaps
 from crispmask.evaluation.coco.instance_eval import Candidates, InstanceEval
 from crispmask.evaluation.coco.objects import Annotations, Detections
 from crispmask.evaluation.coco.official import AREA, official_areas
 from crispmask.evaluation.coco.overlaps import (
-    ImageOverlaps,
     MaskError,
     Measures,
     Overlaps,
