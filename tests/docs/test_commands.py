@@ -15,6 +15,7 @@ BLOCKS = [block for page in PAGES for block in blocks(page)]
 # Pages whose commands want a folder of their own, and look at what comes out: the tests that run them
 OTHERS_RUN = {
     "docs/data_tools.md": "tests/data/test_data_tools_docs.py",
+    "docs/evaluation.md": "tests/evaluation/test_evaluation_page.py",
     "docs/fine_tuning.md": "tests/test_first_model.py",
     "docs/nuclei.md": "tests/data/test_nuclei.py",
     "docs/own_data.md": "tests/test_own_data_page.py",
