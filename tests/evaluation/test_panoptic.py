@@ -55,7 +55,8 @@ def make_images(seed):
         categories = {int(k): int(rng.choice([1, 2, 7])) for k in np.unique([*truth.ravel(), 5_000])}
         own = segments(truth, categories)
         for segment in own:
-            segment["iscrowd"] = int(segment["category_id"] < 3 and rng.random() < 0.2)
+            segment["iscrowd"] = int(segment["category_id"] < 3 and rng.random() < 0.3)
+        rng.shuffle(own)
         others = {k: c if rng.random() < 0.9 else 1 for k, c in categories.items()}
         images.append((truth, own, found, segments(found, others)))
     return images
