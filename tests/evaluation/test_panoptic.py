@@ -157,6 +157,25 @@ def test_figures_are_those_of_a_plain_computation(tmp_path_factory, seed, ratio)
                 assert figures[f"{name}{suffix}"] == pytest.approx(expected, abs=1e-9, nan_ok=True)
 
 
+# PQ, SQ and RQ that the Boundary IoU tool (boundary-iou-api, 37d2558) gives for the images of a seed
+OFFICIAL = {
+    2: {
+        "segm": (55.81407008843596, 87.66485425784802, 64.98316498316498),
+        "boundary": (23.271034145181954, 61.638842318457506, 36.7003367003367),
+    },
+    5: {
+        "segm": (64.07421555374931, 87.11588884201157, 73.80952380952381),
+        "boundary": (36.49631225935842, 66.81724267642274, 54.76190476190476),
+    },
+}
+
+
+@pytest.mark.parametrize("seed", OFFICIAL)
+def test_figures_are_those_of_the_official_tool(tmp_path, seed):
+    for task, figures in evaluate_panoptic(*write(tmp_path, make_images(seed))).items():
+        assert tuple(figures[name] for name in ("PQ", "SQ", "RQ")) == OFFICIAL[seed][task]
+
+
 def test_mask_quality_is_that_of_another_tool(tmp_path):
     try:
         from vernier import panoptic
