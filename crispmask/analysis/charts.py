@@ -148,12 +148,15 @@ def scatter(title: str, x_title: str, y_title: str, points: Mapping[str, tuple[f
     return Chart(*axes, points=placed)
 
 
-def intervals(title: str, x_title: str, rows: Mapping[str, Mapping[str, Sequence[float]]]) -> Chart:
+def intervals(
+    title: str, x_title: str, rows: Mapping[str, Mapping[str, Sequence[float]]], sign: str = "+"
+) -> Chart:
     """Values with their intervals, a row each, and an upright line at 0.
 
     Args:
         title, x_title: what is shown, and its unit.
         rows: by the name of the row and of the series: value, low and high; those not finite are left out.
+        sign: ``+`` where values are changes, which then always have one.
     """
     series = list(next(iter(rows.values()), {}))
     finite = [v for row in rows.values() for v in row.values() if all(map(math.isfinite, v))]
@@ -167,7 +170,7 @@ def intervals(title: str, x_title: str, rows: Mapping[str, Mapping[str, Sequence
         for number, key in enumerate(series):
             value, low, high = row[key]
             if all(map(math.isfinite, row[key])):
-                tip = f"{name}, {key}: {value:+.1f}, {low:+.1f} to {high:+.1f}"
+                tip = f"{name}, {key}: {value:{sign}.1f}, {low:{sign}.1f} to {high:{sign}.1f}"
                 at = y(place + (number + 1) / (len(series) + 1))
                 spans.append(Span(x(low), x(value), x(high), at, number, tip))
     levels = x.marks(ticks)

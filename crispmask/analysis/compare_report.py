@@ -16,6 +16,7 @@ from crispmask.evaluation.formats.coco import GroundTruth
 from crispmask.evaluation.progress import Progress
 
 KINDS = {"segm": "mask", "boundary": "boundary", "bbox": "bbox"}
+NAMES = {"segm": "mask AP", "boundary": "Boundary AP", "bbox": "box AP"}
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,7 @@ def build_report(
 
 def _summary(comparison: Comparison) -> str:
     """The difference of AP of each pair, of boundaries where they were evaluated."""
-    task = "boundary" if "boundary" in comparison.figures else next(iter(comparison.figures))
-    name = {"boundary": "Boundary AP", "segm": "mask AP", "bbox": "box AP"}[task]
+    task = _main_task(comparison)
     said = []
     for pair, found in comparison.differences[task]["AP"].items():
         first, second = pair
@@ -71,7 +71,7 @@ def _summary(comparison: Comparison) -> str:
             continue
         certain = found.low > 0 or found.high < 0
         said.append(
-            f"The {name} of {second} is {abs(found.value):.1f} points "
+            f"The {NAMES[task]} of {second} is {abs(found.value):.1f} points "
             f"{'above' if found.value >= 0 else 'below'} that of {first} (95 % interval "
             f"{found.low:+.1f} to {found.high:+.1f}){'' if certain else ', which may be chance'}."
         )
@@ -87,7 +87,7 @@ def _explained(comparison: Comparison) -> Paragraph:
 
 
 def _charts(comparison: Comparison) -> Charts:
-    """For each pair the differences of all figures, a series for each kind of overlap."""
+    """For each pair the differences of all figures, a series for each kind of overlap; then the models."""
     charts = []
     names = [n for n in next(iter(comparison.figures.values())) if not n.startswith(CLASS)]
     for pair in comparison.pairs:
@@ -100,7 +100,15 @@ def _charts(comparison: Comparison) -> Charts:
         }
         rows = {name: row for name, row in rows.items() if any(math.isfinite(v[0]) for v in row.values())}
         charts.append(intervals(f"{pair[1]} minus {pair[0]}", "points of AP", rows))
+    task = _main_task(comparison)
+    rows = {name: {m: _ends(f) for m, f in comparison.figures[task][name].items()} for name in names}
+    charts.append(intervals(f"{NAMES[task]} of the models", "AP", rows, sign=""))
     return Charts(charts)
+
+
+def _main_task(comparison: Comparison) -> str:
+    """Boundaries where they were evaluated."""
+    return "boundary" if "boundary" in comparison.figures else next(iter(comparison.figures))
 
 
 def _ends(figure: Interval) -> tuple[float, float, float]:

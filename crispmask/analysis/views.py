@@ -80,8 +80,9 @@ def most_different(masks: Sequence[Mask]) -> Window:
     side = min(max(SMALLEST_WINDOW, side), height, width)
     # With room around a small object, so that it comes to lie in the middle
     room = min(side, SMALLEST_WINDOW)
-    y0, x0 = max(0, y0 - room), max(0, x0 - room)
-    part = holders[y0 : y1 + room, x0 : x1 + room]
+    # A flat object is less high or wide than the window
+    y0, x0 = max(0, min(y0 - room, height - side)), max(0, min(x0 - room, width - side))
+    part = holders[y0 : max(y1 + room, y0 + side), x0 : max(x1 + room, x0 + side)]
     # Pairs of masks that differ at a pixel
     differing = part * (len(masks) - part)
     sums = np.pad(differing, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)

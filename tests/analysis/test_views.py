@@ -120,6 +120,19 @@ def test_what_differs_lies_in_the_middle_of_the_zoom(at: int) -> None:
         assert abs(zoom.x + zoom.width / 2 - (at + 4)) <= 2 and abs(zoom.y + zoom.height / 2 - 52) <= 2
 
 
+@pytest.mark.parametrize("at", [0, 100, 230])
+def test_a_flat_object_has_a_window(at: int) -> None:
+    truth = np.zeros((240, 320), bool)
+    truth[at : at + 10, 5:315] = True
+    found = truth.copy()
+    found[at : at + 10, 200:250] = False
+    for masks in ([truth, found], [truth.T, found.T]):
+        window = most_different(masks)
+        assert window.width == window.height == 155
+        across, along = (window.x, window.y) if masks[0].shape[0] == 240 else (window.y, window.x)
+        assert 95 <= across <= 200 and 0 <= along <= at <= along + 145
+
+
 @pytest.mark.parametrize("height,width", [(120, 160), (20, 160), (5, 5)])
 def test_windows_lie_inside_of_the_image(height: int, width: int) -> None:
     corner = np.zeros((height, width), bool)

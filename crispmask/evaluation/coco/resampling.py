@@ -180,7 +180,7 @@ class Outcomes:
                 _add_changes(total, changes[row], own, hits)
                 precision = total + np.spacing(1)
                 _running(np.maximum, np.divide(found, precision, precision)[::-1])
-                points = reached.take(found + row_starts)
+                points = reached.take(found + row_starts, mode="clip")
                 points[1:] -= points[:-1].copy()
                 curve = precision, points
             yield curve
