@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from crispmask.evaluation.formats.checks import faults_as_sentences
+from crispmask.evaluation.formats.checks import faults_as_sentences, without_garbage_collection
 from crispmask.missing import explained_imports
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ def evaluate_tasks(
     """
     given = _check_protocol(protocol, options)
     function = getattr(_module_of(protocol), PROTOCOLS[protocol][1])
-    with faults_as_sentences():
+    # Nothing that is read refers to itself
+    with faults_as_sentences(), without_garbage_collection():
         return function(gt, predictions, tasks, **given)
 
 

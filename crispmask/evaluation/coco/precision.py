@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,20 +64,72 @@ def rank_detections(
     return Ranking(order, scores[order], classes[order], images[order], ranks)
 
 
-class Curve(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Curve:
     """Precision and recall of a class at U different recalls, those that its number of objects allows.
 
+    Precision is made when it is asked for: limits below the highest are there for their recall.
+
     Attributes:
-        precision: (T, U).
-        scores: (T, U) the score from which a recall is had.
-        recall: (T,) at the end.
-        points: (R,) index in U of each recall point.
+        matched, ignored: (D,) as in :class:`Matches`, of its detections by falling score; those that count at
+            no threshold may be left out, except for the first.
+        is_unjudged: (D,) detections that are no false positive although they have no match.
+        detection_scores: (D,).
+        num_objects: to be found.
+        settings: the thresholds and recall points.
     """
 
-    precision: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    recall: NDArray[np.float64]
-    points: NDArray[np.int64]
+    matched: NDArray[Any]
+    ignored: NDArray[Any]
+    is_unjudged: NDArray[np.bool_]
+    detection_scores: NDArray[np.float64]
+    num_objects: int
+    settings: Settings
+
+    @property
+    def precision(self) -> NDArray[np.float64]:
+        """(T, U)."""
+        return self._values[0]
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """(T, U) the score from which a recall is had."""
+        return self._values[1]
+
+    @property
+    def recall(self) -> NDArray[np.float64]:
+        """(T,) at the end."""
+        hits = self.matched & ~self.ignored
+        return (hits >> self.settings.bits & 1).sum(axis=1) / self.num_objects
+
+    @property
+    def points(self) -> NDArray[np.int64]:
+        """(R,) index in U of each recall point."""
+        return _needed(self.num_objects, self.settings)[1]
+
+    @cached_property
+    def _values(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        needed, _ = _needed(self.num_objects, self.settings)
+        bits, scores = self.settings.bits, self.detection_scores
+        if len(scores) == 0:
+            empty = np.zeros((len(bits), len(needed)))
+            return empty, empty
+        is_found = (self.matched >> bits & 1).astype(bool)
+        # A match with something ignored is ignored even where it counts as none
+        is_counted = ~((self.ignored >> bits & 1).astype(bool) | (~is_found & self.is_unjudged))
+        is_hit = is_found & is_counted
+        hits = np.cumsum(is_hit, axis=1)
+        false_alarms = np.cumsum(is_counted & ~is_found, axis=1)
+        exact = hits / (false_alarms + hits + np.spacing(1))
+        best_from_here = np.maximum.accumulate(exact[:, ::-1], axis=1)[:, ::-1]
+
+        num_hits = hits[:, -1:]
+        places = np.append(np.nonzero(is_hit)[1], 0)
+        nth_hit = np.cumsum(num_hits, axis=0) - num_hits + needed - 1
+        is_reached = needed <= num_hits
+        place = np.where(is_reached & (needed > 0), places[np.where(is_reached, nth_hit, -1)], 0)
+        precision = np.where(is_reached, np.take_along_axis(best_from_here, place, axis=1), 0)
+        return precision, np.where(is_reached, scores[place], 0)
 
 
 @dataclass(frozen=True)
@@ -166,53 +218,13 @@ def accumulate(
                 curves[k, a, m] = curves[k, a, m - 1]
                 continue
             chosen = by_score if highest < limit else by_score[ranks < limit]
-            curves[k, a, m] = _curve(
-                matches.matched[a, chosen],
-                matches.ignored[a, chosen],
-                is_unjudged[a, chosen],
-                ranking.scores[chosen],
-                int(num_objects[k, a]),
-                settings,
-            )
+            # What counts at no threshold leaves the curve as it is; the first detection is where it begins
+            is_needed = (matches.matched[a, chosen] != 0) | ~is_unjudged[a, chosen]
+            is_needed[:1] = True
+            chosen = chosen[is_needed]
+            columns = matches.matched[a, chosen], matches.ignored[a, chosen], is_unjudged[a, chosen]
+            curves[k, a, m] = Curve(*columns, ranking.scores[chosen], int(num_objects[k, a]), settings)
     return Curves((num_classes, num_areas, len(limits)), curves, tuple(limits), settings)
-
-
-def _curve(
-    matched: NDArray[Any],
-    ignored: NDArray[Any],
-    is_unjudged: NDArray[np.bool_],
-    scores: NDArray[np.float64],
-    num_objects: int,
-    settings: Settings,
-) -> Curve:
-    """Curve of the detections of a class, by falling score."""
-    needed, points = _needed(num_objects, settings)
-    if len(scores) == 0:
-        empty = np.zeros((len(settings.bits), len(needed)))
-        return Curve(empty, empty, np.zeros(len(settings.bits)), points)
-    # What counts at no threshold leaves the curve as it is; the first detection is where it begins
-    is_needed = (matched != 0) | ~is_unjudged
-    is_needed[0] = True
-    matched, ignored, is_unjudged, scores = (
-        column[is_needed] for column in (matched, ignored, is_unjudged, scores)
-    )
-    bits = settings.bits
-    is_found = (matched >> bits & 1).astype(bool)
-    # A match with something ignored is ignored even where it counts as none
-    is_counted = ~((ignored >> bits & 1).astype(bool) | (~is_found & is_unjudged))
-    is_hit = is_found & is_counted
-    hits = np.cumsum(is_hit, axis=1)
-    false_alarms = np.cumsum(is_counted & ~is_found, axis=1)
-    exact = hits / (false_alarms + hits + np.spacing(1))
-    best_from_here = np.maximum.accumulate(exact[:, ::-1], axis=1)[:, ::-1]
-
-    num_hits = hits[:, -1:]
-    places = np.append(np.nonzero(is_hit)[1], 0)
-    nth_hit = np.cumsum(num_hits, axis=0) - num_hits + needed - 1
-    is_reached = needed <= num_hits
-    place = np.where(is_reached & (needed > 0), places[np.where(is_reached, nth_hit, -1)], 0)
-    precision = np.where(is_reached, np.take_along_axis(best_from_here, place, axis=1), 0)
-    return Curve(precision, np.where(is_reached, scores[place], 0), num_hits[:, 0] / num_objects, points)
 
 
 @lru_cache(maxsize=1024)

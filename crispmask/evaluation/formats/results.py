@@ -6,6 +6,7 @@ A file with anything else in it, such as polygons, or a wrong value, is read row
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def read_results(
     class_places = _looked_up([row.category_id for row in rows], classes)
     if image_places is None or class_places is None:
         return None
-    sizes = np.array([row.segmentation.size for row in rows], np.int64).reshape(-1, 2)
+    sides = chain.from_iterable(row.segmentation.size for row in rows)
+    sizes = np.fromiter(sides, np.int64, 2 * len(rows)).reshape(-1, 2)
     if not np.array_equal(sizes, image_sizes(gt)[image_places]) or not sizes.all():
         return None
     keys = {
