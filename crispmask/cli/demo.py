@@ -107,6 +107,7 @@ def run(args: argparse.Namespace) -> None:
     ids = _result_ids(inputs, predictor.classes, dataset, args) if _json_path(args) else None
     check_output_folder(args.output)
     json_file = json_file or check_output_file(_json_path(args), kept)
+    _note_folders(args)
     failures = Failures()
     with Outputs(args, predictor, other, RowFile(json_file) if json_file else None, ids) as outputs:
         outputs.rates = {stem: header.rate for stem, header in headers.items()}
@@ -174,7 +175,6 @@ def _plan(args: argparse.Namespace) -> Inputs:
     """What is worked on, once the flags are known to make sense."""
     from crispmask.cli.demo_inputs import plan_inputs
     from crispmask.cli.demo_outputs import check_wishes
-    from crispmask.visualization.files import unsearched_folder
 
     if min(args.scale, args.batch_size, args.every, args.frames or 1) < 1 or args.frames == 0:
         raise UserError("--scale, --batch-size, --every and --frames must be 1 or more.")
@@ -185,13 +185,19 @@ def _plan(args: argparse.Namespace) -> Inputs:
     inputs = plan_inputs(
         args.input, args.camera, recursive=args.recursive, output=args.output, kinds=args.show
     )
+    check_wishes(args, bool(inputs.images), bool(inputs.videos) or inputs.camera is not None)
+    return inputs
+
+
+def _note_folders(args: argparse.Namespace) -> None:
+    """Say that there are images in folders of folders, where they are not asked for."""
+    from crispmask.visualization.files import unsearched_folder
+
     folder = None if args.recursive else unsearched_folder(args.input, args.output)
     if folder:
         print_notes(
             [f"images in folders of folders are left out, as those of '{folder}': --recursive takes them"]
         )
-    check_wishes(args, bool(inputs.images), bool(inputs.videos) or inputs.camera is not None)
-    return inputs
 
 
 def _look_at_videos(inputs: Inputs) -> dict[str, Any]:
