@@ -1,4 +1,4 @@
-"""A function of many things in several processes, a few of which are in memory at a time."""
+"""A function of many things in several processes, which share what they are parts of."""
 
 from __future__ import annotations
 
@@ -8,42 +8,59 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from numbers import Integral
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from crispmask.evaluation.formats.checks import short
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Shared = TypeVar("Shared")
 # Calls that wait for each process, so that none of them waits for the main one
 _AHEAD = 4
 
 
 def map_in_processes(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int = 1
+    function: Callable[[Shared, Item], Result], shared: Shared, items: Iterable[Item], workers: int = 1
 ) -> Iterator[Result]:
-    """``function`` of every item, in their order; items are made when their turn comes.
+    """``function`` of what is shared and of every item, in their order.
 
     Args:
         function: of a module's top level, which other processes can import.
-        items: what it is called with.
+        shared: what all calls are given. Where processes are forked, nothing of it is sent to them.
+        items: what else it is called with.
         workers: processes; 1: this one alone.
     """
     if workers == 1:
-        yield from map(function, items)
+        for item in items:
+            yield function(shared, item)
         return
     # A process that holds torch or its threads is no good one to be copied
     forks = sys.platform == "linux" and "torch" not in sys.modules
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("fork" if forks else "spawn"))
+    context = get_context("fork" if forks else "spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=_receive, initargs=(function, shared))
     waiting: deque[Future[Result]] = deque()
     try:
         for item in items:
-            waiting.append(pool.submit(function, item))
+            waiting.append(pool.submit(_call, item))
             if len(waiting) >= _AHEAD * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+# Of a worker, which has one function for its life
+_received: list[Any] = []
+
+
+def _receive(function: Callable[[Any, Any], Any], shared: Any) -> None:
+    _received[:] = [function, shared]
+
+
+def _call(item: Any) -> Any:
+    function, shared = _received
+    return function(shared, item)
 
 
 def check_workers(workers: int) -> int:

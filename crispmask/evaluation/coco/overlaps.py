@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,8 @@ from crispmask.evaluation.progress import Progress
 
 # Masks that are measured together, and characters of their strings: few enough to stay in a cache
 _CHUNK, _CHUNK_CHARACTERS = 512, 1 << 18
+# Chunks that a process is given at once
+_BATCH = 4
 
 Groups = dict[tuple[Any, Any], list[Row]]
 
@@ -69,8 +72,12 @@ class MaskError(ValueError):
     """A mask that cannot be read: ``place`` of its detection or annotation."""
 
     def __init__(self, place: int, reason: str, is_detection: bool) -> None:
-        super().__init__(reason)
-        self.place, self.is_detection = place, is_detection
+        # What the error is made of again when it comes from another process
+        super().__init__(place, reason, is_detection)
+        self.place, self.reason, self.is_detection = place, reason, is_detection
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 def compute_overlaps(
@@ -109,18 +116,14 @@ def compute_overlaps(
     if dilation_ratio is not None:
         widths = np.array([boundary_width(*size, dilation_ratio) for size in sizes.tolist()], np.int64)
     chunks = _chunks(detections, annotations, pairs)
-    jobs = (_Job.of(*chunk, annotations, detections, pairs, given, sizes, widths, lowest) for chunk in chunks)
-    measured = map_in_processes(_Job.run, jobs, workers)
+    data = _Data(annotations, detections, pairs, given, sizes, widths, lowest)
+    batches = [chunks[i : i + _BATCH] for i in range(0, len(chunks), _BATCH)]
+    measured = chain.from_iterable(map_in_processes(_measure, data, batches, workers))
     areas = [side.areas.copy() for side in (detections, annotations)]
     parts: list[Overlaps] = []
     needless = 0
     for found, truths in (progress or Progress()).track(chunks, "Overlaps of the images"):
-        try:
-            seen = next(measured)
-        except RLEError as error:
-            is_detection = error.index < len(found)
-            place = (*found.tolist(), *truths.tolist())[error.index]
-            raise MaskError(place, str(error), is_detection) from None
+        seen = next(measured)
         for own, places, pixels in zip(
             areas, (found, truths), np.split(seen.areas, [len(found)]), strict=True
         ):
@@ -133,42 +136,38 @@ def compute_overlaps(
     return Measures(joined(parts), detections, annotations, needless)
 
 
-class _Job(NamedTuple):
-    """What :func:`pair_ious` is called with for the masks of some images, in any process."""
+class _Data(NamedTuple):
+    """All that masks are measured with; ``sizes`` and ``widths`` are those of all images."""
 
-    masks: Masks
-    pairs: Ints
-    lowest_iou: float
+    annotations: Annotations
+    detections: Detections
+    pairs: _Pairs
+    given: _GivenIoUs | None
+    sizes: Ints
     widths: Ints | None
-    boundaries: dict[int, str]
-    mask_ious: Floats | None
+    lowest_iou: float
 
-    @classmethod
-    def of(
-        cls,
-        found: Ints,
-        truths: Ints,
-        annotations: Annotations,
-        detections: Detections,
-        pairs: _Pairs,
-        given: _GivenIoUs | None,
-        sizes: Ints,
-        widths: Ints | None,
-        lowest: float,
-    ) -> _Job:
-        """Of the places of some detections and annotations; ``sizes`` and ``widths`` are of all images."""
-        images = np.concatenate([detections.images[found], annotations.images[truths]])
-        regions = [detections.regions[i] for i in found.tolist()]
-        regions += [annotations.regions[i] for i in truths.tolist()]
-        is_crowd = np.concatenate([np.zeros(len(found), bool), annotations.is_crowd[truths]])
-        own, mask_ious = (pairs.of(found, truths), None) if given is None else given.of(found, truths)
-        known = detections.boundaries
-        made = {k: known[i] for k, i in enumerate(found.tolist() if known else ()) if i in known}
-        masks = Masks(regions, sizes[images], is_crowd)
-        return cls(masks, own, lowest, None if widths is None else widths[images], made, mask_ious)
 
-    def run(self) -> PairIoUs:
-        return pair_ious(*self)
+def _measure(data: _Data, chunks: Sequence[tuple[Ints, Ints]]) -> list[PairIoUs]:
+    """Measure the masks of detections and annotations, by their places, some at a time."""
+    return [_measure_chunk(data, *chunk) for chunk in chunks]
+
+
+def _measure_chunk(data: _Data, found: Ints, truths: Ints) -> PairIoUs:
+    annotations, detections, pairs, given, sizes, widths, lowest = data
+    images = np.concatenate([detections.images[found], annotations.images[truths]])
+    regions = [detections.regions[i] for i in found.tolist()]
+    regions += [annotations.regions[i] for i in truths.tolist()]
+    is_crowd = np.concatenate([np.zeros(len(found), bool), annotations.is_crowd[truths]])
+    own, mask_ious = (pairs.of(found, truths), None) if given is None else given.of(found, truths)
+    known = detections.boundaries
+    made = {k: known[i] for k, i in enumerate(found.tolist() if known else ()) if i in known}
+    masks = Masks(regions, sizes[images], is_crowd)
+    try:
+        return pair_ious(masks, own, lowest, None if widths is None else widths[images], made, mask_ious)
+    except RLEError as error:
+        place = (*found.tolist(), *truths.tolist())[error.index]
+        raise MaskError(place, str(error), error.index < len(found)) from None
 
 
 def box_overlaps(

@@ -37,12 +37,8 @@ class RLEError(ValueError):
     """A run-length mask that cannot be read. ``index`` is its position among the masks that were given."""
 
     def __init__(self, index: int, reason: str) -> None:
-        # Both are what the error is made of again when it comes from another process
-        super().__init__(index, reason)
-        self.index, self.reason = index, reason
-
-    def __str__(self) -> str:
-        return self.reason
+        super().__init__(reason)
+        self.index = index
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def evaluate_panoptic(
     data, folder = read_panoptic(predictions, "predictions", pred_folder, progress)
     found = _of_images(read_segments(data, folder, "predictions", categories.names), truths, findings)
     jobs = [_Job(truth, found[image_id], tuple(tasks), dilation_ratio) for image_id, truth in truths.items()]
-    seen = map_in_processes(_Job.run, jobs, workers)
+    seen = map_in_processes(_run, jobs, range(len(jobs)), workers)
     tallies = {task: Tally() for task in tasks}
     for image_id in progress.track(truths, "Panoptic images"):
         image = next(seen)
@@ -115,6 +115,10 @@ class _Image(NamedTuple):
     matches: list[Matches]
     has_unnamed: bool
     odd_areas: list[int]
+
+
+def _run(jobs: Sequence[_Job], place: int) -> _Image:
+    return jobs[place].run()
 
 
 class _Job(NamedTuple):

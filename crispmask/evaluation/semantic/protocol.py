@@ -91,13 +91,17 @@ def evaluate_semantic(
     files = _pair_files(Path(gt), Path(predictions), findings)
     counts = {task: Counts() for task in tasks}
     jobs = [_Job(*paths, tuple(tasks), dilation_ratio, ignore_label) for paths in files]
-    seen = map_in_processes(_Job.run, jobs, workers)
+    seen = map_in_processes(_run, jobs, range(len(jobs)), workers)
     for _ in progress.track(files, "Label images"):
         for count, pixels in zip(counts.values(), next(seen), strict=True):
             count.add(pixels)
     for sentence in findings.notes():
         note(sentence)
     return {task: _figures(task, count, names) for task, count in counts.items()}
+
+
+def _run(jobs: Sequence[_Job], place: int) -> list[tuple[NDArray[np.int64], ...]]:
+    return jobs[place].run()
 
 
 class _Job(NamedTuple):
