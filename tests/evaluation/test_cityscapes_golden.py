@@ -37,6 +37,7 @@ def test_every_figure_is_bit_equal_to_the_official_tool(expected, iou_type, rati
 def test_coco_figures_come_beside_the_official_ones():
     figures = evaluate(GT, PREDICTIONS, "cityscapes", "mask")
     names = ["AP", "AP50", "AP75", "APs", "APm", "APl", *(f"AP/{name}" for name in CLASSES)]
+    names += ["AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
     assert list(figures)[10:] == [f"coco/{name}" for name in names]
     assert figures["coco/AP"] != figures["AP"]
     # No object of these small images is large.
