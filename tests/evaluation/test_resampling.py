@@ -12,7 +12,14 @@ from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.evaluation.coco import resampling
 from crispmask.evaluation.coco.instance_eval import InstanceEval
 from crispmask.evaluation.coco.protocol import average_precisions, evaluate_coco
-from crispmask.evaluation.coco.resampling import Outcomes, by_ranking, draw_weights, resample_classes
+from crispmask.evaluation.coco.resampling import (
+    Outcomes,
+    Room,
+    by_ranking,
+    by_score,
+    draw_weights,
+    resample_classes,
+)
 from crispmask.evaluation.lvis.protocol import evaluate_lvis
 from tests.evaluation.lvis_sets import make_lvis
 
@@ -45,11 +52,12 @@ def precision_of(evaluation: InstanceEval, k: int, area: int, weights: np.ndarra
     """(T, R) precision of one resample, spread over the recall points."""
     kept = evaluation.matching
     objects = weights[kept.images[(kept.classes == k) & ~kept.is_ignored[area]]].sum(axis=0, dtype=np.int32)
-    rows = []
-    for precision, points in Outcomes.of_class([kept], k, area, weights).curves(weights, objects):
+    spread = np.zeros((10, 101))
+    outcomes = Outcomes.of_class([kept], by_score(kept.ranking, k), area, weights)
+    for rows, precision, points in outcomes.curves(weights, objects, Room()):
         reached = np.repeat(precision[:, 0], points[:, 0])
-        rows.append(np.pad(reached, (0, 101 - len(reached))))
-    return np.stack(rows)
+        spread[rows, : len(reached)] = reached
+    return spread
 
 
 def assert_same(evaluation: InstanceEval, again: InstanceEval, weights: np.ndarray) -> None:

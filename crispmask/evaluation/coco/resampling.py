@@ -15,11 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crispmask.evaluation.coco.instance_eval import Matching
+from crispmask.evaluation.coco.precision import Ranking
 from crispmask.evaluation.coco.settings import STANDARD
 
 # Weights of resamples that are in memory at a time, 4 bytes each, for every array of them
@@ -57,17 +59,18 @@ def resample_classes(
     """
     shape = num_classes, weights.shape[1]
     figures = [{name: np.full(shape, np.nan) for name in (*AREAS, *THRESHOLDS)} for _ in matchings]
+    room = Room()
     for k in range(num_classes):
-        is_own = matchings[0].classes == k
+        is_own, order = matchings[0].classes == k, by_score(matchings[0].ranking, k)
         for name, area in AREAS.items():
             images = matchings[0].images[is_own & ~matchings[0].is_ignored[area]]
             if not len(images):
                 continue
-            outcomes = Outcomes.of_class(matchings, k, area, weights)
+            outcomes = Outcomes.of_class(matchings, order, area, weights)
             for part in _parts(weights, len(images) + outcomes.num_matching):
                 own = weights[:, part]
                 objects = own[images].sum(axis=0, dtype=np.int32)
-                precisions = np.where(objects > 0, outcomes.mean_precisions(own, objects), np.nan)
+                precisions = np.where(objects > 0, outcomes.mean_precisions(own, objects, room), np.nan)
                 for of_task, at_thresholds in zip(figures, precisions, strict=True):
                     of_task[name][k, part] = at_thresholds.mean(axis=0)
                     for at, threshold in THRESHOLDS.items() if area == 0 else ():
@@ -83,10 +86,39 @@ def by_ranking(matchings: Mapping[str, Matching]) -> list[list[str]]:
     return list(groups.values())
 
 
+def by_score(ranking: Ranking, k: int) -> NDArray[np.int64]:
+    """(D,) places in a ranking of the detections of class ``k``, by falling score."""
+    first, end = np.searchsorted(ranking.classes, [k, k + 1])
+    return first + np.argsort(-ranking.scores[first:end], kind="stable")
+
+
 def _parts(weights: Weights, rows: int) -> Iterator[slice]:
     """Resamples that are taken together, where as many rows of their weights are needed at once."""
     step = max(1, MOST_WEIGHTS // rows)
     return (slice(start, start + step) for start in range(0, weights.shape[1], step))
+
+
+class Room:
+    """Memory for arrays that are made over and over: new memory would take a third of the time."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, NDArray[Any]] = {}
+
+    def array(self, name: str, shape: tuple[int, int], kind: type) -> NDArray[Any]:
+        """An array of any content, which the next one of its name and type is written over."""
+        size = shape[0] * shape[1]
+        if name not in self._arrays or self._arrays[name].size < size:
+            self._arrays[name] = np.empty(size, kind)
+        return self._arrays[name][:size].reshape(shape)
+
+    def like(self, other: NDArray[Any], name: str, kind: type) -> NDArray[Any]:
+        """An array of the same shape."""
+        return self.array(name, other.shape, kind)
+
+    def take(self, name: str, rows: NDArray[np.int32], places: NDArray[np.int64]) -> NDArray[np.int32]:
+        """``rows[places]``."""
+        out = self.array(name, (len(places), rows.shape[1]), np.int32)
+        return np.take(rows, places, axis=0, out=out, mode="clip")
 
 
 @dataclass(frozen=True)
@@ -108,11 +140,11 @@ class Outcomes:
     is_unjudged: NDArray[np.bool_]
 
     @classmethod
-    def of_class(cls, matchings: Sequence[Matching], k: int, area: int, weights: Weights) -> Outcomes:
-        """Those of class ``k``; ``weights`` (N, B) say how many copies of an image there may be."""
+    def of_class(
+        cls, matchings: Sequence[Matching], order: NDArray[np.int64], area: int, weights: Weights
+    ) -> Outcomes:
+        """Those of a class, of which :func:`by_score` gives the order; ``weights`` are (N, B)."""
         ranking, is_unjudged = matchings[0].ranking, matchings[0].is_unjudged[area]
-        first, end = np.searchsorted(ranking.classes, [k, k + 1])
-        order = first + np.argsort(-ranking.scores[first:end], kind="stable")
         images = ranking.images[order]
         bits = np.stack([[m.matches.matched[area, order], m.matches.ignored[area, order]] for m in matchings])
         places, copies = _tied_apart(ranking.scores[order], images, bits.any(axis=(0, 1)), weights)
@@ -129,74 +161,76 @@ class Outcomes:
         """S."""
         return len(self._matching)
 
-    def mean_precisions(self, weights: Weights, objects: NDArray[np.int32]) -> NDArray[np.float64]:
-        """(J, T, B) mean over the recall points of the precision, with (N, B) weights and (B,) objects."""
+    def mean_precisions(
+        self, weights: Weights, objects: NDArray[np.int32], room: Room
+    ) -> NDArray[np.float64]:
+        """(J, T, B) mean over the recall points of the precision; see :meth:`curves`."""
         shape = len(self.matched), len(STANDARD.iou_thresholds), weights.shape[1]
         means = np.zeros((shape[0] * shape[1], shape[2]))
-        last = None
-        for row, curve in enumerate(self.curves(weights, objects)):
-            means[row] = means[row - 1] if curve is last else np.einsum("hb,hb->b", *curve)
-            last = curve
+        for rows, precision, points in self.curves(weights, objects, room):
+            means[rows] = np.einsum("hb,hb->b", precision, points)
         return means.reshape(shape) / len(STANDARD.recall_points)
 
     def curves(
-        self, weights: Weights, objects: NDArray[np.int32]
-    ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.uint8]]]:
+        self, weights: Weights, objects: NDArray[np.int32], room: Room
+    ) -> Iterator[tuple[list[int], NDArray[np.float64], NDArray[np.uint8]]]:
         """Precision and recall of every resample in each of the J tasks, at each of its T thresholds.
 
         Args:
             weights: (N, B).
             objects: (B,) that are to be found.
+            room: where the arrays are made.
 
         Yields:
-            (H, B) the best precision from the end of a run of hits on, and the number of recall points that
-            have it; the recall points that are left over have precision 0. Where nothing differs from the one
-            before, it is the same tuple again.
+            Which of the J * T it is for, all that have the same hits; (H, B) the best precision from the end
+            of a run of hits on, and the number of recall points that have it, in arrays that the next ones
+            are written over. The recall points that are left over have precision 0.
         """
         places = self._matching
-        own = self._weights_of(places, weights)
+        own = self._weights_of(places, weights, room)
         counted = ~self.is_unjudged
-        totals = self._totals(np.flatnonzero(counted), places, weights)
+        totals = self._totals(np.flatnonzero(counted), places, weights, room)
         counted = counted[places]
         reached, row_starts = _reached_points(objects)
         is_match, is_ignored = (_bits(values[:, places]) for values in (self.matched, self.ignored))
         # A match with something ignored is ignored even where it counts as none
         is_counted = ~is_ignored & (is_match | counted)
         is_hit = is_match & is_counted
-        is_new = np.ones(len(is_hit), bool)
-        is_new[1:] = ((is_hit[1:] != is_hit[:-1]) | (is_counted[1:] != is_counted[:-1])).any(axis=1)
         changes = is_counted.astype(np.int32) - counted
         numbers = np.searchsorted(np.flatnonzero(~self.is_unjudged), places, side="right")
         numbers = numbers + np.cumsum(changes, axis=1)
-        for row in range(len(is_hit)):
-            if is_new[row]:
-                hits = np.flatnonzero(is_hit[row])
-                found = _running(np.add, own[hits])
-                # Precision only rises in a run of hits without a false alarm: its end stands for all of it
-                is_end = np.ones(len(hits), bool)
-                is_end[:-1] = numbers[row, hits[1:]] - numbers[row, hits[:-1]] > 1
-                hits, found = hits[is_end], found[is_end]
-                total = totals[hits]
-                _add_changes(total, changes[row], own, hits)
-                precision = total + np.spacing(1)
-                _running(np.maximum, np.divide(found, precision, precision)[::-1])
-                points = reached.take(found + row_starts, mode="clip")
-                points[1:] -= points[:-1].copy()
-                curve = precision, points
-            yield curve
+        same: dict[bytes, list[int]] = {}
+        for row, flags in enumerate(np.concatenate([is_hit, is_counted], axis=1)):
+            same.setdefault(flags.tobytes(), []).append(row)
+        for rows in same.values():
+            hits, change = np.flatnonzero(is_hit[rows[0]]), changes[rows[0]]
+            found = _running(np.add, room.take("hits", own, hits))
+            # Precision only rises in a run of hits without a false alarm: its end stands for all of it
+            is_end = np.ones(len(hits), bool)
+            is_end[:-1] = numbers[rows[0], hits[1:]] - numbers[rows[0], hits[:-1]] > 1
+            hits, found = hits[is_end], room.take("ends", found, np.flatnonzero(is_end))
+            total = room.take("total", totals, hits)
+            _add_changes(total, change, own, hits)
+            precision = np.add(total, np.spacing(1), out=room.like(found, "precision", np.float64))
+            _running(np.maximum, np.divide(found, precision, out=precision)[::-1])
+            places_in_table = np.add(found, row_starts, out=room.like(found, "places", np.int64))
+            points = room.like(found, "points", np.uint8)
+            reached.take(places_in_table, out=points, mode="clip")
+            points[1:] -= points[:-1].copy()
+            yield rows, precision, points
 
-    def _weights_of(self, places: NDArray[np.int64], weights: Weights) -> Weights:
+    def _weights_of(self, places: NDArray[np.int64], weights: Weights, room: Room) -> Weights:
         """(places, B) how often a resample has these detections."""
-        own = weights[self.images[places]]
+        own = room.take("own", weights, self.images[places])
         alone = np.flatnonzero(self.copies[places])
         own[alone] = own[alone] >= self.copies[places][alone, None]
         return own
 
     def _totals(
-        self, counted: NDArray[np.int64], places: NDArray[np.int64], weights: Weights
+        self, counted: NDArray[np.int64], places: NDArray[np.int64], weights: Weights, room: Room
     ) -> NDArray[np.int32]:
         """(S, B) how many detections, of those at the places ``counted``, there are up to each of S."""
-        totals = np.zeros((len(places), weights.shape[1]), np.int32)
+        totals = room.array("totals", (len(places), weights.shape[1]), np.int32)
         total = np.zeros(weights.shape[1], np.int32)
         rows, images, copies = list(weights), self.images.tolist(), self.copies.tolist()
         ends = np.searchsorted(counted, places, side="right").tolist()
@@ -280,11 +314,12 @@ def _reached_points(objects: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDAr
     Args:
         objects: (B,).
     """
-    counts, rows = np.unique(objects, return_inverse=True)
-    table = np.zeros((len(counts), counts[-1] + 1), np.uint8)
-    for row, count in zip(table, counts.tolist(), strict=True):
+    is_there = np.bincount(objects) > 0
+    counts, width = np.flatnonzero(is_there).tolist(), len(is_there)
+    table = np.zeros((len(counts), width), np.uint8)
+    for row, count in zip(table, counts, strict=True):
         row[: count + 1] = _reached_of(count)
-    return table.reshape(-1), rows * table.shape[1]
+    return table.reshape(-1), (width * (np.cumsum(is_there) - 1))[objects]
 
 
 @lru_cache(maxsize=4096)
