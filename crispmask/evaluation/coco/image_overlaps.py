@@ -9,6 +9,7 @@ import numpy as np
 from crispmask.evaluation.coco.objects import Annotations, Detections, Floats, Ints, places_of
 from crispmask.evaluation.coco.overlaps import Overlaps, joined
 from crispmask.evaluation.formats.coco import GroundTruth
+from crispmask.evaluation.ranks import rank_in_groups
 
 
 class ImageOverlaps(dict[Any, tuple[Ints, Ints, Ints, Floats, Floats]]):
@@ -82,9 +83,8 @@ def _places_in_groups(
     ):
         own = np.flatnonzero(counted)
         keys = side.keys(len(gt.class_names))[own]
-        order = np.lexsort((-scores[own], keys))
-        starts = np.flatnonzero(np.diff(keys[order], prepend=-1))
+        order, ranks = rank_in_groups(scores[own], keys)
         places = np.full(len(side), -1)
-        places[own[order]] = np.arange(len(own)) - np.repeat(starts, np.diff(starts, append=len(own)))
+        places[own[order]] = ranks
         results.append(places)
     return results[0], results[1]

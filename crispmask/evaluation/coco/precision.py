@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from crispmask.evaluation.coco.matching import Matches
 from crispmask.evaluation.coco.settings import STANDARD, Settings
+from crispmask.evaluation.ranks import rank_in_groups
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,7 @@ def rank_detections(
         classes, images: (D,) indices.
         limit: detections of an image and class that are kept, the best.
     """
-    order = np.lexsort((-scores, images, classes))
-    is_first = np.ones(len(order), bool)
-    is_first[1:] = (np.diff(classes[order]) != 0) | (np.diff(images[order]) != 0)
-    starts = np.flatnonzero(is_first)
-    ranks = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    order, ranks = rank_in_groups(scores, classes * (images.max(initial=0) + 1) + images)
     kept = ranks < limit
     order, ranks = order[kept], ranks[kept]
     return Ranking(order, scores[order], classes[order], images[order], ranks)

@@ -37,6 +37,7 @@ from crispmask.evaluation.formats.checks import (
 from crispmask.evaluation.formats.findings import Findings
 from crispmask.evaluation.lvis.cocofied import COCO_SYNSETS, is_cocofied
 from crispmask.evaluation.progress import Progress, tracked
+from crispmask.evaluation.ranks import rank_in_groups
 
 # Detections of an image and category that count in COCO
 COCO_MAX_DETS = 100
@@ -156,9 +157,7 @@ class GroundTruth:
 
 def is_among_best(scores: NDArray[np.float64], keys: NDArray[np.int64], limit: int) -> NDArray[np.bool_]:
     """(D,) detections among the ``limit`` best of those of one key; of equal scores, the first is better."""
-    order = np.lexsort((-scores, keys))
-    starts = np.flatnonzero(np.append(True, np.diff(keys[order]) != 0)) if len(order) else order
-    ranks = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    order, ranks = rank_in_groups(scores, keys)
     is_best = np.zeros(len(order), bool)
     is_best[order[ranks < limit]] = True
     return is_best
