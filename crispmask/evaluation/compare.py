@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from crispmask.evaluation.coco.instance_eval import InstanceEval
 from crispmask.evaluation.coco.protocol import average_precisions
-from crispmask.evaluation.coco.resampling import by_ranking, draw_weights, resample_classes
+from crispmask.evaluation.coco.resampling import Weights, by_ranking, draw_weights, resample_classes
 from crispmask.evaluation.formats.checks import short
 from crispmask.evaluation.progress import Progress
 
@@ -144,9 +144,7 @@ def adjust(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def _sample(
-    evaluations: Mapping[str, InstanceEval], weights: NDArray[np.int32]
-) -> dict[str, dict[str, Samples]]:
+def _sample(evaluations: Mapping[str, InstanceEval], weights: Weights) -> dict[str, dict[str, Samples]]:
     """By task, (B,) figures of the resamples, by the names of ``average_precisions``, in 0..100."""
     samples = {}
     matchings = {task: evaluation.matching for task, evaluation in evaluations.items()}

@@ -53,7 +53,7 @@ def precision_of(evaluation: InstanceEval, k: int, area: int, weights: np.ndarra
     kept = evaluation.matching
     objects = weights[kept.images[(kept.classes == k) & ~kept.is_ignored[area]]].sum(axis=0, dtype=np.int32)
     spread = np.zeros((10, 101))
-    outcomes = Outcomes.of_class([kept], by_score(kept.ranking, k), area, weights)
+    outcomes = Outcomes.of_class([kept], by_score(kept.ranking, k), area, weights.max(axis=1))
     for rows, precision, points in outcomes.curves(weights, objects, Room()):
         reached = np.repeat(precision[:, 0], points[:, 0])
         spread[rows, : len(reached)] = reached
@@ -121,6 +121,15 @@ def test_resamples_taken_one_by_one_are_those_taken_together(monkeypatch: pytest
         (apart,) = resample_classes([kept[task]], SHAPE.categories, weights)
         for name, values in figures.items():
             np.testing.assert_allclose(apart[name], values, rtol=0, atol=1e-14)
+
+
+def test_counts_do_not_overflow() -> None:
+    gt, rows = make_set(SHAPE, 1)
+    matching = evaluate_coco(gt, rows)["segm"].matching
+    once = np.ones((SHAPE.images, 1), np.int16)
+    (found,), (often,) = (resample_classes([matching], SHAPE.categories, n * once) for n in (1, 5000))
+    for name, values in found.items():
+        np.testing.assert_allclose(often[name], values, rtol=0, atol=1e-12)
 
 
 def test_every_resample_has_as_many_images_and_a_seed_draws_the_same_again() -> None:

@@ -18,24 +18,25 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from crispmask.evaluation.coco.instance_eval import Matching
 from crispmask.evaluation.coco.precision import Ranking
 from crispmask.evaluation.coco.settings import STANDARD
 
-# Weights of resamples that are in memory at a time, 4 bytes each, for every array of them
+# Weights of resamples that are in memory at a time, 2 or 4 bytes each, for every array of them
 MOST_WEIGHTS = 2**22
 # Figures by their area range, and those at one IoU threshold
 AREAS = {"AP": 0, "APs": 1, "APm": 2, "APl": 3}
 THRESHOLDS = {"AP50": 0.5, "AP75": 0.75}
 
-Weights = NDArray[np.int32]
+# int16, whose arrays take half the time; int32 for classes in whose counts it could overflow
+Weights = NDArray[np.int16] | NDArray[np.int32]
 
 
 def draw_weights(num_images: int, resamples: int, seed: int) -> Weights:
     """(N, B) how often each image is in each resample: as many images as there are, with replacement."""
-    weights = np.zeros((num_images, resamples), np.int32)
+    weights = np.zeros((num_images, resamples), np.int16)
     generator = np.random.default_rng(seed)
     for resample in range(resamples if num_images else 0):
         drawn = generator.integers(num_images, size=num_images)
@@ -59,16 +60,16 @@ def resample_classes(
     """
     shape = num_classes, weights.shape[1]
     figures = [{name: np.full(shape, np.nan) for name in (*AREAS, *THRESHOLDS)} for _ in matchings]
-    room = Room()
+    room, most = Room(), weights.max(axis=1, initial=0)
     for k in range(num_classes):
         is_own, order = matchings[0].classes == k, by_score(matchings[0].ranking, k)
         for name, area in AREAS.items():
             images = matchings[0].images[is_own & ~matchings[0].is_ignored[area]]
             if not len(images):
                 continue
-            outcomes = Outcomes.of_class(matchings, order, area, weights)
+            outcomes = Outcomes.of_class(matchings, order, area, most)
             for part in _parts(weights, len(images) + outcomes.num_matching):
-                own = weights[:, part]
+                own = weights[:, part].astype(outcomes.count_type(most), copy=False)
                 objects = own[images].sum(axis=0, dtype=np.int32)
                 precisions = np.where(objects > 0, outcomes.mean_precisions(own, objects, room), np.nan)
                 for of_task, at_thresholds in zip(figures, precisions, strict=True):
@@ -104,20 +105,21 @@ class Room:
     def __init__(self) -> None:
         self._arrays: dict[str, NDArray[Any]] = {}
 
-    def array(self, name: str, shape: tuple[int, int], kind: type) -> NDArray[Any]:
-        """An array of any content, which the next one of its name and type is written over."""
+    def array(self, name: str, shape: tuple[int, int], kind: DTypeLike) -> NDArray[Any]:
+        """An array of any content, which the next one of its name is written over."""
         size = shape[0] * shape[1]
-        if name not in self._arrays or self._arrays[name].size < size:
-            self._arrays[name] = np.empty(size, kind)
-        return self._arrays[name][:size].reshape(shape)
+        found = self._arrays.get(name)
+        if found is None or found.size < size or found.dtype != kind:
+            found = self._arrays[name] = np.empty(size, kind)
+        return found[:size].reshape(shape)
 
-    def like(self, other: NDArray[Any], name: str, kind: type) -> NDArray[Any]:
+    def like(self, other: NDArray[Any], name: str, kind: DTypeLike) -> NDArray[Any]:
         """An array of the same shape."""
         return self.array(name, other.shape, kind)
 
-    def take(self, name: str, rows: NDArray[np.int32], places: NDArray[np.int64]) -> NDArray[np.int32]:
+    def take(self, name: str, rows: Weights, places: NDArray[np.int64]) -> Weights:
         """``rows[places]``."""
-        out = self.array(name, (len(places), rows.shape[1]), np.int32)
+        out = self.array(name, (len(places), rows.shape[1]), rows.dtype)
         return np.take(rows, places, axis=0, out=out, mode="clip")
 
 
@@ -141,13 +143,13 @@ class Outcomes:
 
     @classmethod
     def of_class(
-        cls, matchings: Sequence[Matching], order: NDArray[np.int64], area: int, weights: Weights
+        cls, matchings: Sequence[Matching], order: NDArray[np.int64], area: int, most: Weights
     ) -> Outcomes:
-        """Those of a class, of which :func:`by_score` gives the order; ``weights`` are (N, B)."""
+        """Those of a class, of which :func:`by_score` gives the order; ``most`` as in :func:`_tied_apart`."""
         ranking, is_unjudged = matchings[0].ranking, matchings[0].is_unjudged[area]
         images = ranking.images[order]
         bits = np.stack([[m.matches.matched[area, order], m.matches.ignored[area, order]] for m in matchings])
-        places, copies = _tied_apart(ranking.scores[order], images, bits.any(axis=(0, 1)), weights)
+        places, copies = _tied_apart(ranking.scores[order], images, bits.any(axis=(0, 1)), most)
         matched, ignored = bits[:, 0, places], bits[:, 1, places]
         return cls(images[places], copies, matched, ignored, is_unjudged[order[places]])
 
@@ -160,6 +162,10 @@ class Outcomes:
     def num_matching(self) -> int:
         """S."""
         return len(self._matching)
+
+    def count_type(self, most: Weights) -> type[np.signedinteger]:
+        """The type in which as many detections as any resample has can be counted."""
+        return np.int16 if most[self.images].sum(dtype=np.int64) <= np.iinfo(np.int16).max else np.int32
 
     def mean_precisions(
         self, weights: Weights, objects: NDArray[np.int32], room: Room
@@ -196,7 +202,7 @@ class Outcomes:
         # A match with something ignored is ignored even where it counts as none
         is_counted = ~is_ignored & (is_match | counted)
         is_hit = is_match & is_counted
-        changes = is_counted.astype(np.int32) - counted
+        changes = is_counted.astype(own.dtype) - counted
         numbers = np.searchsorted(np.flatnonzero(~self.is_unjudged), places, side="right")
         numbers = numbers + np.cumsum(changes, axis=1)
         same: dict[bytes, list[int]] = {}
@@ -228,10 +234,10 @@ class Outcomes:
 
     def _totals(
         self, counted: NDArray[np.int64], places: NDArray[np.int64], weights: Weights, room: Room
-    ) -> NDArray[np.int32]:
+    ) -> Weights:
         """(S, B) how many detections, of those at the places ``counted``, there are up to each of S."""
-        totals = room.array("totals", (len(places), weights.shape[1]), np.int32)
-        total = np.zeros(weights.shape[1], np.int32)
+        totals = room.array("totals", (len(places), weights.shape[1]), weights.dtype)
+        total = np.zeros(weights.shape[1], weights.dtype)
         rows, images, copies = list(weights), self.images.tolist(), self.copies.tolist()
         ends = np.searchsorted(counted, places, side="right").tolist()
         first = 0
@@ -245,7 +251,7 @@ class Outcomes:
 
 
 def _tied_apart(
-    scores: NDArray[np.float64], images: NDArray[np.int64], is_match: NDArray[np.bool_], weights: Weights
+    scores: NDArray[np.float64], images: NDArray[np.int64], is_match: NDArray[np.bool_], most: Weights
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Places and copies of detections in the order in which those of copied images come.
 
@@ -255,25 +261,20 @@ def _tied_apart(
     Args:
         scores, images: (D,) by falling score.
         is_match: (D,) whether a detection matches something.
-        weights: (N, B).
+        most: (N,) how often the resample that has an image most often has it.
     """
-    places = np.arange(len(scores))
-    is_tied = (np.diff(scores) == 0) & (np.diff(images) == 0)
-    if not is_tied.any():
-        return places, np.zeros_like(places)
-    parts: list[NDArray[np.int64]] = []
-    copies: list[NDArray[np.int64]] = []
-    for block in np.split(places, np.flatnonzero(~is_tied) + 1):
-        is_mixed = len(block) > 1 and is_match[block].any()
-        most = int(weights[images[block[0]]].max()) if is_mixed else 1
-        parts.append(np.tile(block, most))
-        copies.append(np.repeat(np.arange(1, most + 1) if is_mixed else [0], len(block)))
-    return np.concatenate(parts), np.concatenate(copies)
+    is_first = np.ones(len(scores), bool)
+    is_first[1:] = (np.diff(scores) != 0) | (np.diff(images) != 0)
+    first = np.flatnonzero(is_first)
+    sizes = np.diff(first, append=len(scores))
+    is_mixed = (sizes > 1) & (np.add.reduceat(is_match, first, dtype=np.int64) > 0)
+    ends = np.cumsum(sizes * np.where(is_mixed, most[images[first]], 1))
+    tie = np.searchsorted(ends, np.arange(ends[-1] if len(ends) else 0), side="right")
+    copy, place = np.divmod(np.arange(len(tie)) - np.append(0, ends)[tie], sizes[tie])
+    return first[tie] + place, np.where(is_mixed[tie], copy + 1, 0)
 
 
-def _add_changes(
-    totals: NDArray[np.int32], change: NDArray[np.int32], own: Weights, hits: NDArray[np.int64]
-) -> None:
+def _add_changes(totals: Weights, change: Weights, own: Weights, hits: NDArray[np.int64]) -> None:
     """Add to (H, B) totals what detections that are counted (1), or are not (-1), at one threshold change.
 
     Args:
