@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from tiny_transfiner import tiny_config
+from tests.transfiner.tiny_transfiner import tiny_config
 from torch import nn
 
 CONFIG = "transfiner/coco/query_R_50_FPN.yaml"
