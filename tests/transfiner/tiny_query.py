@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from tests.transfiner.tiny_transfiner import tiny_config
 from torch import nn
+
+from tests.transfiner.tiny_transfiner import tiny_config
 
 CONFIG = "transfiner/coco/query_R_50_FPN.yaml"
 TINY_QUERY = {
