@@ -180,6 +180,16 @@ def test_spoilt_row_is_named(spoil, sentence):
         evaluate(gt, results)
 
 
+def test_a_size_of_too_many_bits_is_named(tmp_path):
+    """Files are read in columns, in which a whole number of JSON may have no place."""
+    gt, results = copy.deepcopy(SETS["coco"])
+    prediction(segmentation={"size": [2**63, 50], "counts": "0"})(gt, results)
+    for name, content in (("gt", gt), ("results", results)):
+        (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"has size \[9223372036854775808, 50\], not \[40, 50\]"):
+        evaluate(tmp_path / "gt", tmp_path / "results")
+
+
 @pytest.mark.parametrize("max_dets", [0, -1, 1.5, True])
 def test_limit_of_detections_is_a_number_of_them(max_dets):
     for run in (evaluate_coco, evaluate_lvis):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -19,8 +19,12 @@ from crispmask.evaluation.formats.coco import GroundTruth
 from crispmask.evaluation.progress import Progress
 
 
+# JSON has whole numbers of any length, columns have not
+_Side = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
+
+
 class _Mask(msgspec.Struct, gc=False):
-    size: tuple[int, int]
+    size: tuple[_Side, _Side]
     counts: str
 
 
@@ -72,7 +76,7 @@ def read_results(
         return None
     sides = chain.from_iterable(row.segmentation.size for row in rows)
     sizes = np.fromiter(sides, np.int64, 2 * len(rows)).reshape(-1, 2)
-    if not np.array_equal(sizes, image_sizes(gt)[image_places]) or not sizes.all():
+    if not np.array_equal(sizes, image_sizes(gt)[image_places]):
         return None
     keys = {
         ("image_id",): image_places,
