@@ -209,7 +209,8 @@ def _check_protocol(protocol: str, options: dict[str, Any]) -> dict[str, Any]:
     for name in given:
         own, what = OF_ONE.get(name, (protocol, ""))
         if protocol != own:
-            raise ValueError(f"Protocol {protocol} has no {what}: leave --{name.replace('_', '-')} out.")
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"Protocol {protocol} has no {what}, which {own} has: leave {flag} out.")
     return given
 
 

@@ -18,7 +18,6 @@ from crispmask.evaluation.formats.checks import reading
 from crispmask.evaluation.formats.coco import GroundTruth
 from crispmask.evaluation.progress import Progress
 
-
 # JSON has whole numbers of any length, columns have not
 _Side = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 
