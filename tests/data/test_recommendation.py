@@ -186,14 +186,14 @@ def test_images_without_size_are_told():
 def test_command_writes_a_config_that_loads(tmp_path, capsys):
     write_shapes(tmp_path, "train", count=12, size=64, seed=0)
     file, out = tmp_path / "annotations/instances_train.json", tmp_path / "configs/mine.yaml"
-    words = ["--recommend-yaml", str(out), "--config-file", "shapes/refinemask_R_18_FPN.yaml", "--gpus", "0"]
+    words = ["--recommend-yaml", str(out), "--config-file", "shapes/detector_R_18_FPN.yaml", "--gpus", "0"]
     assert main(["data", "check", str(file), *words]) == 0
     printed = capsys.readouterr().out
-    cfg, recipe = get_config(out), get_config("shapes/refinemask_R_18_FPN.yaml")
+    cfg, recipe = get_config(out), get_config("shapes/detector_R_18_FPN.yaml")
     assert cfg.SOLVER.IMS_PER_BATCH == 2 and cfg.MODEL.RESNETS == recipe.MODEL.RESNETS
     assert cfg.SOLVER.BASE_LR == recipe.SOLVER.BASE_LR / 2
     # What is printed is what is written
-    assert "# linear with the batch: the recipe has 0.003 for 4" in printed
+    assert "# linear with the batch: the recipe has 0.001 for 4" in printed
     assert out.read_text().partition("\n")[2] in printed
 
 
