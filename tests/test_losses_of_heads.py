@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.layers import ShapeSpec
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from refinemask_d2 import RefineMaskHead
 from refinemask_d2.mask_head import SEMANTIC_TARGET
 from tests.refinemask import tiny_refinemask
-from tests.refinemask.tiny_refinemask import mapped, random_features, three_images
+from tests.refinemask.tiny_refinemask import fpn_shapes, mapped, random_features, three_images
 from tests.transfiner import tiny_transfiner
 from tests.transfiner.tiny_query import KINDS, query_config, query_model
 from tests.transfiner.tiny_transfiner import BOXES, SIZE, star_proposals
+from transfiner_d2 import TransfinerMaskHead
 
 RELEASED = {"VARIANT": "released", "P2_CONVS": 2, "TRAIN_ROIS": 0}
 # Keys of each head, and parts of it by the start of their parameters' names
@@ -101,8 +101,7 @@ def make_head(name: str, **keys: object) -> nn.Module:
         **{f"MODEL__REFINEMASK__{key}": value for key, value in keys.items()},
     )
     torch.manual_seed(0)
-    shapes = {f"p{i}": ShapeSpec(channels=cfg.MODEL.FPN.OUT_CHANNELS, stride=1 << i) for i in (2, 3, 4, 5)}
-    return RefineMaskHead(cfg, shapes).train()
+    return RefineMaskHead(cfg, fpn_shapes(cfg)).train()
 
 
 def losses_of(head: nn.Module) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -196,9 +195,7 @@ def test_attention_dropout_acts_in_training_alone() -> None:
 @pytest.mark.parametrize("prior", [0.1, 0.3])
 def test_an_untrained_cascade_finds_incoherence_as_likely_as_its_prior(prior: float) -> None:
     cfg = tiny_transfiner.tiny_config(DETECTOR_PRIOR=prior)
-    channels = cfg.MODEL.FPN.OUT_CHANNELS
-    shapes = {f"p{i}": ShapeSpec(channels=channels, stride=1 << i) for i in (2, 3, 4, 5)}
-    detector = tiny_transfiner.TransfinerMaskHead(cfg, shapes).quadtree.detector
+    detector = TransfinerMaskHead(cfg, fpn_shapes(cfg)).quadtree.detector
     for layer in (detector.classifier, detector.finer[-1]):
         assert layer.bias.sigmoid().tolist() == pytest.approx([prior])
 

@@ -203,15 +203,19 @@ def _check_protocol(protocol: str, options: dict[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     for name in given:
         if protocol in MAPS and name in NOT_OF_MAPS:
-            raise ValueError(f"Protocol {protocol} has no {name}: leave --{name.replace('_', '-')} out.")
+            raise ValueError(f"Protocol {protocol} has no {name}: leave {_flag(name)} out.")
         if reason := WITHOUT.get((protocol, name)):
-            raise ValueError(f"Protocol {protocol} has no {name} (--{name.replace('_', '-')}): {reason}.")
+            raise ValueError(f"Protocol {protocol} has no {name} ({_flag(name)}): {reason}.")
     for name in given:
         own, what = OF_ONE.get(name, (protocol, ""))
         if protocol != own:
-            flag = f"--{name.replace('_', '-')}"
-            raise ValueError(f"Protocol {protocol} has no {what}, which {own} has: leave {flag} out.")
+            raise ValueError(f"Protocol {protocol} has no {what}, which {own} has: leave {_flag(name)} out.")
     return given
+
+
+def _flag(name: str) -> str:
+    """How an option is called on the command line."""
+    return f"--{name.replace('_', '-')}"
 
 
 def _module_of(protocol: str) -> Any:

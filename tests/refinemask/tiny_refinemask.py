@@ -9,6 +9,7 @@ import pycocotools.mask as mask_util
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.structures import BoxMode, Instances
 from PIL import Image
@@ -116,6 +117,12 @@ def mapped(cfg: CfgNode, records: list[dict[str, object]], is_train: bool) -> li
     """Dataset dicts through Detectron2's own mapper."""
     mapper = DatasetMapper(cfg, is_train=is_train)
     return [mapper(record) for record in records]
+
+
+def fpn_shapes(cfg: CfgNode) -> dict[str, ShapeSpec]:
+    """Of the maps that a mask head is built for."""
+    channels = cfg.MODEL.FPN.OUT_CHANNELS
+    return {f"p{level}": ShapeSpec(channels=channels, stride=1 << level) for level in (2, 3, 4, 5)}
 
 
 def random_features(cfg: CfgNode, size: tuple[int, int], images: int = 1, seed: int = 0) -> dict[str, Tensor]:

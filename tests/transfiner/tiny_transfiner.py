@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from torch import nn
 
 import crispmask
-from tests.refinemask.tiny_refinemask import NUM_CLASSES, star
+from tests.refinemask.tiny_refinemask import NUM_CLASSES, fpn_shapes, star
 from tests.refinemask.tiny_refinemask import TINY as TINY_DETECTOR
 from transfiner_d2 import TransfinerMaskHead
 
@@ -58,9 +57,7 @@ def tiny_model(cfg: CfgNode, seed: int = 0) -> nn.Module:
 def tiny_head(cfg: CfgNode, seed: int = 0) -> TransfinerMaskHead:
     """The mask head of such a model alone, for :func:`random_features` and :func:`star_proposals`."""
     torch.manual_seed(seed)
-    channels = cfg.MODEL.FPN.OUT_CHANNELS
-    shapes = {f"p{level}": ShapeSpec(channels=channels, stride=1 << level) for level in (2, 3, 4, 5)}
-    head = TransfinerMaskHead(cfg, shapes)
+    head = TransfinerMaskHead(cfg, fpn_shapes(cfg))
     enliven(head)
     return head
 

@@ -68,8 +68,9 @@ def resample_classes(
             if not len(images):
                 continue
             outcomes = Outcomes.of_class(matchings, order, area, most)
+            count_type = outcomes.count_type(most)
             for part in _parts(weights, len(images) + outcomes.num_matching):
-                own = weights[:, part].astype(outcomes.count_type(most), copy=False)
+                own = weights[:, part].astype(count_type, copy=False)
                 objects = own[images].sum(axis=0, dtype=np.int32)
                 precisions = np.where(objects > 0, outcomes.mean_precisions(own, objects, room), np.nan)
                 for of_task, at_thresholds in zip(figures, precisions, strict=True):
@@ -268,9 +269,10 @@ def _tied_apart(
     first = np.flatnonzero(is_first)
     sizes = np.diff(first, append=len(scores))
     is_mixed = (sizes > 1) & (np.add.reduceat(is_match, first, dtype=np.int64) > 0)
-    ends = np.cumsum(sizes * np.where(is_mixed, most[images[first]], 1))
-    tie = np.searchsorted(ends, np.arange(ends[-1] if len(ends) else 0), side="right")
-    copy, place = np.divmod(np.arange(len(tie)) - np.append(0, ends)[tie], sizes[tie])
+    lengths = sizes * np.where(is_mixed, most[images[first]], 1)
+    tie = np.repeat(np.arange(len(first)), lengths)
+    starts = np.cumsum(lengths) - lengths
+    copy, place = np.divmod(np.arange(len(tie)) - starts[tie], sizes[tie])
     return first[tie] + place, np.where(is_mixed[tie], copy + 1, 0)
 
 
