@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 setup(
     packages=[
-        *find_packages(include=["crispmask*", "refinemask_d2*", "transfiner_d2*"]),
+        *find_packages(include=["crispmask*", "*_d2*"]),
         "crispmask.configs",
     ],
     package_dir={"crispmask.configs": "configs"},

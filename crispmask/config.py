@@ -22,7 +22,7 @@ def add_crispmask_config(cfg: CfgNode) -> None:
     """Add ``CRISPMASK`` (training), ``MODEL.SWIN``, ``TEST.BOUNDARY`` and keys of ``INPUT`` in place."""
     from detectron2.config import CfgNode as CN
 
-    import crispmask.swin  # noqa: F401  registers its backbone
+    import crispmask.modeling.swin  # noqa: F401  registers its backbone
 
     cfg.CRISPMASK = CN()
     # Data sets of one's own in COCO's format, for DATASETS.TRAIN and TEST: a list of

@@ -17,9 +17,9 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from crispmask.boxes import bound_boxes
-from crispmask.groundtruth import crop_masks
-from crispmask.precision import fitting
+from crispmask.modeling.boxes import bound_boxes
+from crispmask.modeling.groundtruth import crop_masks
+from crispmask.modeling.precision import fitting
 
 from . import losses
 from .boundary_refinement import merge_stages, upsample

@@ -1,4 +1,4 @@
-"""Training target of RefineMask's semantic head; RoI targets are those of ``crispmask.groundtruth``.
+"""Training target of RefineMask's semantic head; RoI targets are those of ``crispmask.modeling.groundtruth``.
 
 Shapes: B images, H and W height and width.
 """
@@ -10,7 +10,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 from torch.nn import functional as F
 
-from crispmask.groundtruth import unite_masks
+from crispmask.modeling.groundtruth import unite_masks
 
 
 def semantic_target(

@@ -11,7 +11,7 @@ from detectron2.structures import BitMasks, Boxes, ImageList, Instances, Polygon
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from crispmask.boxes import bounded
+from crispmask.modeling.boxes import bounded
 from tests.refinemask import tiny_refinemask
 from tests.transfiner import tiny_transfiner
 

@@ -8,7 +8,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from crispmask.precision import LARGEST, SaturatingConv2d, SaturatingLinear, fitting, saturated
+from crispmask.modeling.precision import LARGEST, SaturatingConv2d, SaturatingLinear, fitting, saturated
 from tests.refinemask import tiny_refinemask
 from tests.transfiner import tiny_transfiner
 

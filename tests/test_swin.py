@@ -12,7 +12,7 @@ from detectron2.modeling import build_backbone
 
 from crispmask import get_config
 from crispmask.checkpoint import load_weights
-from crispmask.swin import SwinTransformer
+from crispmask.modeling.swin import SwinTransformer
 
 SMALL = {"embed_dim": 8, "depths": (2, 2, 3, 1), "num_heads": (1, 2, 2, 4), "window_size": 7}
 STAGES = ("stage2", "stage3", "stage4", "stage5")

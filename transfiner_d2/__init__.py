@@ -5,7 +5,7 @@ from crispmask.missing import explained_imports
 with explained_imports():
     from .config import add_transfiner_config
     from .mask_head import TransfinerMaskHead
-    from .query import QueryTransfiner
+    from .query.meta_arch import QueryTransfiner
     from .roi_heads import CascadeTransfinerROIHeads, TransfinerROIHeads
 
 __all__ = [

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from torch import nn
 
-from crispmask.precision import SaturatingConv2d
+from crispmask.modeling.precision import SaturatingConv2d
 
 from .encoder import (
     ConvolutionalEncoder,

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 
 from crispmask.idle_keys import IdleKeys
 
-from .query_config import add_query_config
+from .query.config import add_query_config
 
 IDLE_KEYS = (
     IdleKeys(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crispmask.precision import SaturatingConv2d, SaturatingLinear, fitting, saturated
+from crispmask.modeling.precision import SaturatingConv2d, SaturatingLinear, fitting, saturated
 
 from .layers import Pointwise, conv_stack
 from .sequences import Sequences

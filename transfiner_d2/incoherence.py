@@ -13,8 +13,8 @@ import torch
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 
+from crispmask.modeling.precision import SaturatingConv2d, fitting, saturated
 from crispmask.ops import build_quadtree
-from crispmask.precision import SaturatingConv2d, fitting, saturated
 
 from .layers import Pointwise, conv_stack
 from .nodes import Cells, enlarge, quadrants, read_cells

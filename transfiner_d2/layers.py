@@ -13,7 +13,7 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crispmask.precision import SaturatingConv2d, fitting, saturated
+from crispmask.modeling.precision import SaturatingConv2d, fitting, saturated
 
 
 class Pointwise(nn.Conv2d):

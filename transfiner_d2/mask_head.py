@@ -15,10 +15,10 @@ from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from crispmask.boxes import bound_boxes
-from crispmask.groundtruth import crop_masks
+from crispmask.modeling.boxes import bound_boxes
+from crispmask.modeling.groundtruth import crop_masks
+from crispmask.modeling.precision import fitting
 from crispmask.ops import incoherence
-from crispmask.precision import fitting
 
 from . import losses, targets
 from .build import (

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from crispmask.precision import fitting
+from crispmask.modeling.precision import fitting
 
 
 @dataclass(frozen=True)

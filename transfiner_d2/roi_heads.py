@@ -9,7 +9,7 @@ from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
-from crispmask.roi_heads import MapsToMaskHead
+from crispmask.modeling.roi_heads import MapsToMaskHead
 
 from .mask_head import TransfinerMaskHead
 from .targets import with_object_index

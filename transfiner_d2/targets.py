@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from crispmask.groundtruth import full_masks, unite_masks
+from crispmask.modeling.groundtruth import full_masks, unite_masks
 from crispmask.ops import boundary_band, incoherence_residual
 
 from .nodes import enlarge

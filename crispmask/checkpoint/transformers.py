@@ -107,7 +107,7 @@ def convert_transformers(
 
 
 def _detector(model: Mapping[str, Tensor], cfg: CfgNode, *, box_refine: bool) -> dict[str, Tensor]:
-    from transfiner_d2.query_checkpoint import convert_transformers_detector
+    from transfiner_d2.query.checkpoint import convert_transformers_detector
 
     categories = _categories(model, cfg)
     renamed = convert_transformers_detector(model, box_refine=box_refine, categories=categories)

@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import BitMasks, Instances
 from torch import Tensor
 
-from crispmask.groundtruth import full_masks
+from crispmask.modeling.groundtruth import full_masks
 
 
 def build_copy_paste(cfg: CfgNode) -> CopyPaste | None:

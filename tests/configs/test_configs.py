@@ -187,7 +187,7 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("source", [*SOURCES, "transfiner_d2/config.py", "transfiner_d2/query_config.py"])
+@pytest.mark.parametrize("source", [*SOURCES, "transfiner_d2/config.py", "transfiner_d2/query/config.py"])
 def test_every_key_has_a_comment(source):
     """A comment stands above the key or above the run of keys that it belongs to."""
     lines = (ROOT / source).read_text().splitlines()

@@ -18,7 +18,7 @@ from pycocotools import mask as mask_utils
 from crispmask import get_config
 from crispmask.data.copy_paste import CopyPaste
 from crispmask.data.mapper import ImageMapper
-from crispmask.groundtruth import full_masks
+from crispmask.modeling.groundtruth import full_masks
 from tests.data.command_line import ROOT
 
 TINY = ROOT / "tests" / "engine" / "tiny.yaml"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_refinemask import bitmask, star
 
-from crispmask.groundtruth import crop_masks
+from crispmask.modeling.groundtruth import crop_masks
 from refinemask_d2.targets import semantic_target
 
 CPU = torch.device("cpu")

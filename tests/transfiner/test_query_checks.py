@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 from tiny_query import PLAIN, query_config
 
 from crispmask.errors import UserError
-from transfiner_d2 import query_checks
+from transfiner_d2.query import checks as query_checks
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 INSTALLED = all(map(query_checks.find_spec, ("transformers", "scipy")))

@@ -17,9 +17,9 @@ from tiny_query import query_config, query_model
 
 from crispmask.checkpoint import load_weights, read_weight_file
 from crispmask.engine.steps import total_loss
-from crispmask.groundtruth import full_masks
+from crispmask.modeling.groundtruth import full_masks
 from tests.refinemask.tiny_refinemask import mapped, star, write_image
-from transfiner_d2.query_checkpoint import convert_transformers_detector
+from transfiner_d2.query.checkpoint import convert_transformers_detector
 
 transformers = pytest.importorskip("transformers", reason="crispmask[query] is not installed")
 pytest.importorskip("scipy", reason="crispmask[query] is not installed")

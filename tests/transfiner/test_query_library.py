@@ -8,8 +8,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList
 from tiny_query import query_config
 
-from transfiner_d2.query_checkpoint import convert_transformers_detector
-from transfiner_d2.query_detector import QueryDetector
+from transfiner_d2.query.checkpoint import convert_transformers_detector
+from transfiner_d2.query.detector import QueryDetector
 
 transformers = pytest.importorskip("transformers", reason="crispmask[query] is not installed")
 pytest.importorskip("scipy", reason="crispmask[query] is not installed")

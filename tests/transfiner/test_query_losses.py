@@ -9,9 +9,9 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from transfiner_d2.query_losses import mean_objects, set_losses
-from transfiner_d2.query_matching import Objects, Pairs, Weights, match
-from transfiner_d2.query_predictions import Predictions
+from transfiner_d2.query.losses import mean_objects, set_losses
+from transfiner_d2.query.matching import Objects, Pairs, Weights, match
+from transfiner_d2.query.predictions import Predictions
 
 pytest.importorskip("scipy", reason="crispmask[query] is not installed")
 

@@ -24,10 +24,11 @@ from tests.refinemask.tiny_refinemask import (
     mapped,
     three_images,
 )
-from transfiner_d2 import TransfinerMaskHead, query_detector
-from transfiner_d2.query_matching import Objects, Pairs
-from transfiner_d2.query_predictions import Predictions
-from transfiner_d2.query_tokens import TokenMaker
+from transfiner_d2 import TransfinerMaskHead
+from transfiner_d2.query import detector as query_detector
+from transfiner_d2.query.matching import Objects, Pairs
+from transfiner_d2.query.predictions import Predictions
+from transfiner_d2.query.tokens import TokenMaker
 
 for library in ("transformers", "scipy"):
     pytest.importorskip(library, reason="crispmask[query] is not installed")

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .query_predictions import BoxHead, Predictions, class_head, xavier_uniform
-from .query_tokens import Tokens
+from .predictions import BoxHead, Predictions, class_head, xavier_uniform
+from .tokens import Tokens
 
 
 class PlainDetector(nn.Module):

@@ -14,13 +14,13 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from .query_checks import check_model, check_values, require_library
-from .query_deformable import DeformableDetector
-from .query_losses import mean_objects, set_losses
-from .query_matching import Objects, Pairs, Weights, image_scale, match
-from .query_plain import PlainDetector
-from .query_predictions import Predictions
-from .query_tokens import TokenMaker
+from .checks import check_model, check_values, require_library
+from .deformable import DeformableDetector
+from .losses import mean_objects, set_losses
+from .matching import Objects, Pairs, Weights, image_scale, match
+from .plain import PlainDetector
+from .predictions import Predictions
+from .tokens import TokenMaker
 
 
 class QueryDetector(nn.Module):

@@ -16,7 +16,7 @@ from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from .query_detector import QueryDetector
+from .detector import QueryDetector
 
 
 @META_ARCH_REGISTRY.register()

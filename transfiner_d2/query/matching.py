@@ -14,7 +14,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
-from .query_predictions import Predictions
+from .predictions import Predictions
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 

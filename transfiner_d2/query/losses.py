@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
 
-from .query_matching import FOCAL_ALPHA, FOCAL_GAMMA, Objects, Pairs, Weights
-from .query_predictions import Predictions
+from .matching import FOCAL_ALPHA, FOCAL_GAMMA, Objects, Pairs, Weights
+from .predictions import Predictions
 
 
 def mean_objects(objects: Objects) -> Tensor:
@@ -41,7 +41,7 @@ def set_losses(
     Args:
         predictions: of L layers.
         objects: of the same images.
-        pairs: of :func:`transfiner_d2.query_matching.match`.
+        pairs: of :func:`transfiner_d2.query.matching.match`.
         weights: of the losses.
         normalizer: from :func:`mean_objects`.
         no_object_weight: of queries without object under "softmax"; None: "focal".

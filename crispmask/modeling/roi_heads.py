@@ -11,7 +11,7 @@ from detectron2.modeling.roi_heads import select_foreground_proposals
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from crispmask.boxes import bound_boxes
+from crispmask.modeling.boxes import bound_boxes
 
 
 class MapsToMaskHead:

@@ -1,0 +1,1 @@
+"""What more than one head is made of: ROI heads, ground truth in boxes, a backbone, finite numbers."""

@@ -1,0 +1,1 @@
+"""Mask Transfiner on a query-based detector, Deformable DETR or DETR."""
