@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from crispmask import get_config
 from crispmask.checkpoint import convert_state_dict
 from crispmask.engine.cost import cpu_name
+from transfiner_d2.incoherence import CascadeDetector
 
 HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "tests" / "golden"
@@ -131,8 +132,8 @@ def measure(row: Row, inputs: tuple[dict[str, Tensor], Tensor], device: torch.de
     tokens: list[int] = []
     if hasattr(heads.mask_head, "quadtree"):
         calibrate(heads, features, boxes, row.shares)
-        refiner = heads.mask_head.quadtree.refiner
-        hook = refiner.register_forward_pre_hook(lambda _, args: tokens.append(len(args[0].order)))
+        body = heads.mask_head.quadtree.refiner.body
+        hook = body.register_forward_pre_hook(lambda _, args: tokens.append(len(args[0])))
 
     def run() -> Tensor:
         classes = torch.zeros(len(boxes), dtype=torch.int64, device=device)
@@ -152,22 +153,20 @@ def calibrate(
     """Give a cascade biases with which it finds the wanted shares of cells; a single map golden weights."""
     head = heads.mask_head
     tree, detector = head.quadtree, head.quadtree.detector
-    if detector.finer is None:
+    if not isinstance(detector, CascadeDetector):
         weights = {f"roi_heads.{key}": value for key, value in golden_weights().items()}
         converted = convert_state_dict(weights, "transfiner")
         heads.load_state_dict({k.removeprefix("roi_heads."): v for k, v in converted.items()}, strict=False)
         return
-    maps = head.pyramid.maps(features, head.detail_convs)
     classes = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-    coarse = head.coarse_masks(maps, [Boxes(boxes)], classes)
-    thresholds = (0.5,) * len(tree.sizes)
+    coarse = head.coarse_masks(features, [Boxes(boxes)], classes)
     detector.classifier.weight.normal_()
-    detector.classifier.bias -= tree.root_logits(maps, coarse).quantile(1 - shares[0])
+    detector.classifier.bias -= detector(*coarse).quantile(1 - shares[0])
     detector.finer[-1].weight.normal_()
     for _ in range(4 if len(tree.sizes) > 1 else 0):
         # Fewer nodes of one level are fewer candidates of the next, so the share settles in steps
-        found = tree.detect(maps, coarse.rois, tree.root_logits(maps, coarse), thresholds)
-        children = (found.cells.level > 0) & found.incoherent[found.cells.parent]
+        found, _ = detector.cells(*coarse, detector(*coarse))
+        children = (found.level > 0) & found.incoherent[found.parent]
         detector.finer[-1].bias -= found.scores[children].logit().quantile(1 - shares[1])
 
 

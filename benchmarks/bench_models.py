@@ -232,8 +232,8 @@ def prepare(
     if refines:
         features = model.backbone(model.preprocess_image(image).tensor)
         calibrate(heads, features, boxes, shares)
-        refiner = heads.mask_head.quadtree.refiner
-        hook = refiner.register_forward_pre_hook(lambda _, args: tokens.append(len(args[0].order)))
+        body = heads.mask_head.quadtree.refiner.body
+        hook = body.register_forward_pre_hook(lambda _, args: tokens.append(len(args[0])))
     with context:
         (output,) = model(image)
     if refines:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -142,6 +142,7 @@ def get_config(
     elif path is not None:
         found = find_config(path)
         _merge_values(cfg, read_config_file(found), str(found))
+    _write_presets(cfg, dict(zip(opts[::2], opts[1::2], strict=False)))
     # Any value may take the place of None, as a pair that of auto
     if "INPUT.VALUE_RANGE" in opts[::2]:
         cfg.INPUT.VALUE_RANGE = None
@@ -155,6 +156,7 @@ def _merge_values(cfg: CfgNode, plain: Mapping[str, Any], name: str) -> None:
     from detectron2.config import compat
 
     _check_sections(cfg, plain, name)
+    _write_presets(cfg, dict(_flat(plain)))
     values = CN(plain)
     version = values["VERSION"] if "VERSION" in values else compat.guess_version(values, name)
     if not isinstance(version, int) or not 0 < version <= cfg.VERSION:
@@ -167,6 +169,28 @@ def _merge_values(cfg: CfgNode, plain: Mapping[str, Any], name: str) -> None:
     new = compat.upgrade_config(old)
     cfg.clear()
     cfg.update(new)
+
+
+def _write_presets(cfg: CfgNode, given: Mapping[str, Any]) -> None:
+    """Write the values that a key of a head stands for, where a file or a command line has the key.
+
+    What else it has is merged afterwards, so that it counts.
+    """
+    for package in HEAD_PACKAGES:
+        if find_spec(package) is None:
+            continue
+        for key, write in getattr(import_module(f"{package}.config"), "PRESETS", {}).items():
+            if key in given:
+                write(cfg, given[key])
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """``SECTION.KEY`` and value of all values below sections."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def _check_sections(cfg: CfgNode, plain: Mapping[str, Any], name: str, above: str = "") -> None:

@@ -3,7 +3,7 @@
 from crispmask.missing import explained_imports
 
 with explained_imports():
-    from .config import add_transfiner_config
+    from .config import add_transfiner_config, write_variant
     from .mask_head import TransfinerMaskHead
     from .query.meta_arch import QueryTransfiner
     from .roi_heads import CascadeTransfinerROIHeads, TransfinerROIHeads
@@ -14,4 +14,5 @@ __all__ = [
     "TransfinerMaskHead",
     "TransfinerROIHeads",
     "add_transfiner_config",
+    "write_variant",
 ]

@@ -1,6 +1,6 @@
-"""The refinement network: node encoder, sequence encoder and pixel decoder.
+"""Sequence encoders: how the tokens of a sequence see each other.
 
-Shapes: N tokens of all sequences, packed one sequence after the other; C channels of features, D of a token.
+Shapes: N tokens of all sequences, packed one sequence after the other; D channels of a token.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import math
 from collections.abc import Sequence
 
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crispmask.modeling.precision import SaturatingConv2d, SaturatingLinear, fitting, saturated
+from crispmask.modeling.precision import SaturatingLinear, saturated
 
-from .layers import Pointwise, conv_stack
+from .layers import conv_stack
 from .sequences import Sequences
-from .tokens import TokenLogits, Tokens
 
 
 class SinePositions(nn.Module):
@@ -116,6 +116,11 @@ class NonLocalLayer(nn.Module):
         return saturated(x + self.out(sequences.attend(self.project(x, position), self.num_heads, 0.0)))
 
 
+def attention_of(layer: TransformerLayer | NonLocalLayer) -> SelfAttention | NonLocalLayer:
+    """What projects the queries and keys of a layer: a non-local block is its own attention."""
+    return layer.attention if isinstance(layer, TransformerLayer) else layer
+
+
 class SequenceEncoder(nn.Module):
     """Layers that look at all tokens of a sequence."""
 
@@ -161,80 +166,18 @@ class ConvolutionalEncoder(nn.Module):
         return self.layers(grids).permute(0, 2, 3, 1).flatten(0, 2)
 
 
-class Refiner(nn.Module):
-    """From what is known of each node to its refined probability (section 3.3)."""
-
-    def __init__(
-        self,
-        *,
-        channels: int,
-        dim: int,
-        sizes: Sequence[int],
-        body: nn.Module,
-        cues: Sequence[str],
-        position_in_layers: bool,
-        width: int,
-    ) -> None:
-        """
-        Args:
-            channels: C of the features.
-            dim: D.
-            sizes: sides of the reference grid and of the quadtree's levels.
-            body: encodes (N, D) tokens.
-            cues: any of ``coarse``, ``position``, ``context``, beside ``fine``, which there always is.
-            position_in_layers: codes join the queries and keys of every layer instead of the token.
-            width: numbers that a token takes at most in the body, to foresee its memory.
-        """
-        super().__init__()
-        inputs = channels + ("coarse" in cues) + dim * ("context" in cues)
-        self.cues = tuple(cues)
-        self.channels = channels
-        self.width = width
-        self.position_in_layers = position_in_layers
-        self.context = SaturatingConv2d(channels, dim, 3, padding=1) if "context" in cues else None
-        self.fuse = Pointwise(inputs, dim)
-        self.positions = SinePositions(dim, sizes) if "position" in cues else None
-        self.body = body
-        self.decoder = nn.Sequential(Pointwise(dim, dim), nn.ReLU(), Pointwise(dim, 1))
-        for parameter in self.parameters():
-            if parameter.dim() > 1:
-                nn.init.xavier_uniform_(parameter)
-
-    def compress(self, around: Tensor) -> Tensor:
-        """(N, 9, C) features of nodes and their neighbours, row by row, to (N, D) context."""
-        weight = self.context.weight.permute(0, 2, 3, 1).flatten(1)
-        return F.relu(
-            saturated(F.linear(fitting(around.flatten(1)), weight, self.context.bias)), inplace=True
-        )
-
-    def compress_grid(self, grid: Tensor) -> Tensor:
-        """(R, C, S, S) features to the (R, D, S, S) context of all cells."""
-        return F.relu(self.context(fitting(grid)), inplace=True)
-
-    def embed(self, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
-        """The packed tokens (T, D) and their position codes (T, D) for the layers, or None."""
-        nodes, grids = [tokens.features], [tokens.grids]
-        if self.context is not None:
-            nodes = [tokens.features[:, 4], self.compress(tokens.features)]
-            grids.append(self.compress_grid(tokens.grids))
-        if tokens.masks is not None:
-            nodes.append(tokens.masks)
-            grids.append(tokens.grid_masks)
-        references = [grid.permute(0, 2, 3, 1).flatten(0, 2) for grid in grids]
-        x = torch.cat([self._fuse(references), self._fuse(nodes)])[tokens.order]
-        if self.positions is None:
-            return x, None
-        position = self.positions(*tokens.cells[:, tokens.order]).to(x.dtype)
-        return (x, position) if self.position_in_layers else (x + position, None)
-
-    def _fuse(self, cues: list[Tensor]) -> Tensor:
-        return self.fuse(torch.cat([cue.to(cues[0].dtype) for cue in cues], dim=1))
-
-    def forward(self, tokens: Tokens) -> TokenLogits:
-        """The logits of all tokens, in the order that they were given in."""
-        x, position = self.embed(tokens)
-        logits = self.decoder(self.body(x, position, tokens.sequences))[:, 0].float()
-        count = len(tokens.features)
-        references, nodes = logits[tokens.order.argsort()].split([len(logits) - count, count])
-        rois, side = tokens.reference_rois, tokens.grids.shape[-1]
-        return TokenLogits(nodes, references.view(len(rois), side, side), rois)
+def build_encoder(cfg: CfgNode) -> nn.Module:
+    """The sequence encoder of ``MODEL.TRANSFINER.REFINER`` and ``ATTENTION``: (N, D) tokens to (N, D)."""
+    node = cfg.MODEL.TRANSFINER
+    dim, depth = node.ENCODER_DIM, node.NUM_LAYERS
+    if node.REFINER == "mlp":
+        return PointwiseEncoder(dim, depth)
+    if node.REFINER == "cnn":
+        return ConvolutionalEncoder(dim)
+    if node.ATTENTION == "nonlocal":
+        return SequenceEncoder([NonLocalLayer(dim) for _ in range(depth)])
+    layers = [
+        TransformerLayer(dim, node.NUM_HEADS, node.FFN_DIM, node.DROPOUT, node.ATTENTION_DROPOUT)
+        for _ in range(depth)
+    ]
+    return SequenceEncoder(layers)

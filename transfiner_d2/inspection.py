@@ -1,6 +1,6 @@
 """What Mask Transfiner did in an image: quadtrees, and the attention of chosen nodes (Figure 6 of the paper).
 
-Everything is computed once more from the model's own modules, RoI by RoI; inference depends on nothing here.
+The steps of inference are taken once more, RoI by RoI; inference depends on nothing here.
 Results are on the CPU, in pixels of the output image: that of the model's instances, after post-processing.
 
 Shapes: N nodes of one instance, K tokens of one sequence, D layers.
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from crispmask.ops import Nodes
 
-from .encoder import SequenceEncoder, TransformerLayer
+from .encoder import SequenceEncoder, attention_of
 from .mask_head import TransfinerMaskHead
 from .nodes import pack, read_cells
-from .pyramid import Coarse, Maps
+from .pyramid import Maps, RoIs
 from .quadtree import Quadtree
+from .refiner import Refiner
 from .selection import best_of_each_image
 
 
@@ -115,26 +116,26 @@ def inspect_quadtrees(
     if model.training:
         raise ValueError("The model is in training mode; call model.eval() before looking into it.")
     results, features, detections = _run(model, head, inputs)
-    maps = head.pyramid.maps(features, head.detail_convs)
     classes = torch.cat([per_image.pred_classes for per_image in detections])
-    coarse = head.coarse_masks(maps, [per_image.pred_boxes for per_image in detections], classes)
-    refined = set(best_of_each_image(detections, head.top_k, classes.device).tolist() if head.depth else [])
+    maps, rois = head.coarse_masks(features, [per_image.pred_boxes for per_image in detections], classes)
+    chosen = best_of_each_image(detections, head.top_k, classes.device)
+    refined = set(chosen.tolist() if head.pyramid.sizes else [])
     images, start = [], 0
     for result, per_image in zip(results, detections, strict=True):
         height, width = (
             there / here for there, here in zip(result.image_size, per_image.image_size, strict=True)
         )
-        rois = (start + result.number).tolist()
+        kept = (start + result.number).tolist()
         result.remove("number")
         result = result.to("cpu")
-        views = [_nothing()] * len(rois)
-        for index in range(len(rois)) if among is None else among(result):
-            some = coarse[rois[index] : rois[index] + 1]
+        views = [_nothing()] * len(kept)
+        for index in range(len(kept)) if among is None else among(result):
+            one = rois[kept[index] : kept[index] + 1]
             # Scaling is in place
-            box = Boxes(some.rois.boxes[:, 1:].cpu()).clone()
+            box = Boxes(one.boxes[:, 1:].cpu()).clone()
             box.scale(width, height)
-            if rois[index] in refined:
-                views[index] = _view(head.quadtree, maps, some, box.tensor[0], choose)
+            if kept[index] in refined:
+                views[index] = _view(head.quadtree, maps, one, box.tensor[0], choose)
         images.append(ImageView(result, views))
         start += len(per_image)
     return images
@@ -169,20 +170,17 @@ def _nothing() -> InstanceView:
     return InstanceView(QuadtreeView(torch.zeros(0, 4), none, none, torch.zeros(0), none.bool()), [])
 
 
-def _view(tree: Quadtree, maps: Maps, coarse: Coarse, box: Tensor, choose: Choose | None) -> InstanceView:
+def _view(tree: Quadtree, maps: Maps, roi: RoIs, box: Tensor, choose: Choose | None) -> InstanceView:
     """The view of one RoI, whose box in the output image is ``box`` (4,)."""
-    settings = tree.settings
-    root_logits = None if tree.detector is None else tree.root_logits(maps, coarse)
-    detection = tree.detect(maps, coarse.rois, root_logits, settings.thresholds)
-    nodes, index, _ = pack(detection.cells, detection.incoherent, 1, tree.sizes)
-    refined, counts = tree.nodes(detection, 1, settings.max_nodes)
+    cells, refined, counts = tree.grow(maps, roi)
+    nodes, index, _ = pack(cells, cells.incoherent, 1, tree.sizes)
     places = _find(nodes, refined, tree.sizes)
     corners, sides = _cells(box, nodes.level, nodes.y, nodes.x, tree.sizes)
     quadtree = QuadtreeView(
         boxes=torch.cat([corners, corners + sides], dim=1),
         levels=nodes.level.cpu(),
         parents=nodes.parent.cpu(),
-        scores=detection.scores[index].cpu(),
+        scores=cells.scores[index].cpu(),
         refined=(places >= 0).cpu(),
     )
     chosen = [] if choose is None else list(choose(quadtree))
@@ -190,7 +188,8 @@ def _view(tree: Quadtree, maps: Maps, coarse: Coarse, box: Tensor, choose: Choos
         raise ValueError(f"Nodes {chosen} are to be followed; choose among those that are refined.")
     if not chosen:
         return InstanceView(quadtree, [])
-    return InstanceView(quadtree, _follow(tree, maps, coarse, box, (refined, counts), chosen, places[chosen]))
+    attention = _follow(tree.refiner, maps, roi, box, (refined, counts), chosen, places[chosen])
+    return InstanceView(quadtree, attention)
 
 
 def _find(nodes: Nodes, some: Nodes, sizes: Sequence[int]) -> Tensor:
@@ -210,37 +209,44 @@ def _cells(box: Tensor, level: Tensor, y: Tensor, x: Tensor, sizes: Sequence[int
 
 
 def _follow(
-    tree: Quadtree,
+    refiner: Refiner,
     maps: Maps,
-    coarse: Coarse,
+    roi: RoIs,
     box: Tensor,
     refined: tuple[Nodes, Tensor],
     chosen: list[int],
     index: Tensor,
 ) -> list[AttentionView]:
     """The views of chosen nodes; ``index`` is their place among the refined ones."""
-    body = tree.refiner.body
-    if not isinstance(body, SequenceEncoder):
+    if not isinstance(refiner.body, SequenceEncoder):
         raise ValueError("This model has no attention to follow; MODEL.TRANSFINER.REFINER is no transformer.")
-    tokens = tree.reader.read(maps, coarse, *refined)
-    x, position = tree.refiner.embed(tokens)
-    places = tokens.order.argsort()[len(x) - len(tokens.features) + index].tolist()
-    ends = [bisect_right(tokens.sequences.host_offsets, place) for place in places]
-    sequences = [slice(*tokens.sequences.host_offsets[end - 1 : end + 1]) for end in ends]
-    weights: list[list[Tensor]] = [[] for _ in chosen]
-    for layer in body.layers:
-        attention = layer.attention if isinstance(layer, TransformerLayer) else layer
-        query, key, _ = attention.project(x, position).unbind(1)
-        for found, place, sequence in zip(weights, places, sequences, strict=True):
-            found.append(_weights(query[place], key[sequence], attention.num_heads).cpu())
-        x = layer(x, position, tokens.sequences)
-    grid, row, column = tokens.cells[:, tokens.order]
-    corners, sides = _cells(box, grid, row, column, [tree.size, *tree.sizes])
-    points, levels = corners + sides / 2, grid.cpu() - 1
-    return [
-        AttentionView(node, points[sequence], levels[sequence], torch.stack(found))
-        for node, sequence, found in zip(chosen, sequences, weights, strict=True)
+    seen: list[Tensor] = []
+    handles = [
+        layer.register_forward_pre_hook(
+            lambda layer, args: seen.append(attention_of(layer).project(*args[:2])[:, :2])
+        )
+        for layer in refiner.body.layers
     ]
+    try:
+        refiner(maps, roi, *refined)
+    finally:
+        for handle in handles:
+            handle.remove()
+    sequences, order, owners = refiner.layout(*refined)
+    places = order.argsort()[len(order) - len(refined[0].roi) + index].tolist()
+    ends = [bisect_right(sequences.host_offsets, place) for place in places]
+    ranges = [slice(*sequences.host_offsets[end - 1 : end + 1]) for end in ends]
+    grid, row, column = refiner.places(refined[0], len(owners))[:, order]
+    corners, sides = _cells(box, grid, row, column, [refiner.pyramid.size, *refiner.pyramid.sizes])
+    points, levels = corners + sides / 2, grid.cpu() - 1
+    views = []
+    for node, place, tokens in zip(chosen, places, ranges, strict=True):
+        weights = [
+            _weights(queries_and_keys[place, 0], queries_and_keys[tokens, 1], attention_of(layer).num_heads)
+            for queries_and_keys, layer in zip(seen, refiner.body.layers, strict=True)
+        ]
+        views.append(AttentionView(node, points[tokens], levels[tokens], torch.stack(weights).cpu()))
+    return views
 
 
 def _weights(query: Tensor, keys: Tensor, num_heads: int) -> Tensor:

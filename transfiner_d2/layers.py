@@ -82,7 +82,7 @@ def conv_stack(in_channels: int, dims: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def detail_convs(channels: int, depth: int) -> nn.Sequential:
+def build_detail_convs(channels: int, depth: int) -> nn.Sequential:
     """3 x 3 convolutions with a ReLU between them, which add detail to the finest map (released code)."""
     layers: list[nn.Module] = []
     for _ in range(depth):
@@ -90,3 +90,11 @@ def detail_convs(channels: int, depth: int) -> nn.Sequential:
         nn.init.xavier_uniform_(convolution.weight)
         layers += [convolution, nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])
+
+
+def build_semantic_classifier(channels: int) -> nn.Conv2d:
+    """Foreground logits of every cell of the finest map (released code)."""
+    layer = SaturatingConv2d(channels, 1, kernel_size=1)
+    nn.init.normal_(layer.weight, std=0.001)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -7,6 +7,7 @@ level's grid in cells.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from crispmask.ops import Nodes
 
 
 class Cells(NamedTuple):
-    """T cells that may become nodes, in any order. All int64, on one device.
+    """T cells that may become nodes, in any order, on one device; int64 where nothing else is said.
 
     Attributes:
         roi: (T,) RoI of the cell.
@@ -25,6 +26,8 @@ class Cells(NamedTuple):
         y: (T,) row on the grid of the level.
         x: (T,) column on the grid of the level.
         parent: (T,) position of the parent in this list, -1 for the roots.
+        scores: (T,) float32 in [0, 1], how likely the cell is incoherent; None: it was not looked at yet.
+        incoherent: (T,) bool, it and all its ancestors reach the threshold of their level.
     """
 
     roi: Tensor
@@ -32,6 +35,8 @@ class Cells(NamedTuple):
     y: Tensor
     x: Tensor
     parent: Tensor
+    scores: Tensor | None = None
+    incoherent: Tensor | None = None
 
 
 def quadrants(cells: Cells, parents: Tensor, start: int) -> Cells:
@@ -120,36 +125,38 @@ def read_cells(maps: Sequence[Tensor], nodes: Cells | Nodes) -> Tensor:
     return torch.cat([level.flatten() for level in maps])[cells]
 
 
-def sample_nodes(
-    nodes: Nodes, counts: Tensor, levels: Sequence[int], per_level: int, at_least: int, repeat: bool
-) -> tuple[Nodes, Tensor]:
-    """A random part of the nodes, for training.
+@dataclass(frozen=True)
+class NodeSampler:
+    """Draws a part of the nodes at random, for training.
 
     Random orders are drawn on the CPU, RoI by RoI and level by level, so a seed gives the same nodes on every
     device, and those of the released code.
 
-    Args:
-        nodes: N nodes.
-        counts: (R, L) int64 of :func:`pack`.
+    Attributes:
         levels: ascending, those that nodes are on.
         per_level: most nodes of a level and RoI; 0: all of them.
         at_least: a RoI with fewer nodes on any level loses all of them.
         repeat: repeat nodes until a level has ``per_level``.
-
-    Returns:
-        The drawn nodes and their counts.
     """
-    if per_level == 0 and at_least == 0:
-        return nodes, counts
-    enough = (counts[:, levels] >= at_least).all(dim=1, keepdim=True)
-    ends = counts.flatten().cumsum(0).tolist()
-    parts = [
-        end - count + _random_part(count, per_level, repeat)
-        for count, end in zip((counts * enough).flatten().tolist(), ends, strict=True)
-    ]
-    picked = torch.cat([torch.zeros(0, dtype=torch.int64), *parts]).to(nodes.roi.device)
-    drawn = torch.tensor([len(part) for part in parts], dtype=torch.int64).view_as(counts)
-    return pick(nodes, picked, len(counts)), drawn
+
+    levels: Sequence[int]
+    per_level: int
+    at_least: int
+    repeat: bool
+
+    def __call__(self, nodes: Nodes, counts: Tensor) -> tuple[Nodes, Tensor]:
+        """The drawn ones of N nodes and their counts; ``counts`` (R, L) int64 as :func:`pack` gives it."""
+        if self.per_level == 0 and self.at_least == 0:
+            return nodes, counts
+        enough = (counts[:, self.levels] >= self.at_least).all(dim=1, keepdim=True)
+        ends = counts.flatten().cumsum(0).tolist()
+        parts = [
+            end - count + _random_part(count, self.per_level, self.repeat)
+            for count, end in zip((counts * enough).flatten().tolist(), ends, strict=True)
+        ]
+        picked = torch.cat([torch.zeros(0, dtype=torch.int64), *parts]).to(nodes.roi.device)
+        drawn = torch.tensor([len(part) for part in parts], dtype=torch.int64).view_as(counts)
+        return pick(nodes, picked, len(counts)), drawn
 
 
 def _random_part(count: int, most: int, repeat: bool) -> Tensor:

@@ -1,228 +1,249 @@
 """The quadtree of a RoI: detect its nodes, refine them together, carry the result to the finest level.
 
-Shapes: R RoIs, N nodes of all RoIs, L levels of the quadtree, C channels, S side of a RoI grid in cells; P
-side of the pooled RoI features (14), so 2 P is that of the coarse mask and of the roots.
+Shapes: R RoIs, N nodes of all RoIs, L levels of the quadtree, S side of a RoI grid in cells; P side of the
+pooled RoI features (14), so 2 P is that of the coarse mask and of the roots.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crispmask.modeling.groundtruth import crop_masks
 from crispmask.ops import Nodes, propagate, scatter_nodes
 
-from .encoder import Refiner
-from .incoherence import (
-    Detection,
-    IncoherenceDetector,
-    cascade_detection,
-    dense_detection,
-    single_detection,
-)
-from .nodes import Cells, as_nodes, limit_nodes, nodes_of_rois, pack, resize
-from .pyramid import Coarse, Maps, RoIPyramid, RoIs
-from .selection import chunks
-from .settings import TreeSettings
-from .tokens import TokenLogits, TokenReader
+from .config import refines_whole_grids
+from .incoherence import AllCells, CascadeDetector, SingleDetector
+from .losses import dice_loss, mask_loss, refine_loss
+from .memory import MemoryBudget
+from .nodes import Cells, NodeSampler, limit_nodes, pack, read_cells, resize
+from .pyramid import Maps, RoIPyramid, RoIs
+from .refiner import Refiner
+from .selection import images_by_turns, select_rois
+from .targets import incoherent_cells
 
 
 class Quadtree(nn.Module):
     """Incoherence detector and refinement network around the quadtree (sections 3.2 and 3.3)."""
 
+    @configurable
     def __init__(
         self,
         *,
-        pyramid: RoIPyramid,
-        detector: IncoherenceDetector | None,
+        detector: AllCells | SingleDetector | CascadeDetector,
         refiner: Refiner,
-        settings: TreeSettings,
-        size: int,
-        memory_budget: int,
+        memory: MemoryBudget,
+        sizes: Sequence[int],
+        skip_levels: Sequence[int],
+        max_nodes: int,
+        propagation: str,
+        target: str,
+        train_rois: int,
+        sampler: NodeSampler,
+        train_references: bool,
+        dice: bool,
+        incoherence_weight: float,
+        refine_weight: float,
     ) -> None:
         """
         Args:
-            pyramid: reads the FPN maps.
-            detector: None where every cell is a node.
-            refiner: from cues to probabilities.
-            settings: which cells become nodes.
-            size: P.
-            memory_budget: bytes that inference aims to stay below; 0: no aim.
+            detector: finds the cells that may become nodes.
+            refiner: from what is known of nodes to their mask logits.
+            memory: what inference does at once.
+            sizes: S of each level.
+            skip_levels: levels, counted from 0, that are detected but not refined.
+            max_nodes: of a RoI at inference; 0: all.
+            propagation: ``"nearest"``, ``"bilinear"`` or ``"none"``.
+            target: what the detector learns, as for :func:`incoherent_cells`.
+            train_rois: of a batch that are refined in training; 0: all.
+            sampler: which of their nodes.
+            train_references: references are trained like nodes.
+            dice: the detector learns from the dice loss, too.
+            incoherence_weight, refine_weight: of the losses.
         """
         super().__init__()
-        self.pyramid = pyramid
         self.detector = detector
         self.refiner = refiner
-        self.settings = settings
-        self.size = size
-        self.memory_budget = memory_budget
-        self.sizes = [2 * size << level for level in range(settings.depth)]
-        self.levels = [level for level in range(settings.depth) if level not in settings.skip_levels]
-        self.reader = TokenReader(
-            pyramid=pyramid,
-            size=size,
-            depth=settings.depth,
-            cues=refiner.cues,
-            references=settings.references,
-            joint=settings.joint,
-        )
+        self.memory = memory
+        self.sizes = list(sizes)
+        self.skip_levels = tuple(skip_levels)
+        self.max_nodes = max_nodes
+        self.propagation = propagation
+        self.target = target
+        self.train_rois = train_rois
+        self.sampler = sampler
+        self.train_references = train_references
+        self.dice = dice
+        self.incoherence_weight = incoherence_weight
+        self.refine_weight = refine_weight
 
-    def root_logits(self, maps: Maps, coarse: Coarse) -> Tensor:
-        """(R, 2 P, 2 P) float32 logits of incoherence on the coarsest level."""
-        if self.detector.finer is None:
-            return self.detector(coarse.pooled.detach() + coarse.features)
-        levels = maps.raw if maps.detail is None else maps.fine
-        pooled = self.pyramid.pool(levels, coarse.rois, 2 * self.size, self.pyramid.shift)
-        mask = coarse.logits.detach().sigmoid()[:, None]
-        return self.detector(torch.cat([pooled, mask.to(pooled.dtype)], dim=1))
+    @classmethod
+    def from_config(cls, cfg: CfgNode, *, pyramid: RoIPyramid, channels: int) -> dict[str, Any]:
+        node, sizes = cfg.MODEL.TRANSFINER, pyramid.sizes
+        memory = MemoryBudget.from_config(cfg, channels)
+        # Whole grids stay whole: of the last level, every cell
+        whole = refines_whole_grids(cfg)
+        skipped = range(node.DEPTH - 1) if whole else [level - 1 for level in node.SKIP_LEVELS]
+        detector: nn.Module
+        if whole or node.REGION == "full":
+            detector = AllCells(sizes=sizes)
+        elif node.DETECTOR == "single":
+            detector = SingleDetector(cfg, channels=channels)
+        else:
+            detector = CascadeDetector(cfg, pyramid=pyramid, memory=memory, channels=channels)
+        return {
+            "detector": detector,
+            "refiner": Refiner(cfg, pyramid=pyramid, channels=channels),
+            "memory": memory,
+            "sizes": sizes,
+            "skip_levels": skipped,
+            "max_nodes": 0 if whole else node.MAX_NODES,
+            "propagation": node.PROPAGATION,
+            "target": "boundary" if node.REGION == "boundary" else node.TARGET,
+            "train_rois": node.TRAIN_ROIS,
+            "sampler": NodeSampler(
+                levels=[level for level in range(node.DEPTH) if level not in skipped],
+                per_level=0 if whole else node.TRAIN_NODES,
+                at_least=0 if whole else node.MIN_TRAIN_NODES,
+                repeat=node.REPEAT_NODES,
+            ),
+            "train_references": node.TRAIN_REFERENCES,
+            "dice": node.INCOHERENCE_LOSS == "bce_dice",
+            "incoherence_weight": node.INCOHERENCE_LOSS_WEIGHT,
+            "refine_weight": node.REFINE_LOSS_WEIGHT,
+        }
 
-    def detect(
-        self,
-        maps: Maps,
-        rois: RoIs,
-        root_logits: Tensor | None,
-        thresholds: Sequence[float],
-        truth: Sequence[Tensor] | None = None,
-        tree: str = "detected",
-    ) -> Detection:
-        """The cells that may become nodes. One host synchronisation at inference.
+    def forward(self, maps: Maps, rois: RoIs) -> Tensor:
+        """Refined masks of R RoIs. Two host synchronisations for each part that the memory budget asks for.
 
         Args:
             maps: FPN maps.
             rois: R RoIs.
-            root_logits: (R, 2 P, 2 P) of :meth:`root_logits`, None without a detector.
-            thresholds: of each level.
-            truth: (R, S, S) bool of each level, in training.
-            tree: see :func:`cascade_detection`.
+
+        Returns:
+            (R, S, S) float32 probabilities, S of the last level.
         """
-        if self.detector is None:
-            scores = [torch.ones(len(rois), size, size, device=rois.boxes.device) for size in self.sizes]
-            return dense_detection(scores, thresholds)
-        if self.detector.finer is None:
-            return single_detection(root_logits, thresholds, truth, tree)
+        parts = self.memory.parts_of_rois(rois)
+        refined = []
+        for part in parts:
+            _, nodes, counts = self.grow(maps, part)
+            refined.append((nodes, self.refine(maps, part, nodes, counts)))
+        # The released code interpolates from the last level on which an image has nodes
+        finest = _finest_levels(parts, refined, len(maps.raw[0])) if self.propagation == "bilinear" else None
+        masks = [self.propagate(part, *nodes, finest) for part, nodes in zip(parts, refined, strict=True)]
+        return torch.cat([rois.logits.new_zeros(0, self.sizes[-1], self.sizes[-1]), *masks])
 
-        def classify(cells: Cells, parents: Tensor) -> Tensor:
-            return self._classify(maps, rois, as_nodes(cells, len(rois)), parents)
+    def losses(self, maps: Maps, rois: RoIs, instances: list[Instances]) -> dict[str, Tensor]:
+        """Weighted losses of the detector and of the refinement.
 
-        return cascade_detection(root_logits, classify, thresholds, truth, tree)
+        Args:
+            maps: FPN maps of B images.
+            rois: R foreground proposals.
+            instances: the same image by image, with ``gt_masks``.
+        """
+        device, result = rois.logits.device, {}
+        chosen = images_by_turns([len(per_image) for per_image in instances], self.train_rois)
+        some, some_instances = rois[chosen.to(device)], select_rois(instances, chosen)
 
-    def nodes(self, detection: Detection, num_rois: int, most: int = 0) -> tuple[Nodes, Tensor]:
+        # Which cells are incoherent (section 3.2)
+        seen, seen_instances = (rois, instances) if self.detector.learns_from_all else (some, some_instances)
+        roots = self.detector(maps, seen)  # (R, 2 P, 2 P), or None where every cell is a node
+        truth = None
+        if roots is not None:
+            truth = incoherent_cells(seen_instances, self.sizes, self.target, device)  # (R, S, S) a level
+            loss = mask_loss(roots, truth[0])
+            loss = loss + dice_loss(roots, truth[0]) if self.dice else loss
+            result["loss_mask_uncertain"] = self.incoherence_weight * loss
+        if self.detector.learns_from_all:
+            roots, truth = roots[chosen], [level[chosen] for level in truth]
+        cells, labelled = self.detector.cells(maps, some, roots, truth)
+        for logits, labels in labelled:
+            result["loss_mask_uncertain"] += self.incoherence_weight * mask_loss(logits, labels)
+
+        # What their labels are (section 3.3)
+        nodes, counts = self.sampler(*self.nodes_of(cells, len(some)))
+        logits, references, owners = self.refiner(maps, some, nodes, counts)  # (N,), (Q, P, P), (Q,)
+        labels = read_cells([crop_masks(some_instances, size, device) for size in self.sizes], nodes)
+        if self.train_references and references.numel() > 0:
+            of_references = crop_masks(some_instances, references.shape[-1], device)[owners]
+            logits = torch.cat([references.flatten(), logits])
+            labels = torch.cat([of_references.flatten(), labels])
+        # References join the graph in any case, as DDP wants
+        loss = refine_loss(logits, labels) + 0 * references.sum()
+        result["loss_mask_refine"] = self.refine_weight * loss
+        return result
+
+    def grow(self, maps: Maps, rois: RoIs) -> tuple[Cells, Nodes, Tensor]:
+        """The cells that may become nodes, and the N nodes that inference refines. Two host synchronisations.
+
+        Args:
+            maps: FPN maps.
+            rois: R RoIs.
+
+        Returns:
+            The cells; the nodes; and (R, L) int64 on the CPU, nodes of each RoI and level.
+        """
+        cells, _ = self.detector.cells(maps, rois, self.detector(maps, rois))
+        return cells, *self.nodes_of(cells, len(rois), self.max_nodes)
+
+    def nodes_of(self, cells: Cells, num_rois: int, most: int = 0) -> tuple[Nodes, Tensor]:
         """The nodes that are refined, and (R, L) int64 how many each RoI and level has, on the CPU.
 
         One host synchronisation.
 
         Args:
-            detection: of R RoIs.
+            cells: of R RoIs.
             num_rois: R.
             most: nodes of a RoI; 0: all.
         """
-        keep = detection.incoherent
-        for level in self.settings.skip_levels:
-            keep = keep & (detection.cells.level != level)
-        nodes, index, counts = pack(detection.cells, keep, num_rois, self.sizes)
-        return limit_nodes(nodes, counts, detection.scores[index], most)
+        keep = cells.incoherent
+        for level in self.skip_levels:
+            keep = keep & (cells.level != level)
+        nodes, index, counts = pack(cells, keep, num_rois, self.sizes)
+        return limit_nodes(nodes, counts, cells.scores[index], most)
 
-    def logits(self, maps: Maps, coarse: Coarse, nodes: Nodes, counts: Tensor) -> TokenLogits:
-        """Mask logits of the nodes of all RoIs, in one packed batch.
+    def refine(self, maps: Maps, rois: RoIs, nodes: Nodes, counts: Tensor) -> Tensor:
+        """(N,) float32 probabilities of the nodes of R RoIs; ``counts`` as :meth:`grow` gives it."""
+        logits = [rois.logits.new_zeros(0)]
+        for some, part, of_part in self.memory.parts_of_nodes(nodes, counts, self.refiner.cells_of_roi):
+            logits.append(self.refiner(maps, rois[some], part, of_part)[0])
+        return torch.cat(logits).sigmoid()
 
-        Args:
-            maps: FPN maps.
-            coarse: R RoIs.
-            nodes: N nodes.
-            counts: (R, L) int64 on the CPU, nodes of each RoI and level. RoIs without nodes have no sequence,
-                unless there are no nodes at all.
-        """
-        return self.refiner(self.reader.read(maps, coarse, nodes, counts))
-
-    def forward(self, maps: Maps, coarse: Coarse) -> Tensor:
-        """Refined masks of R RoIs. Two host synchronisations for each part that the memory budget asks for.
+    def propagate(self, rois: RoIs, nodes: Nodes, values: Tensor, finest: Tensor | None) -> Tensor:
+        """Masks of the last level from coarse masks and refined values.
 
         Args:
-            maps: FPN maps.
-            coarse: R RoIs.
+            rois: R RoIs.
+            nodes, values: N nodes and their (N,) probabilities.
+            finest: (B,) int64 last level on which each image has nodes, for ``"bilinear"``.
 
         Returns:
-            (R, S, S) float32 probabilities, S of the last level.
+            (R, S, S) float32 probabilities.
         """
-        budget = self.memory_budget // self._bytes_of_roi() if self.memory_budget else len(coarse)
-        parts = [coarse[slice(*part)] for part in chunks([1] * len(coarse), budget)]
-        if not parts:
-            return coarse.logits.new_zeros(0, self.sizes[-1], self.sizes[-1])
-        if self.settings.propagation == "bilinear":
-            return torch.cat(self._refine_by_image(maps, parts))
-        return torch.cat([self._carry(part, *self._refine(maps, part)) for part in parts])
+        mask, last = rois.logits.sigmoid(), len(self.sizes) - 1
+        if self.propagation == "none":
+            return scatter_nodes(resize(mask, self.sizes[-1]), nodes, values, last)
+        result = propagate(mask, nodes, values, last + 1, self.propagation)
+        if finest is None:
+            return result
+        of_roi, side = finest[rois.boxes[:, 0].long()], self.sizes[-1]
+        for level in range(last):
+            passed = propagate(mask, nodes, values, level + 1, "bilinear")[:, None]
+            passed = F.interpolate(passed, size=(side, side), mode="bilinear", align_corners=True)[:, 0]
+            result = torch.where((of_roi == level)[:, None, None], passed, result)
+        return result
 
-    def _refine_by_image(self, maps: Maps, parts: list[Coarse]) -> list[Tensor]:
-        """Masks of each part, made when the nodes of all parts are known.
 
-        The released code, which sees one image at a time, passes over levels on which an image has no nodes
-        in one step; what another image of the batch has must not show.
-        """
-        refined = [self._refine(maps, part) for part in parts]
-        images = [part.rois.boxes[:, 0].long() for part in parts]
-        finest = images[0].new_zeros(len(maps.raw[0]))
-        for image, (nodes, _) in zip(images, refined, strict=True):
-            finest = finest.scatter_reduce(0, image[nodes.roi], nodes.level, "amax")
-        size, masks = self.sizes[-1], []
-        for part, found, image in zip(parts, refined, images, strict=True):
-            result = self._carry(part, *found)
-            for level in range(len(self.sizes) - 1):
-                passed = propagate(part.logits.sigmoid(), *found, level + 1, "bilinear")[:, None]
-                passed = F.interpolate(passed, size=(size, size), mode="bilinear", align_corners=True)[:, 0]
-                result = torch.where((finest[image] == level)[:, None, None], passed, result)
-            masks.append(result)
-        return masks
-
-    def _refine(self, maps: Maps, coarse: Coarse) -> tuple[Nodes, Tensor]:
-        """N nodes and their (N,) probabilities."""
-        settings = self.settings
-        root_logits = None if self.detector is None else self.root_logits(maps, coarse)
-        detection = self.detect(maps, coarse.rois, root_logits, settings.thresholds)
-        nodes, counts = self.nodes(detection, len(coarse), settings.max_nodes)
-        return nodes, self._node_logits_in_chunks(maps, coarse, nodes, counts).sigmoid()
-
-    def _carry(self, coarse: Coarse, nodes: Nodes, values: Tensor) -> Tensor:
-        """(R, S, S) probabilities of the last level, of R RoIs with N nodes and their (N,) refined ones."""
-        mask, mode = coarse.logits.sigmoid(), self.settings.propagation
-        if mode == "none":
-            return scatter_nodes(resize(mask, self.sizes[-1]), nodes, values, len(self.sizes) - 1)
-        return propagate(mask, nodes, values, len(self.sizes), mode)
-
-    def _node_logits_in_chunks(self, maps: Maps, coarse: Coarse, nodes: Nodes, counts: Tensor) -> Tensor:
-        per_roi = counts.sum(dim=1)
-        ends = [0, *per_roi.cumsum(0).tolist()]
-        tokens = (per_roi + self.size**2).tolist()
-        most = self.memory_budget // self._bytes_of_token() if self.memory_budget else sum(tokens)
-        parts = [coarse.logits.new_zeros(0)]
-        for first, last in chunks(tokens, most):
-            part = nodes_of_rois(nodes, first, last, ends[first], ends[last])
-            if len(part.roi):
-                parts.append(self.logits(maps, coarse[first:last], part, counts[first:last]).nodes)
-        return torch.cat(parts)
-
-    def _classify(self, maps: Maps, rois: RoIs, nodes: Nodes, parents: Tensor) -> Tensor:
-        """(N,) logits of the cells of a finer level; in parts, at inference, if there are very many."""
-        total = len(nodes.roi)
-        limited = self.memory_budget and not self.training
-        step = max(self.memory_budget // self._bytes_of_cell(), 1) if limited else max(total, 1)
-        parts = []
-        for start in range(0, max(total, 1), step):
-            part = nodes_of_rois(nodes, 0, len(rois), start, min(start + step, total))
-            features = self.reader.gather(maps, rois, part)
-            parts.append(self.detector.classify(features, parents[start : start + step]))
-        return torch.cat(parts)
-
-    # Rough sizes in memory at inference, in float32
-    def _bytes_of_cell(self) -> int:
-        return 16 * self.refiner.channels
-
-    def _bytes_of_token(self) -> int:
-        features = self.refiner.channels * (20 if "context" in self.refiner.cues else 4)
-        return 4 * (features + self.refiner.width)
-
-    def _bytes_of_roi(self) -> int:
-        cells = 4 * self.size**2
-        maps = sum(size**2 for size in self.sizes)
-        return 4 * (4 * cells * self.refiner.channels + 8 * maps)
+def _finest_levels(parts: Sequence[RoIs], refined: Sequence[tuple[Nodes, Tensor]], num_images: int) -> Tensor:
+    """(B,) int64 last level with nodes of each image; what another image of the batch has does not show."""
+    finest = torch.zeros(num_images, dtype=torch.int64, device=parts[0].boxes.device) if parts else None
+    for part, (nodes, _) in zip(parts, refined, strict=True):
+        image = part.boxes[:, 0].long()
+        finest = finest.scatter_reduce(0, image[nodes.roi], nodes.level, "amax")
+    return finest

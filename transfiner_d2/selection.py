@@ -1,11 +1,11 @@
-"""Which RoIs are refined, and how many at once. Nothing here waits for a device.
+"""Which RoIs are refined. Nothing here waits for a device.
 
 Shapes: B images, R RoIs of all images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from detectron2.structures import Instances
@@ -55,15 +55,3 @@ def select_rois(instances: list[Instances], index: Tensor) -> list[Instances]:
     for per_image, start, end in zip(instances, (ends - counts).tolist(), ends.tolist(), strict=True):
         chosen.append(per_image[index[(index >= start) & (index < end)] - start])
     return chosen
-
-
-def chunks(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
-    """Bounds of runs of RoIs whose sizes add up to at most ``most``; a larger one is a run of its own."""
-    first, total = 0, 0
-    for index, size in enumerate(sizes):
-        if index > first and total + size > most:
-            yield first, index
-            first, total = index, 0
-        total += size
-    if sizes:
-        yield first, len(sizes)

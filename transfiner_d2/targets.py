@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from crispmask.modeling.groundtruth import full_masks, unite_masks
-from crispmask.ops import boundary_band, incoherence_residual
+from crispmask.modeling.groundtruth import crop_masks, full_masks, unite_masks
+from crispmask.ops import boundary_band, incoherence, incoherence_residual
 
 from .nodes import enlarge
 
@@ -36,6 +36,28 @@ def with_object_index(targets: list[Instances]) -> list[Instances]:
         )
         for per_image in targets
     ]
+
+
+def incoherent_cells(
+    instances: list[Instances], sizes: Sequence[int], target: str, device: torch.device
+) -> list[Tensor]:
+    """The cells that a detector should find.
+
+    Args:
+        instances: B elements with ``proposal_boxes`` (image pixels) and ``gt_masks``.
+        sizes: S of each level.
+        target: ``"incoherence"`` (Eq. 1), ``"residue"`` or ``"signed_residue"`` (released code), or
+            ``"boundary"`` (Table 2).
+        device: where the result is put.
+
+    Returns:
+        (R, S, S) bool of each level; of the first one alone for residues.
+    """
+    if target == "boundary":
+        return boundary_regions([crop_masks(instances, size, device) for size in sizes])
+    if target == "incoherence":
+        return incoherence(crop_masks(instances, 2 * sizes[-1], device), len(sizes))
+    return [residue_target(instances, sizes[0], target == "signed_residue", device)]
 
 
 def residue_target(instances: list[Instances], size: int, signed: bool, device: torch.device) -> Tensor:

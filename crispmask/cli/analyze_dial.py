@@ -116,13 +116,12 @@ def _parse(text: str) -> tuple[str, tuple[Any, ...]]:
 def _config_of(args: argparse.Namespace, settings: Settings) -> CfgNode:
     """The config with some settings, checked before anything runs, and with Boundary AP."""
     from crispmask.engine.dial import as_overrides
-    from transfiner_d2.config import variant_values
-    from transfiner_d2.settings import check_values
+    from transfiner_d2.checks import check_config
 
     opts = [*args.opts, "TEST.BOUNDARY.ENABLED", "True", *as_overrides(settings)]
     cfg = load_model_config(argparse.Namespace(**{**vars(args), "opts": opts}))
     try:
-        check_values(variant_values(cfg))
+        check_config(cfg)
     except ValueError as error:
         raise UserError(str(error)) from error
     return cfg

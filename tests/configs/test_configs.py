@@ -15,6 +15,7 @@ from detectron2.modeling import build_model
 import crispmask
 import crispmask.data.builtin
 import refinemask_d2
+import transfiner_d2
 from crispmask import get_config
 from crispmask.engine.freeze import freeze_modules
 from transfiner_d2.config import VARIANTS
@@ -183,11 +184,12 @@ def flat(node: CfgNode, prefix: str = "") -> dict[str, object]:
 
 SOURCES = {
     "refinemask_d2/config.py": refinemask_d2.add_refinemask_config,
+    "transfiner_d2/config.py": transfiner_d2.add_transfiner_config,
     "crispmask/config.py": crispmask.add_crispmask_config,
 }
 
 
-@pytest.mark.parametrize("source", [*SOURCES, "transfiner_d2/config.py", "transfiner_d2/query/config.py"])
+@pytest.mark.parametrize("source", [*SOURCES, "transfiner_d2/query/config.py"])
 def test_every_key_has_a_comment(source):
     """A comment stands above the key or above the run of keys that it belongs to."""
     lines = (ROOT / source).read_text().splitlines()
@@ -206,7 +208,11 @@ def test_every_key_has_a_comment(source):
 def test_every_key_is_read(source):
     before, cfg = flat(get_cfg()), get_cfg()
     SOURCES[source](cfg)
-    files = [path for package in ("crispmask", "refinemask_d2") for path in (ROOT / package).rglob("*.py")]
+    files = [
+        path
+        for package in ("crispmask", "refinemask_d2", "transfiner_d2")
+        for path in (ROOT / package).rglob("*.py")
+    ]
     attributes = {
         node.attr
         for path in [*files, ROOT / "train_net.py"]
@@ -218,22 +224,50 @@ def test_every_key_is_read(source):
     assert not unread
 
 
-def test_every_key_of_mask_transfiner_is_read():
-    """They are read by their names in lower case."""
-    files = [path for path in (ROOT / "transfiner_d2").glob("*.py") if path.name != "config.py"]
-    constants = {
-        node.value
-        for path in files
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    }
-    keys = {key.lower() for key in get_config().MODEL.TRANSFINER} - {"variant"}
-    assert not keys - constants
+RELEASED = "transfiner/coco/R_50_FPN_3x_released.yaml"
 
 
-def test_variants_give_every_key_that_is_left_open():
-    open_keys = {key for key, value in get_config().MODEL.TRANSFINER.items() if value is None}
-    assert all(set(preset) == open_keys for preset in VARIANTS.values())
+def test_a_variant_writes_its_values_below_those_beside_it(tmp_path):
+    """The config says what runs: no key is open, and what a file or a command line says besides counts."""
+    paper, released = get_config().MODEL.TRANSFINER, get_config(RELEASED).MODEL.TRANSFINER
+    assert None not in paper.values() and set(paper) == set(released)
+    differing = {key for key in paper if paper[key] != released[key]}
+    assert differing == {"VARIANT", *VARIANTS["released"]}
+    file = tmp_path / "mine.yaml"
+    file.write_text("MODEL: {TRANSFINER: {TOP_K: 3, VARIANT: released}}")
+    mine = get_config(file).MODEL.TRANSFINER
+    assert (mine.TOP_K, mine.FFN_DIM) == (3, released.FFN_DIM)
+    back = get_config(RELEASED, ["MODEL.TRANSFINER.TOP_K", "7", "MODEL.TRANSFINER.VARIANT", "paper"])
+    assert CfgNode({**paper, "TOP_K": 7}) == back.MODEL.TRANSFINER
+
+
+def test_a_saved_config_holds_the_values_that_ran(tmp_path):
+    cfg = get_config(RELEASED, ["MODEL.TRANSFINER.TRAIN_NODES", "99"])
+    saved = tmp_path / "config.yaml"
+    saved.write_text(cfg.dump())
+    assert get_config(saved).MODEL.TRANSFINER == cfg.MODEL.TRANSFINER
+    assert "TRAIN_NODES: 99" in saved.read_text() and "null" not in cfg.MODEL.TRANSFINER.dump()
+    alone = get_cfg()
+    crispmask.add_crispmask_config(alone)
+    refinemask_d2.add_refinemask_config(alone)
+    transfiner_d2.add_transfiner_config(alone)
+    alone.merge_from_file(str(saved))
+    assert alone.MODEL.TRANSFINER == cfg.MODEL.TRANSFINER
+
+
+def test_a_variant_that_was_not_written_is_noticed():
+    """Detectron2 merges the name alone: the model would be the paper's under the other name."""
+    cfg = get_cfg()
+    for add in (crispmask.add_crispmask_config, transfiner_d2.add_transfiner_config):
+        add(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    plain = cfg.clone()
+    plain.merge_from_file(str(CONFIGS / RELEASED))
+    with pytest.raises(ValueError, match=r"VARIANT is 'released', and no other key .*\.get_config"):
+        build_model(plain)
+    transfiner_d2.write_variant(cfg, "released")
+    cfg.merge_from_file(str(CONFIGS / RELEASED))
+    assert cfg.MODEL.TRANSFINER == get_config(RELEASED).MODEL.TRANSFINER
 
 
 def test_every_key_of_a_config_differs_from_its_base():

@@ -8,6 +8,7 @@ from tiny_transfiner import BOXES, SIZE, as_detections, masks_of, star_proposals
 from torch.nn import functional as F
 
 from tests.refinemask.tiny_refinemask import random_features
+from transfiner_d2.memory import MemoryBudget
 
 BUSY = [60, 40, 127, 95]
 
@@ -28,7 +29,7 @@ def inputs():
 def count_tokens(head) -> list[int]:
     """Tokens of every pass through the refiner, as they come."""
     counts: list[int] = []
-    head.quadtree.refiner.register_forward_pre_hook(lambda _, args: counts.append(len(args[0].order)))
+    head.quadtree.refiner.body.register_forward_pre_hook(lambda _, args: counts.append(len(args[0])))
     return counts
 
 
@@ -103,23 +104,23 @@ def test_memory_budget(inputs, variant):
     (expected,), (masks,) = masks_of(free, *inputs), masks_of(bounded, *inputs)
     torch.testing.assert_close(masks, expected, rtol=1e-4, atol=1e-5)
     assert len(at_once) == 1 and len(in_parts) > 1 and sum(in_parts) == sum(at_once)
-    assert max(in_parts) <= (1 << 20) // bounded.quadtree._bytes_of_token()
+    assert max(in_parts) <= bounded.quadtree.memory.tokens
 
 
 def test_bilinear_propagation_knows_neither_other_images_nor_chunks(monkeypatch):
     """Which levels have nodes decides where the released code interpolates, image by image."""
     head = turned({"VARIANT": "released", "MEMORY_BUDGET": 0})
-    detect = head.quadtree.root_logits
+    detect = head.quadtree.detector.forward
 
-    def quiet_and_busy(maps, coarse):
+    def quiet_and_busy(maps, rois):
         """Image 0 has nodes on the first level alone, image 1 on all of them in its first RoI only."""
-        _, x1, *_ = coarse.rois.boxes.T
-        logits = detect(maps, coarse) - 100
+        _, x1, *_ = rois.boxes.T
+        logits = detect(maps, rois) - 100
         logits[:, :2, :2] = -3.0
         logits[x1 == BUSY[0], :2, :2] = 3.0
         return logits
 
-    monkeypatch.setattr(head.quadtree, "root_logits", quiet_and_busy)
+    monkeypatch.setattr(head.quadtree.detector, "forward", quiet_and_busy)
     features = random_features(tiny_config(), SIZE, images=2)
     proposals = [star_proposals(BOXES, SIZE), star_proposals([BUSY, [3, 3, 30, 90]], SIZE)]
     batch = masks_of(head, features, proposals)
@@ -127,7 +128,7 @@ def test_bilinear_propagation_knows_neither_other_images_nor_chunks(monkeypatch)
         masks_of(head, {name: level[i : i + 1] for name, level in features.items()}, proposals[i : i + 1])[0]
         for i in range(2)
     ]
-    head.quadtree.memory_budget = 1
+    head.quadtree.memory = MemoryBudget(rois=1, tokens=1, cells=1)
     chunked = masks_of(head, features, proposals)
     for expected, found in ((alone, batch), (alone, chunked)):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -152,13 +153,15 @@ def test_bilinear_propagation_knows_neither_other_images_nor_chunks(monkeypatch)
         ("ENCODER_DIM", 18, "ENCODER_DIM is 18; it must be a multiple of 4"),
         ("NUM_HEADS", 3, "NUM_HEADS is 3; it must be a divisor of ENCODER_DIM = 16"),
         ("TARGET", "residue", "TARGET is 'residue'; it must be 'incoherence' in a cascade"),
-        ("THRESHOLDS", 0.5, r"THRESHOLDS is 0.5; it must be like \(0.5, 0.5, 0.5, 0.5\)"),
-        ("CUES", "fine", "CUES is 'fine'; it must be like "),
-        ("TRAIN_NODES", "all", "TRAIN_NODES is 'all'; it must be like 256"),
-        ("REPEAT_NODES", "no", "REPEAT_NODES is 'no'; it must be like False"),
-        ("DETECTOR_DIMS", 128, r"DETECTOR_DIMS is 128; it must be like \(128, 128, 128, 128\)"),
-        ("DETECTOR_DIMS", (), r"DETECTOR_DIMS is \(\); it must be one number or more"),
-        ("DEPTH", None, "DEPTH is None; it needs a value"),
+        ("THRESHOLDS", 0.5, "tuple.* vs. .*float.*MODEL.TRANSFINER.THRESHOLDS"),
+        ("THRESHOLDS", ("all", 0.5, 0.5), "THRESHOLDS is .*; it must be numbers from 0"),
+        ("CUES", "fine", "tuple.* vs. .*str.*MODEL.TRANSFINER.CUES"),
+        ("TRAIN_NODES", "all", "int.* vs. .*str.*MODEL.TRANSFINER.TRAIN_NODES"),
+        ("REPEAT_NODES", "no", "bool.* vs. .*str.*MODEL.TRANSFINER.REPEAT_NODES"),
+        ("DETECTOR_DIMS", 128, "tuple.* vs. .*int.*MODEL.TRANSFINER.DETECTOR_DIMS"),
+        ("DETECTOR_DIMS", (), r"DETECTOR_DIMS is \(\); it must be one whole number or more"),
+        ("DETECTOR_DIMS", (16, 0.5), r"DETECTOR_DIMS is .*; it must be one whole number or more"),
+        ("DEPTH", None, "DEPTH is None; it must be left out for its usual value"),
         ("TOP_K", -1, "TOP_K is -1; it must be 0 or more"),
         ("MAX_NODES", -1, "MAX_NODES is -1; it must be 0 or more"),
         ("NUM_HEADS", 0, "NUM_HEADS is 0; it must be 1 or more"),

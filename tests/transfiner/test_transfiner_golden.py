@@ -13,8 +13,7 @@ def coarse(golden_case):
     features, (detections,) = golden_case.features(), golden_case.detections()
     head = golden_case.head
     with torch.no_grad():
-        maps = head.pyramid.maps(features, head.detail_convs)
-        return maps, head.coarse_masks(maps, [detections.pred_boxes], detections.pred_classes)
+        return head.coarse_masks(features, [detections.pred_boxes], detections.pred_classes)
 
 
 def test_coarse_logits(golden_case, coarse):
@@ -23,16 +22,14 @@ def test_coarse_logits(golden_case, coarse):
 
 def test_incoherence_logits(golden_case, coarse):
     with torch.no_grad():
-        logits = golden_case.head.quadtree.root_logits(*coarse)
+        logits = golden_case.head.quadtree.detector(*coarse)
     torch.testing.assert_close(logits, golden_case.array("incoherence_logits"), **TOLERANCE)
 
 
 def test_sequence_lengths(golden_case, coarse):
-    tree = golden_case.head.quadtree
     with torch.no_grad():
-        roots = tree.root_logits(*coarse)
-        detection = tree.detect(coarse[0], coarse[1].rois, roots, tree.settings.thresholds)
-    lengths = tree.nodes(detection, len(coarse[1]))[1].sum(dim=1) + 14 * 14
+        _, _, counts = golden_case.head.quadtree.grow(*coarse)
+    lengths = counts.sum(dim=1) + 14 * 14
     assert lengths.tolist() == golden_case.expected["sequence_lengths"].tolist()
 
 

@@ -88,10 +88,11 @@ def test_attention_covers_the_sequence(tmp_path, keys):
 def test_nodes_are_those_that_the_model_refined(tmp_path):
     cfg = tiny_config(INPUT__MIN_SIZE_TEST=64)
     model, batch = tiny_model(cfg).eval(), mapped(cfg, three_images(tmp_path)[:2], is_train=False)
-    refiner, tokens = model.roi_heads.mask_head.quadtree.refiner, []
-    refiner.register_forward_pre_hook(lambda _, args: tokens.append(args[0]))
+    refiner, refined = model.roi_heads.mask_head.quadtree.refiner, []
+    refiner.register_forward_pre_hook(lambda _, args: refined.append(args[2]))
     images = inspect_quadtrees(model, batch)
-    ((levels, rows, columns),) = (of_model.cells[:, -len(of_model.features) :] for of_model in tokens)
+    (nodes,) = refined
+    levels, rows, columns = nodes.level + 1, nodes.y, nodes.x
     trees = [view.quadtree for image in images for view in image.views]
     assert torch.equal(torch.cat([tree.levels for tree in trees]) + 1, levels)
     boxes = torch.cat([image.instances.pred_boxes.tensor for image in images])

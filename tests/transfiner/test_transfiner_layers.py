@@ -133,11 +133,10 @@ def test_context_of_nodes_is_that_of_the_dense_grid():
     cfg = tiny_config()
     head, features = tiny_head(cfg), random_features(cfg, (96, 128))
     tree = head.quadtree
-    maps = head.pyramid.maps(features, None)
-    rois = head.pyramid.rois([Boxes(torch.tensor([[5.0, 8, 60, 70]]))])
+    maps, rois = head.coarse_masks(features, [Boxes(torch.tensor([[5.0, 8, 60, 70]]))], torch.zeros(1).long())
     scores = [torch.ones(1, size, size) for size in tree.sizes]
     nodes = build_quadtree(scores, 0.5)
-    context = tree.refiner.compress(tree.reader.gather(maps, rois, nodes, context=True))
+    context = tree.refiner.compress(head.pyramid.gather(maps, rois, nodes, context=True))
     for level, size in enumerate(tree.sizes):
         dense = roi_align(features["p2"], rois.boxes, size, 0.25, 0, True)
         expected = tree.refiner.compress_grid(dense)[0].flatten(1).T
@@ -148,9 +147,9 @@ def test_pyramid_reads_finer_maps_for_finer_levels():
     cfg = tiny_config(PYRAMID_SHIFT=1, DEPTH=4)
     pyramid = tiny_head(cfg).pyramid
     boxes = torch.tensor([[0.0, 0, 100, 100], [0, 0, 224, 224], [0, 0, 448, 448], [0, 0, 2000, 2000]])
-    rois = pyramid.rois([Boxes(boxes)])
-    assert rois.levels.tolist() == [0, 2, 3, 3]
-    assert pyramid.node_maps(rois, 4).tolist() == [[0, 0, 0, 0], [1, 0, 0, 0], [2, 1, 0, 0], [2, 1, 0, 0]]
+    _, levels = pyramid.assign([Boxes(boxes)])
+    assert levels.tolist() == [0, 2, 3, 3]
+    assert pyramid.maps_of_nodes(levels).tolist() == [[0, 0, 0, 0], [1, 0, 0, 0], [2, 1, 0, 0], [2, 1, 0, 0]]
 
 
 @pytest.mark.parametrize("shift", [0, 1, 3])
@@ -158,10 +157,10 @@ def test_pooling_keeps_the_order_of_the_rois(shift):
     cfg = tiny_config()
     pyramid, features = tiny_head(cfg).pyramid, random_features(cfg, (256, 256), images=2)
     boxes = torch.tensor([[0.0, 0, 250, 250], [3, 5, 40, 60], [0, 0, 120, 130]])
-    rois = pyramid.rois([Boxes(boxes), Boxes(boxes.flip(0))])
+    rois, levels = pyramid.assign([Boxes(boxes), Boxes(boxes.flip(0))])
     maps = [features[f"p{level}"] for level in (2, 3, 4, 5)]
-    pooled = pyramid.pool(maps, rois, 4, shift)
-    for row, roi, level in zip(pooled, rois.boxes, rois.levels.tolist(), strict=True):
+    pooled = pyramid.pool(maps, rois, levels, 4, shift)
+    for row, roi, level in zip(pooled, rois, levels.tolist(), strict=True):
         level = max(level - shift, 0)
         expected = roi_align(maps[level], roi[None], 4, 0.25 / 2**level, 0, True)[0]
         torch.testing.assert_close(row, expected)

@@ -8,17 +8,18 @@ from detectron2.structures import Boxes, Instances
 from torch.nn import functional as F
 
 from crispmask.ops import build_quadtree
-from transfiner_d2.incoherence import cascade_detection
+from transfiner_d2.incoherence import grow_cells
+from transfiner_d2.memory import chunks
 from transfiner_d2.nodes import (
     Cells,
+    NodeSampler,
     limit_nodes,
     nodes_of_rois,
     pack,
     quadrants,
     read_cells,
-    sample_nodes,
 )
-from transfiner_d2.selection import best_of_each_image, chunks, images_by_turns, select_rois
+from transfiner_d2.selection import best_of_each_image, images_by_turns, select_rois
 
 ROIS = 4
 SIZES = [4, 8, 16]
@@ -116,16 +117,16 @@ def test_cascade_finds_the_cells_of_the_dense_maps(scores, nodes, training):
         return scores[level][asked.roi, asked.y, asked.x].logit()
 
     truth = [torch.zeros_like(level, dtype=torch.bool) for level in scores] if training else None
-    found = cascade_detection(scores[0].logit(), classify, [0.4] * 3, truth)
-    packed, index, _ = pack(found.cells, found.incoherent, ROIS, SIZES)
+    found, labelled = grow_cells(scores[0].logit(), classify, [0.4] * 3, truth)
+    packed, index, _ = pack(found, found.incoherent, ROIS, SIZES)
     assert all(torch.equal(*pair) for pair in zip(packed, nodes, strict=True))
     torch.testing.assert_close(found.scores[index], read_cells(scores, nodes))
-    assert len(found.truth) == (2 if training else 0)
+    assert len(labelled) == (2 if training else 0)
 
 
 def test_samples_are_drawn_level_by_level(nodes):
     counts = count(nodes)
-    sampled, drawn = sample_nodes(nodes, counts, [0, 1, 2], per_level=9, at_least=0, repeat=False)
+    sampled, drawn = NodeSampler([0, 1, 2], per_level=9, at_least=0, repeat=False)(nodes, counts)
     assert torch.equal(drawn, counts.clamp(max=9)) and torch.equal(drawn, count(sampled))
     assert set(cells(sampled)) <= set(cells(nodes)) and len(set(cells(sampled))) == len(sampled.roi)
     assert sampled.roi.diff().min() >= 0
@@ -134,7 +135,7 @@ def test_samples_are_drawn_level_by_level(nodes):
 def test_samples_that_repeat_replay_the_released_order(nodes):
     counts = count(nodes)
     torch.manual_seed(5)
-    sampled, drawn = sample_nodes(nodes, counts, [0, 1, 2], per_level=25, at_least=1, repeat=True)
+    sampled, drawn = NodeSampler([0, 1, 2], per_level=25, at_least=1, repeat=True)(nodes, counts)
     torch.manual_seed(5)
     expected, start = [], 0
     for roi in range(ROIS):
@@ -151,13 +152,13 @@ def test_samples_that_repeat_replay_the_released_order(nodes):
 def test_samples_leave_out_rois_with_too_few_nodes(nodes):
     counts = count(nodes)
     least = int(counts[counts[:, 0] > 0, 0].min()) + 1
-    sampled, _ = sample_nodes(nodes, counts, [0, 1, 2], per_level=0, at_least=least, repeat=False)
+    sampled, _ = NodeSampler([0, 1, 2], per_level=0, at_least=least, repeat=False)(nodes, counts)
     enough = (counts >= least).all(dim=1)
     assert enough.any() and not enough.all()
     assert set(sampled.roi.tolist()) == set(enough.nonzero().squeeze(1).tolist())
     # A level that has no nodes by choice does not count
     roots, _, counts = pack(Cells(*nodes[:5]), nodes.level == 0, ROIS, SIZES)
-    assert len(sample_nodes(roots, counts, [0], 0, 1, False)[0].roi) == len(roots.roi)
+    assert len(NodeSampler([0], 0, 1, False)(roots, counts)[0].roi) == len(roots.roi)
 
 
 def test_nodes_of_rois(nodes):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from detectron2.structures import BitMasks, Boxes, Instances
-from tiny_transfiner import BOXES, SIZE, masks_of, star_proposals, tiny_config, tiny_head
+from tiny_transfiner import BOXES, SIZE, logit_layers, masks_of, star_proposals, tiny_config, tiny_head
 from torch.nn import functional as F
 
 from tests.refinemask.tiny_refinemask import random_features
@@ -32,9 +32,8 @@ def train(head, features, proposals):
 
 
 def detect_everywhere(head, answer: bool) -> None:
-    detector = head.quadtree.detector
     with torch.no_grad():
-        for layer in [detector.classifier, *([] if detector.finer is None else detector.finer[-1:])]:
+        for layer in logit_layers(head):
             layer.weight.zero_()
             layer.bias.fill_(20.0 if answer else -20.0)
 
@@ -94,13 +93,9 @@ def test_all_cells_incoherent(variant):
     head, features = tiny_head(cfg), random_features(cfg, SIZE)
     detect_everywhere(head, True)
     train(head, features, [star_proposals(BOXES, SIZE)])
-    maps = head.pyramid.maps(features, head.detail_convs)
-    rois = head.pyramid.rois([Boxes(torch.tensor(BOXES, dtype=torch.float32))])
-    thresholds = head.quadtree.settings.thresholds
+    boxes = [Boxes(torch.tensor(BOXES, dtype=torch.float32))]
     with torch.no_grad():
-        logits = torch.full((2, 8, 8), 20.0)
-        detection = head.eval().quadtree.detect(maps, rois, logits, thresholds)
-    _, counts = head.quadtree.nodes(detection, 2)
+        _, _, counts = head.eval().quadtree.grow(*head.coarse_masks(features, boxes, torch.zeros(2).long()))
     assert counts.tolist() == [[64, 256, 1024]] * 2
     (masks,) = masks_of(head, features, [star_proposals(BOXES, SIZE)])
     assert masks.isfinite().all()

@@ -64,14 +64,17 @@ def tiny_head(cfg: CfgNode, seed: int = 0) -> TransfinerMaskHead:
 
 def enliven(head: TransfinerMaskHead) -> None:
     """Draw larger logit layers: masks and incoherent cells then differ from place to place."""
-    layers = [head.coarse.predictor]
-    detector = head.quadtree.detector
-    if detector is not None:
-        layers += [detector.classifier, *([] if detector.finer is None else detector.finer[-1:])]
+    layers = [head.coarse.predictor, *logit_layers(head)]
     with torch.no_grad():
         for layer in layers:
             layer.weight.normal_(std=1.0)
             layer.bias.zero_()
+
+
+def logit_layers(head: TransfinerMaskHead) -> list[nn.Module]:
+    """The last layers of the detector: of the coarsest level, then of finer ones, where there are any."""
+    modules = dict(head.quadtree.detector.named_children())
+    return [modules[name] for name in ("classifier",) if name in modules] + [*modules.get("finer", [])][-1:]
 
 
 def star_proposals(boxes: list[list[float]], size: tuple[int, int], bitmasks: bool = False) -> Instances:
