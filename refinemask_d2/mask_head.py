@@ -23,12 +23,10 @@ from crispmask.modeling.precision import fitting
 
 from . import losses
 from .boundary_refinement import merge_stages, upsample
+from .checks import NUM_STAGES, check_config
 from .stages import ClassLogits, RefinementStage, SemanticHead, SemanticPooler, conv_stack
 
-NUM_STAGES = 3
 SEMANTIC_TARGET = "semantic_target"
-VARIANTS = ("v1", "v2")
-ALIGNMENTS = ("released", "consistent")
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -46,17 +44,11 @@ class RefineMaskHead(nn.Module):
         pooler: ROIPooler,
         in_features: Sequence[str],
         semantic_in_feature: str,
-        semantic_stride: int,
-        in_channels: int,
-        channels: int,
-        num_classes: int,
-        last_stage_classes: int,
-        size: int,
-        variant: str,
-        align: str,
-        num_instance_convs: int,
-        num_semantic_convs: int,
-        dilations: Sequence[int],
+        instance_convs: nn.Module,
+        semantic_head: SemanticHead,
+        stages: Sequence[RefinementStage],
+        final_logits: ClassLogits,
+        align_corners: bool,
         stage_loss_weights: Sequence[float],
         semantic_loss_weight: float,
         start_stage: int,
@@ -64,35 +56,23 @@ class RefineMaskHead(nn.Module):
         train_boundary_width: int,
         test_boundary_width: int,
         rois_per_chunk: int,
-        logit_init_std: float,
     ) -> None:
         """
         Args:
-            pooler: makes (R, in_channels, size, size) RoI features from ``in_features``.
-            semantic_in_feature, semantic_stride: FPN level of the semantic head and its stride in pixels.
-            channels: of both stems and of the first stage; each stage halves them.
-            num_classes, last_stage_classes: channels of the logits, of the last stage for the latter.
-            size: side of the first stage's mask.
-            variant: ``"v1"`` or ``"v2"``; ``align``: ``"released"`` or ``"consistent"``.
+            pooler: makes (R, C, S, S) RoI features of the first stage's size from ``in_features``.
+            semantic_in_feature: FPN level of the semantic head.
+            instance_convs: stem of the RoI features.
+            semantic_head: fine-grained features, and in v1 a mask, of the whole image.
+            stages: the first three.
+            final_logits: of the last stage.
+            align_corners: guide maps and boundary regions are upsampled on cell corners, as released.
             The others are the keys of ``MODEL.REFINEMASK``.
-
-        Raises:
-            ValueError: a value that is none of those named.
         """
         super().__init__()
-        _check_choice("VARIANT", variant, VARIANTS)
-        _check_choice("ALIGN", align, ALIGNMENTS)
-        _check_choice("START_STAGE", start_stage, range(NUM_STAGES + 1))
-        _check_choice("EXIT_STAGE", exit_stage, range(start_stage, NUM_STAGES + 1))
-        if rois_per_chunk < 1:
-            raise ValueError(f"MODEL.REFINEMASK.ROIS_PER_CHUNK is {rois_per_chunk}; it must be 1 or more.")
-        v1 = variant == "v1"
-        _check_stages(channels, 2 if v1 else 1, stage_loss_weights)
         self.pooler = pooler
         self.in_features = tuple(in_features)
         self.semantic_in_feature = semantic_in_feature
-        self.align_corners = align == "released"
-        self.logits_upsampled = not v1
+        self.align_corners = align_corners
         self.stage_loss_weights = tuple(stage_loss_weights)
         self.semantic_loss_weight = semantic_loss_weight
         self.start_stage = start_stage
@@ -100,27 +80,11 @@ class RefineMaskHead(nn.Module):
         self.train_boundary_width = train_boundary_width
         self.test_boundary_width = test_boundary_width
         self.rois_per_chunk = rois_per_chunk
-        self.mask_sizes = tuple(size * 2**stage for stage in range(NUM_STAGES + 1))
-
-        self.instance_convs = conv_stack(in_channels, channels, num_instance_convs)
-        self.semantic_head = SemanticHead(in_channels, channels, num_semantic_convs, v1, logit_init_std)
-        self.stages = nn.ModuleList(
-            RefinementStage(
-                channels=channels // 2**stage,
-                semantic_channels=channels,
-                num_classes=num_classes,
-                pooler=SemanticPooler(self.mask_sizes[stage], 1.0 / semantic_stride, by_points=not v1),
-                dilations=dilations,
-                semantic_guide=v1,
-                image_context=not v1,
-                guide_before_upsampling=not v1,
-                upsampled=v1 or stage < NUM_STAGES - 1,
-                align_corners=self.align_corners,
-                init_std=logit_init_std,
-            )
-            for stage in range(NUM_STAGES)
-        )
-        self.final_logits = ClassLogits(channels // 2**NUM_STAGES, last_stage_classes, logit_init_std)
+        self.mask_sizes = tuple(pooler.output_size[0] * 2**stage for stage in range(NUM_STAGES + 1))
+        self.instance_convs = instance_convs
+        self.semantic_head = semantic_head
+        self.stages = nn.ModuleList(stages)
+        self.final_logits = final_logits
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -131,8 +95,11 @@ class RefineMaskHead(nn.Module):
             )
         node, mask = cfg.MODEL.REFINEMASK, cfg.MODEL.ROI_MASK_HEAD
         in_features = cfg.MODEL.ROI_HEADS.IN_FEATURES
-        _check_choice("SEMANTIC_IN_FEATURE", node.SEMANTIC_IN_FEATURE, list(input_shape))
+        check_config(cfg, list(input_shape))
+        semantic = input_shape[node.SEMANTIC_IN_FEATURE]
         num_classes = 1 if mask.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        last_stage_classes = 1 if node.LAST_STAGE_CLS_AGNOSTIC else num_classes
+        v1, std = node.VARIANT == "v1", node.LOGIT_INIT_STD
         return {
             "pooler": ROIPooler(
                 output_size=mask.POOLER_RESOLUTION,
@@ -142,17 +109,11 @@ class RefineMaskHead(nn.Module):
             ),
             "in_features": in_features,
             "semantic_in_feature": node.SEMANTIC_IN_FEATURE,
-            "semantic_stride": input_shape[node.SEMANTIC_IN_FEATURE].stride,
-            "in_channels": input_shape[node.SEMANTIC_IN_FEATURE].channels,
-            "channels": node.CONV_DIM,
-            "num_classes": num_classes,
-            "last_stage_classes": 1 if node.LAST_STAGE_CLS_AGNOSTIC else num_classes,
-            "size": mask.POOLER_RESOLUTION,
-            "variant": node.VARIANT,
-            "align": node.ALIGN,
-            "num_instance_convs": node.NUM_INSTANCE_CONVS,
-            "num_semantic_convs": node.NUM_SEMANTIC_CONVS,
-            "dilations": node.DILATIONS,
+            "instance_convs": conv_stack(semantic.channels, node.CONV_DIM, node.NUM_INSTANCE_CONVS),
+            "semantic_head": SemanticHead(semantic.channels, node.CONV_DIM, node.NUM_SEMANTIC_CONVS, v1, std),
+            "stages": [_build_stage(cfg, stage, semantic.stride, num_classes) for stage in range(NUM_STAGES)],
+            "final_logits": ClassLogits(node.CONV_DIM // 2**NUM_STAGES, last_stage_classes, std),
+            "align_corners": node.ALIGN == "released",
             "stage_loss_weights": node.STAGE_LOSS_WEIGHTS,
             "semantic_loss_weight": node.SEMANTIC_LOSS_WEIGHT,
             "start_stage": node.START_STAGE,
@@ -160,7 +121,6 @@ class RefineMaskHead(nn.Module):
             "train_boundary_width": node.TRAIN_BOUNDARY_WIDTH,
             "test_boundary_width": node.TEST_BOUNDARY_WIDTH,
             "rois_per_chunk": node.ROIS_PER_CHUNK,
-            "logit_init_std": node.LOGIT_INIT_STD,
         }
 
     @property
@@ -247,7 +207,9 @@ class RefineMaskHead(nn.Module):
                 return stage_logits
             x = stage(x, dense[index], rois, stage_logits[-1])
         logits = self.final_logits(x, classes)
-        stage_logits.append(upsample(logits, self.align_corners) if self.logits_upsampled else logits)
+        # In v2 the last stage keeps the size of its input
+        upsampled = self.stages[-1].upsampled
+        stage_logits.append(logits if upsampled else upsample(logits, self.align_corners))
         return stage_logits
 
     def _merged_logits(self, features: dict[str, Tensor], instances: list[Instances]) -> Tensor:
@@ -272,22 +234,19 @@ class RefineMaskHead(nn.Module):
         return fitting(self.pooler([level.float() for level in levels], boxes).to(levels[0].dtype))
 
 
-def _check_choice(key: str, value: object, choices: Sequence[object]) -> None:
-    """Raise a ValueError that names the key and the choices if ``value`` is none of them."""
-    if value not in choices:
-        allowed = ", ".join(map(str, choices))
-        raise ValueError(f"MODEL.REFINEMASK.{key} is {value!r}; it must be one of: {allowed}.")
-
-
-def _check_stages(channels: int, guides: int, loss_weights: Sequence[float]) -> None:
-    unit = 2**NUM_STAGES
-    least = unit * (guides + 1)
-    if channels % unit or channels < least:
-        raise ValueError(
-            f"MODEL.REFINEMASK.CONV_DIM is {channels}; it must be a multiple of {unit} and at least {least}."
-        )
-    if len(loss_weights) != NUM_STAGES + 1:
-        raise ValueError(
-            f"MODEL.REFINEMASK.STAGE_LOSS_WEIGHTS has {len(loss_weights)} values; it must have "
-            f"{NUM_STAGES + 1}, one for each mask size."
-        )
+def _build_stage(cfg: CfgNode, stage: int, semantic_stride: int, num_classes: int) -> RefinementStage:
+    node, v1 = cfg.MODEL.REFINEMASK, cfg.MODEL.REFINEMASK.VARIANT == "v1"
+    size = cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION * 2**stage
+    return RefinementStage(
+        channels=node.CONV_DIM // 2**stage,
+        semantic_channels=node.CONV_DIM,
+        num_classes=num_classes,
+        pooler=SemanticPooler(size, 1.0 / semantic_stride, by_points=not v1),
+        dilations=node.DILATIONS,
+        semantic_guide=v1,
+        image_context=not v1,
+        guide_before_upsampling=not v1,
+        upsampled=v1 or stage < NUM_STAGES - 1,
+        align_corners=node.ALIGN == "released",
+        init_std=node.LOGIT_INIT_STD,
+    )

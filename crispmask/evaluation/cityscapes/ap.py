@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from crispmask.evaluation.cityscapes.fused_dot import fused_dot
 from crispmask.evaluation.cityscapes.labels import CLASSES
-from crispmask.evaluation.cityscapes.matches import MASK, Matches
+from crispmask.evaluation.cityscapes.matches import MASK, CityscapesMatches
 from crispmask.evaluation.cityscapes.truth import FIRST_OBJECT, label_of
 
 THRESHOLDS = np.arange(0.5, 1.0, 0.05)
@@ -33,7 +33,7 @@ THRESHOLDS = np.arange(0.5, 1.0, 0.05)
 MIN_AREA = 100
 
 
-def average_precisions(matches: Matches, region: int) -> NDArray[np.float64]:
+def average_precisions(matches: CityscapesMatches, region: int) -> NDArray[np.float64]:
     """(K, T) AP in [0, 1] of each class and threshold; NaN where there is no object to find.
 
     Args:
@@ -51,7 +51,7 @@ def summarize(precisions: NDArray[np.float64], separator: str = "/") -> dict[str
     return {name: value * 100 for name, value in figures.items()}
 
 
-def _class_precisions(matches: Matches, label_id: int, region: int) -> NDArray[np.float64]:
+def _class_precisions(matches: CityscapesMatches, label_id: int, region: int) -> NDArray[np.float64]:
     """(T,) AP of one class."""
     truth_areas, areas = matches.truth_areas, matches.areas
     is_group, is_small = matches.ids < FIRST_OBJECT, truth_areas[:, MASK] < MIN_AREA

@@ -23,7 +23,7 @@ _NOTHING, _VOID, _FIRST_SLOT = 0, 1, 2
 
 
 @dataclass(frozen=True)
-class Matches:
+class CityscapesMatches:
     """Overlaps of an image, or of many.
 
     Attributes:
@@ -53,7 +53,7 @@ def match_image(
     scores: Sequence[float],
     crops: Sequence[Crop],
     width: int | None = None,
-) -> Matches:
+) -> CityscapesMatches:
     """Overlaps of the predictions of one image; empty ones are left out.
 
     Args:
@@ -76,7 +76,7 @@ def match_image(
     labels = np.array([label_ids[i] for i in filled], np.int64)
     intersections = counts[:, _FIRST_SLOT:]
     is_pair = (intersections[:, :, MASK] > 0) & (labels[:, None] == truth.label_ids)
-    return Matches(
+    return CityscapesMatches(
         ids=truth.ids,
         truth_areas=truth_areas,
         label_ids=labels,
@@ -88,12 +88,12 @@ def match_image(
     )
 
 
-def join_matches(images: Sequence[Matches]) -> Matches:
+def join_matches(images: Sequence[CityscapesMatches]) -> CityscapesMatches:
     """The overlaps of several images, at least one, as those of one."""
-    joined = {f.name: np.concatenate([getattr(m, f.name) for m in images]) for f in fields(Matches)}
+    joined = {f.name: np.concatenate([getattr(m, f.name) for m in images]) for f in fields(CityscapesMatches)}
     sizes = np.array([(len(m.scores), len(m.ids)) for m in images])
     offsets = np.repeat(sizes.cumsum(axis=0) - sizes, [len(m.pairs) for m in images], axis=0)
-    return Matches(**{**joined, "pairs": joined["pairs"] + offsets})
+    return CityscapesMatches(**{**joined, "pairs": joined["pairs"] + offsets})
 
 
 def _slot_maps(truth: ImageTruth, width: int | None) -> tuple[list[NDArray[np.uint16]], NDArray[np.int64]]:

@@ -13,7 +13,13 @@ from typing import Any
 
 from crispmask.evaluation.cityscapes.ap import average_precisions, summarize
 from crispmask.evaluation.cityscapes.labels import CLASSES, LABEL_IDS
-from crispmask.evaluation.cityscapes.matches import BOUNDARY, MASK, Matches, join_matches, match_image
+from crispmask.evaluation.cityscapes.matches import (
+    BOUNDARY,
+    MASK,
+    CityscapesMatches,
+    join_matches,
+    match_image,
+)
 from crispmask.evaluation.cityscapes.results import NOT_EVALUATED, read_prediction_folder
 from crispmask.evaluation.cityscapes.truth import (
     ImageTruth,
@@ -51,7 +57,7 @@ class ImageResult:
     """
 
     size: tuple[int, int]
-    matches: Matches
+    matches: CityscapesMatches
     annotations: list[Row]
     rows: list[Row]
 

@@ -22,7 +22,7 @@ VOID = 0
 Counts = NDArray[np.int64]
 
 
-class Matches(NamedTuple):
+class SegmentMatches(NamedTuple):
     """What was found of an image: category and IoU of each match, categories of what is false or missed."""
 
     found: list[tuple[Any, float]]
@@ -39,7 +39,7 @@ class Tally:
     missed: Counter[Any] = field(default_factory=Counter)
     iou: dict[Any, float] = field(default_factory=lambda: defaultdict(float))
 
-    def add(self, matches: Matches) -> None:
+    def add(self, matches: SegmentMatches) -> None:
         """Count an image."""
         for category_id, iou in matches.found:
             self.found[category_id] += 1
@@ -114,7 +114,7 @@ def pair_image(
     return ImagePair(truth, found, rows, columns)
 
 
-def match_image(pair: ImagePair, width: int | None = None) -> Matches:
+def match_image(pair: ImagePair, width: int | None = None) -> SegmentMatches:
     """Match the segments of an image.
 
     A pair matches if it is of one category and its IoU is above a half. What lies on void counts for none of
@@ -136,7 +136,7 @@ def match_image(pair: ImagePair, width: int | None = None) -> Matches:
     matches = np.argwhere((ious > MATCH_IOU) & is_same)
     is_missed, is_false = ~truth.is_crowd, ~_are_excused(pair, table)
     is_missed[matches[:, 0]] = is_false[matches[:, 1]] = False
-    return Matches(
+    return SegmentMatches(
         [(truth.category_ids[g], float(ious[g, p])) for g, p in matches.tolist()],
         [found.category_ids[p] for p in np.flatnonzero(is_false).tolist()],
         [truth.category_ids[g] for g in np.flatnonzero(is_missed).tolist()],

@@ -26,7 +26,7 @@ from crispmask.evaluation.panoptic.files import (
     read_pixels,
     read_segments,
 )
-from crispmask.evaluation.panoptic.matching import Matches, Tally, match_image, pair_image
+from crispmask.evaluation.panoptic.matching import SegmentMatches, Tally, match_image, pair_image
 from crispmask.evaluation.processes import check_workers, map_in_processes
 from crispmask.evaluation.progress import Progress
 
@@ -112,7 +112,7 @@ class _Image(NamedTuple):
     """What was seen of an image: matches of each task, whether its pixels have a segment that its JSON has
     not, and segments whose area is not that of their pixels."""
 
-    matches: list[Matches]
+    matches: list[SegmentMatches]
     has_unnamed: bool
     odd_areas: list[int]
 
