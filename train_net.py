@@ -22,9 +22,6 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-import crispmask.data.builtin  # noqa: F401  registers the data sets, in every process
-import refinemask_d2  # noqa: F401  registers its heads, likewise
-import transfiner_d2  # noqa: F401
 from crispmask.engine import (
     AtomicCheckpointer,
     Trainer,
@@ -40,9 +37,13 @@ from crispmask.engine import (
     settle_value_range,
     setup_run,
 )
+from crispmask.engine.trained_model import register_models
 from crispmask.interrupt import exit_on_interrupt
 from crispmask.remote_bases import remote_bases
 from crispmask.text import make_stdout_tolerant
+
+with exit_on_user_error():
+    register_models()  # in every process of a run, each of which executes this file
 
 
 def setup(args: argparse.Namespace) -> tuple[CfgNode, list[str]]:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crispmask.config_files import read_config_file, read_config_text
 from crispmask.errors import UserError
+from crispmask.heads import heads
 from crispmask.missing import explained_imports
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
-
-HEAD_PACKAGES = {"refinemask_d2": "add_refinemask_config", "transfiner_d2": "add_transfiner_config"}
 
 
 def add_crispmask_config(cfg: CfgNode) -> None:
@@ -119,7 +116,7 @@ def get_config(
 
     Args:
         path: YAML file; where no such file exists, a config of the package, with or without the
-            leading ``configs/`` (``refinemask/coco/R_50_FPN_1x.yaml``).
+            leading ``configs/`` (``baselines/coco/mask_rcnn_R_50_FPN_1x.yaml``).
         opts: ``KEY, VALUE, KEY, VALUE, ...``.
         text: YAML in place of that of a file; ``path`` is then its name in messages.
 
@@ -127,16 +124,15 @@ def get_config(
 
     Raises:
         FileNotFoundError: ``path`` is neither a file nor a config of the package.
-        UserError: the file or one of its bases cannot be read.
+        UserError: the file or one of its bases cannot be read, or a head package cannot be used.
     """
     with explained_imports():
         from detectron2.config import get_cfg
 
     cfg = get_cfg()
     add_crispmask_config(cfg)
-    for package, function in HEAD_PACKAGES.items():
-        if find_spec(package) is not None:
-            getattr(import_module(package), function)(cfg)
+    for head in heads():
+        head.load(head.add_config)(cfg)
     if text is not None:
         _merge_values(cfg, read_config_text(text, str(path)), str(path))
     elif path is not None:
@@ -176,10 +172,8 @@ def _write_presets(cfg: CfgNode, given: Mapping[str, Any]) -> None:
 
     What else it has is merged afterwards, so that it counts.
     """
-    for package in HEAD_PACKAGES:
-        if find_spec(package) is None:
-            continue
-        for key, write in getattr(import_module(f"{package}.config"), "PRESETS", {}).items():
+    for head in heads():
+        for key, write in (head.load(head.presets) if head.presets else {}).items():
             if key in given:
                 write(cfg, given[key])
 

@@ -1,6 +1,6 @@
 """Config keys that somebody set and that nothing reads in a run, each with the reason.
 
-A head has rows of its own: ``IDLE_KEYS`` in its ``config`` module.
+A head has rows of its own, which it registers: :class:`crispmask.heads.Head`.
 """
 
 from __future__ import annotations
@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from crispmask.config import HEAD_PACKAGES, find_config, get_config
+from crispmask.config import find_config, get_config
 from crispmask.config_files import read_own_values
+from crispmask.heads import heads
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -286,6 +285,6 @@ def _plain(value: Any) -> Any:
 
 
 def _rules_of_heads() -> Iterator[IdleKeys]:
-    for package in HEAD_PACKAGES:
-        if find_spec(package) is not None:
-            yield from getattr(import_module(f"{package}.config"), "IDLE_KEYS", ())
+    for head in heads():
+        if head.idle_keys:
+            yield from head.load(head.idle_keys)

@@ -12,7 +12,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module, metadata
@@ -22,6 +22,8 @@ from textwrap import shorten
 
 import crispmask
 from crispmask.cli.output import say
+from crispmask.errors import UserError
+from crispmask.heads import heads
 
 OK, MISSING, NOTE = "ok", "missing", "note"
 INSTALL_DETECTRON2 = (
@@ -35,8 +37,6 @@ OPTIONAL = {
     "cv2": ("opencv-python-headless", "Detectron2's Visualizer"),
     "tensorboard": ("tensorboard", "curves of a training"),
     "onnx": ("onnx", "export"),
-    "transformers": ("transformers", "the query-based detector"),
-    "scipy": ("scipy", "the query-based detector"),
 }
 
 
@@ -105,9 +105,20 @@ def requirements() -> Iterator[Finding]:
             yield Finding(OK, name, metadata.version(name))
         except metadata.PackageNotFoundError:
             yield Finding(MISSING, name, "not installed", f"pip install {name}")
-    for module, (package, purpose) in OPTIONAL.items():
+    yield from _examine_optional(OPTIONAL)
+    yield from _guarded("heads", _examine_optional_of_heads)
+
+
+def _examine_optional(packages: Mapping[str, tuple[str, str]]) -> Iterator[Finding]:
+    """Those of some optional packages that are not there."""
+    for module, (package, purpose) in packages.items():
         if find_spec(module) is None:
             yield Finding(NOTE, package, f"not installed; it is for {purpose}", f"pip install {package}")
+
+
+def _examine_optional_of_heads() -> Iterator[Finding]:
+    for head in heads():
+        yield from _examine_optional(head.optional_packages)
 
 
 def examine_torch() -> Iterator[Finding]:
@@ -225,14 +236,13 @@ def _origin(module: str) -> str:
 
 def examine_heads() -> Iterator[Finding]:
     """The packages of the mask heads."""
-    from crispmask.config import HEAD_PACKAGES
-
-    for package in HEAD_PACKAGES:
+    for head in heads():
         try:
-            import_module(package)
-            yield Finding(OK, package, "registered")
+            import_module(head.package)
+            yield Finding(OK, head.package, "registered")
         except ImportError as error:
-            yield Finding(MISSING, package, f"cannot be imported: {_line(error)}", "pip install -e . again")
+            found = f"cannot be imported: {_line(error)}"
+            yield Finding(MISSING, head.package, found, "pip install -e . again")
 
 
 def examine_datasets() -> Iterator[Finding]:
@@ -274,6 +284,8 @@ def _guarded(subject: str, examination: Callable[[], Iterator[Finding]]) -> Iter
     """An examination that may fail in whatever way: that is a finding too."""
     try:
         yield from examination()
+    except UserError as error:  # says the way out
+        yield Finding(MISSING, subject, str(error))
     except Exception as error:
         yield Finding(MISSING, subject, f"{type(error).__name__}: {_line(error)}", "report this line")
 

@@ -21,13 +21,10 @@ from typing import TextIO
 import detectron2
 from detectron2.utils.logger import setup_logger
 
-from crispmask.config import HEAD_PACKAGES
 from crispmask.errors import print_error
+from crispmask.heads import heads
 from crispmask.text import ON_TERMINAL, PrintableLog, drop_stdout
 
-# Packages whose messages are a run's own, and those of them that have news for a terminal
-PACKAGES = ("crispmask", *HEAD_PACKAGES, "detectron2", "fvcore")
-NEWS = ("crispmask", *HEAD_PACKAGES, "fvcore.common.checkpoint")
 # Seconds between two lines of Detectron2 on how far an evaluation is
 EVALUATION_EVERY = 15.0
 _EVALUATED = re.compile(r"Inference done (\d+)/(\d+)\..* ETA=([\d:]+)$")
@@ -145,12 +142,22 @@ def _reason_of_no_output() -> str | None:
     return error.strerror if isinstance(error, OSError) else None
 
 
+def _own_packages() -> tuple[str, ...]:
+    """Packages whose messages are a run's own."""
+    return ("crispmask", *(head.package for head in heads()), "detectron2", "fvcore")
+
+
+def _packages_with_news() -> tuple[str, ...]:
+    """Those of them that have news for a terminal."""
+    return ("crispmask", *(head.package for head in heads()), "fvcore.common.checkpoint")
+
+
 def is_for_terminal(record: logging.LogRecord) -> bool:
     """Warnings of a run's own packages, and news of one line; what it loads and saves is news."""
     name = _own_name(record.name)
     if record.levelno >= logging.WARNING:
-        return _is_of(name, PACKAGES)
-    if record.levelno < logging.INFO or not _is_of(name, NEWS):
+        return _is_of(name, _own_packages())
+    if record.levelno < logging.INFO or not _is_of(name, _packages_with_news()):
         return False
     return ON_TERMINAL.items() <= vars(record).items() or "\n" not in record.getMessage()
 
@@ -187,9 +194,9 @@ class _TerminalFormatter(logging.Formatter):
 
 
 def _listen(handlers: list[logging.Handler]) -> None:
-    """Let handlers on the root logger hear everything of ``PACKAGES``, and warnings of all others."""
-    levels = {name: logging.getLogger(name).level for name in PACKAGES}
-    for name in PACKAGES:
+    """Let handlers on the root logger hear everything of our packages, and warnings of all others."""
+    levels = {name: logging.getLogger(name).level for name in _own_packages()}
+    for name in levels:
         package = logging.getLogger(name)
         for handler in list(package.handlers):
             package.removeHandler(handler)

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 
 from crispmask.checkpoint import load_weights
 from crispmask.checkpoint.model_info import read_model_info
-from crispmask.config import HEAD_PACKAGES, get_config
+from crispmask.config import get_config
 from crispmask.data.classes import class_count, registered_classes
 from crispmask.data.own import register_own_datasets
 from crispmask.engine.arguments import check_pairs, choose_device, load_config, load_stored_config
@@ -20,6 +20,7 @@ from crispmask.engine.checks import check_deformable_convolutions, check_weight_
 from crispmask.engine.trainer import Trainer
 from crispmask.engine.value_range import stored_value_range
 from crispmask.errors import UserError
+from crispmask.heads import import_heads
 from crispmask.model_zoo.first_model import require_model
 from crispmask.results import Classes
 
@@ -68,8 +69,7 @@ def trained_config(
 def register_models() -> None:
     """Register all heads and data sets, whose class names a model may use, with Detectron2."""
     import_module("crispmask.data.builtin")
-    for package in HEAD_PACKAGES:
-        import_module(package)
+    import_heads()
     # It warns of a function that Detectron2 calls in every convolution
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 

@@ -1,0 +1,138 @@
+"""The heads that are installed, and what each hands over to the rest of CrispMask.
+
+A head is a package that holds a file ``crispmask_head.py`` with ``HEAD = Head(...)`` in it. That file is run
+without its package, because a package of models imports torch, which a help text must not wait for. So
+everything heavy is named there as ``"module:attribute"`` and loaded when it is used.
+
+A package is found if it lies in a folder of ``sys.path``, as one in a clone or in site-packages does. One
+that Python finds in another way, as by the import hook of an editable install, has an entry point of the
+group ``crispmask.heads`` whose value is the name of the package.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import find_spec, module_from_spec, resolve_name, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+from crispmask.errors import UserError
+
+REGISTRATION = "crispmask_head.py"
+ENTRY_POINTS = "crispmask.heads"
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a package registers. All but the first two fields may be left out.
+
+    A reference is ``"module:attribute"``; a module that begins with a dot is one of the package.
+
+    Attributes:
+        name: of its folder in ``configs/``, in lower case.
+        add_config: reference to ``f(cfg) -> None``, which adds the keys of the head in place.
+        title: the name of the method as its paper writes it; empty: ``name``.
+        presets: reference to a dict of ``f(cfg, value) -> None`` by config keys: where a file or command line
+            gives the key, it writes the values that the key stands for, before all others are merged.
+        idle_keys: reference to a tuple of :class:`crispmask.idle_keys.IdleKeys`.
+        optional_packages: import names of packages that only a part of the head needs: what ``pip install``
+            calls them, and what they are for.
+        package: its package; filled in where it is found.
+    """
+
+    name: str
+    add_config: str
+    title: str = ""
+    presets: str = ""
+    idle_keys: str = ""
+    optional_packages: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    package: str = ""
+
+    def load(self, reference: str) -> Any:
+        """The object that a reference names; its module is imported.
+
+        Raises:
+            UserError: there is no such module or attribute.
+        """
+        module, _, attribute = reference.partition(":")
+        try:
+            found = import_module(module, self.package)
+        except ModuleNotFoundError as error:
+            if error.name != resolve_name(module, self.package):
+                raise  # a package that the module needs
+            found = None
+        if not hasattr(found, attribute):
+            raise UserError(
+                f"Head package '{self.package}' registers '{reference}', which is not there: correct "
+                f"{self.package}/{REGISTRATION}."
+            )
+        return getattr(found, attribute)
+
+
+def heads() -> tuple[Head, ...]:
+    """All heads that are installed, in the order of their names.
+
+    Raises:
+        UserError: a registration cannot be run, or two packages have the same name for their head.
+    """
+    return _heads_on(tuple(sys.path))
+
+
+def import_heads() -> None:
+    """Import the packages of all heads, by which their classes get into Detectron2's registries."""
+    for head in heads():
+        import_module(head.package)
+
+
+@cache
+def _heads_on(search_path: tuple[str, ...]) -> tuple[Head, ...]:
+    found: dict[str, Head] = {}
+    for package, file in {**_by_entry_point(), **dict(_in_folders(search_path))}.items():
+        head = _read(package, file)
+        if other := found.get(head.name):
+            raise UserError(
+                f"Head packages '{other.package}' and '{package}' are both called '{head.name}': rename the "
+                f"head of one in its {REGISTRATION}, or remove it."
+            )
+        found[head.name] = head
+    return tuple(found[name] for name in sorted(found))
+
+
+def _in_folders(search_path: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+    """Packages and their registrations; of two with one name Python imports the first, which comes last."""
+    for folder in reversed(search_path):
+        for file in sorted(Path(folder).glob(f"*/{REGISTRATION}")):
+            yield file.parent.name, file
+
+
+def _by_entry_point() -> dict[str, Path]:
+    found = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        spec = find_spec(point.value)
+        for folder in (spec and spec.submodule_search_locations) or ():
+            found[point.value] = Path(folder) / REGISTRATION
+    return found
+
+
+def _read(package: str, file: Path) -> Head:
+    """The ``HEAD`` of a registration, without importing its package."""
+    spec = spec_from_file_location(f"{package}.{file.stem}", file)
+    assert spec and spec.loader  # the name ends in .py
+    module = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        head = module.HEAD
+    except Exception as error:  # whatever the code of somebody else raises
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(
+            f"Head package '{package}' cannot be used, as '{file}' fails ({reason.rstrip('.')}): correct it, "
+            "or remove the package."
+        ) from error
+    if not isinstance(head, Head):
+        raise UserError(f"HEAD of '{file}' is a {type(head).__name__}: it must be a crispmask.heads.Head.")
+    return replace(head, package=package)
