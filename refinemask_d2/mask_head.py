@@ -17,14 +17,16 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from crispmask.modeling.blocks import conv_stack
 from crispmask.modeling.boxes import bound_boxes
 from crispmask.modeling.groundtruth import crop_masks
 from crispmask.modeling.precision import fitting
+from crispmask.modeling.typed import module_list
 
 from . import losses
 from .boundary_refinement import merge_stages, upsample
 from .checks import NUM_STAGES, check_config
-from .stages import ClassLogits, RefinementStage, SemanticHead, SemanticPooler, conv_stack
+from .stages import ClassLogits, RefinementStage, SemanticHead, SemanticPooler
 
 SEMANTIC_TARGET = "semantic_target"
 
@@ -83,7 +85,7 @@ class RefineMaskHead(nn.Module):
         self.mask_sizes = tuple(pooler.output_size[0] * 2**stage for stage in range(NUM_STAGES + 1))
         self.instance_convs = instance_convs
         self.semantic_head = semantic_head
-        self.stages = nn.ModuleList(stages)
+        self.stages = module_list(stages)
         self.final_logits = final_logits
 
     @classmethod
@@ -109,7 +111,7 @@ class RefineMaskHead(nn.Module):
             ),
             "in_features": in_features,
             "semantic_in_feature": node.SEMANTIC_IN_FEATURE,
-            "instance_convs": conv_stack(semantic.channels, node.CONV_DIM, node.NUM_INSTANCE_CONVS),
+            "instance_convs": conv_stack(semantic.channels, [node.CONV_DIM] * node.NUM_INSTANCE_CONVS),
             "semantic_head": SemanticHead(semantic.channels, node.CONV_DIM, node.NUM_SEMANTIC_CONVS, v1, std),
             "stages": [_build_stage(cfg, stage, semantic.stride, num_classes) for stage in range(NUM_STAGES)],
             "final_logits": ClassLogits(node.CONV_DIM // 2**NUM_STAGES, last_stage_classes, std),
@@ -165,9 +167,8 @@ class RefineMaskHead(nn.Module):
         storage = get_event_storage()
         for stage, loss in enumerate(per_stage):
             storage.put_scalar(f"refinemask/loss_stage{stage}", loss.detach())
-        result = {
-            "loss_mask": sum(w * loss for w, loss in zip(self.stage_loss_weights, per_stage, strict=True))
-        }
+        weighted = [w * loss for w, loss in zip(self.stage_loss_weights, per_stage, strict=True)]
+        result = {"loss_mask": sum(weighted[1:], weighted[0])}
         if semantic_logits is not None:
             target = features[SEMANTIC_TARGET]
             result["loss_semantic"] = self.semantic_loss_weight * losses.semantic_loss(
@@ -222,7 +223,9 @@ class RefineMaskHead(nn.Module):
         dense = [stage.dense(*semantic) for stage in self.stages[: self.exit_stage]]
         inputs = self._pool(features, boxes), convert_boxes_to_pooler_format(boxes), classes
         chunks = zip(*(part.split(self.rois_per_chunk) for part in inputs), strict=True)
-        return torch.cat([self._merge(self.layers(dense, *chunk, self.exit_stage)) for chunk in chunks])
+        return torch.cat(
+            [self._merge(self.layers(dense, x, rois, some, self.exit_stage)) for x, rois, some in chunks]
+        )
 
     def _merge(self, stage_logits: list[Tensor]) -> Tensor:
         used = [logits.float() for logits in stage_logits[self.start_stage :]]

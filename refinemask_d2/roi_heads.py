@@ -39,9 +39,9 @@ class _RefineMaskBranch(MapsToMaskHead):
         targets: list[Instances] | None = None,
     ) -> Any:
         """As Detectron2's ROI heads; in training the union of all ground-truth masks joins the features."""
-        if self.training and self.mask_on and self.mask_head.needs_semantic_target:
+        if targets is not None and self.training and self.mask_on and self.mask_head.needs_semantic_target:
             level = features[self.mask_head.semantic_in_feature]
-            union = semantic_target(targets, images.tensor.shape[-2:], level.shape[-2:], level.device)
+            union = semantic_target(targets, _size(images.tensor), _size(level), level.device)
             features = {**features, SEMANTIC_TARGET: union}
         return super().forward(images, features, proposals, targets)
 
@@ -54,3 +54,7 @@ class RefineMaskROIHeads(_RefineMaskBranch, StandardROIHeads):
 @ROI_HEADS_REGISTRY.register()
 class CascadeRefineMaskROIHeads(_RefineMaskBranch, CascadeROIHeads):
     """Cascade R-CNN's ROI heads with a RefineMask branch on the proposals of the first stage."""
+
+
+def _size(maps: Tensor) -> tuple[int, int]:
+    return maps.shape[-2], maps.shape[-1]

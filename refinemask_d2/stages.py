@@ -14,7 +14,9 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crispmask.modeling.blocks import conv_stack
 from crispmask.modeling.precision import SaturatingConv2d, fitting, saturated
+from crispmask.modeling.typed import bias_of
 
 from .boundary_refinement import upsample
 
@@ -26,14 +28,6 @@ def conv(in_channels: int, out_channels: int, kernel_size: int, dilation: int = 
     )
     weight_init.c2_msra_fill(layer)
     return layer
-
-
-def conv_stack(in_channels: int, channels: int, depth: int) -> nn.Sequential:
-    """``depth`` times a 3 x 3 convolution and a ReLU."""
-    layers: list[nn.Module] = []
-    for index in range(depth):
-        layers += [conv(channels if index else in_channels, channels, 3), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)
 
 
 class ClassLogits(nn.Conv2d):
@@ -49,7 +43,8 @@ class ClassLogits(nn.Conv2d):
         super().__init__(in_channels, num_classes, kernel_size=1)
         init_logits(self, init_std)
 
-    def forward(self, x: Tensor, classes: Tensor) -> Tensor:
+    # A convolution, whose weights keep the shape of released checkpoints, with one argument more
+    def forward(self, x: Tensor, classes: Tensor) -> Tensor:  # type: ignore[override]
         """
         Args:
             x: (R, C, S, S) features.
@@ -59,7 +54,7 @@ class ClassLogits(nn.Conv2d):
             (R, 1, S, S) logits.
         """
         rows = classes if self.out_channels > 1 else torch.zeros_like(classes)
-        weight, bias = self.weight.flatten(1)[rows], self.bias[rows]
+        weight, bias = self.weight.flatten(1)[rows], bias_of(self)[rows]
         logits = torch.baddbmm(bias[:, None, None], weight[:, None], x.flatten(2))
         return saturated(logits).view(x.shape[0], 1, *x.shape[2:])
 
@@ -78,7 +73,7 @@ class SemanticHead(nn.Module):
         self, in_channels: int, channels: int, depth: int, with_logits: bool, init_std: float
     ) -> None:
         super().__init__()
-        self.convs = conv_stack(in_channels, channels, depth)
+        self.convs = conv_stack(in_channels, [channels] * depth)
         self.logits = SaturatingConv2d(channels, 1, kernel_size=1) if with_logits else None
         if self.logits is not None:
             init_logits(self.logits, init_std)
@@ -117,7 +112,7 @@ class SemanticPooler(nn.Module):
         return saturated(read(maps.float(), rois).to(maps.dtype))
 
     def _sample_centres(self, maps: Tensor, rois: Tensor) -> Tensor:
-        grid = self._centres(rois, maps.shape[-2:])
+        grid = self._centres(rois, (maps.shape[-2], maps.shape[-1]))
         pooled = maps.new_zeros(len(rois), maps.shape[1], self.size, self.size)
         for image in range(maps.shape[0]):
             mine = (rois[:, 0] == image).nonzero().squeeze(1)
@@ -223,7 +218,7 @@ class RefinementStage(nn.Module):
         branches = [F.relu(branch(x)) for branch in self.dilated]
         if self.image_context:
             branches.append(x.mean(dim=(2, 3), keepdim=True, dtype=torch.float32).to(x.dtype))
-        return F.relu(self.merge(saturated(sum(branches))))
+        return F.relu(self.merge(saturated(sum(branches[1:], branches[0]))))
 
     def _upsample(self, x: Tensor, align_corners: bool) -> Tensor:
         return upsample(x, align_corners) if self.upsampled else x

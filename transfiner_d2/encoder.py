@@ -13,14 +13,18 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crispmask.modeling.blocks import conv_stack
 from crispmask.modeling.precision import SaturatingLinear, saturated
+from crispmask.modeling.typed import module_list
 
-from .layers import conv_stack
 from .sequences import Sequences
 
 
 class SinePositions(nn.Module):
     """Fixed 2-D sine codes of the cells of square grids, read from one table."""
+
+    table: Tensor
+    starts: Tensor
 
     def __init__(self, dim: int, sizes: Sequence[int]) -> None:
         """
@@ -124,9 +128,9 @@ def attention_of(layer: TransformerLayer | NonLocalLayer) -> SelfAttention | Non
 class SequenceEncoder(nn.Module):
     """Layers that look at all tokens of a sequence."""
 
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
+    def __init__(self, layers: Sequence[TransformerLayer | NonLocalLayer]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(layers)
+        self.layers = module_list(layers)
 
     def forward(self, x: Tensor, position: Tensor | None, sequences: Sequences) -> Tensor:
         """(N, D) tokens to (N, D)."""

@@ -9,7 +9,6 @@ cells; P side of the pooled RoI features (14), so 2 P is that of the roots.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,16 +17,17 @@ from detectron2.config import CfgNode, configurable
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 
+from crispmask.modeling.blocks import conv_stack
 from crispmask.modeling.precision import SaturatingConv2d, fitting, saturated
 from crispmask.ops import build_quadtree
 
-from .layers import Pointwise, conv_stack
+from .layers import Pointwise, init_logits
 from .memory import MemoryBudget
-from .nodes import Cells, as_nodes, enlarge, quadrants, read_cells
+from .nodes import Cells, Places, as_nodes, enlarge, quadrants, read_cells
 from .pyramid import Maps, RoIPyramid, RoIs
 
 # Logits (N,) of cells of a finer level, from the cells and the (N,) probabilities of their parents
-Classify = Callable[[Cells, Tensor], Tensor]
+Classify = Callable[[Places, Tensor], Tensor]
 # (N,) logits and (N,) bool truth of the cells that a finer level looked at
 Labelled = tuple[Tensor, Tensor]
 
@@ -48,7 +48,9 @@ class AllCells(nn.Module):
     def forward(self, maps: Maps, rois: RoIs) -> None:
         """There are no logits, and nothing is learnt."""
 
-    def cells(self, maps: Maps, rois: RoIs, logits: None, truth: None = None) -> tuple[Cells, list[Labelled]]:
+    def cells(
+        self, maps: Maps, rois: RoIs, logits: Tensor | None = None, truth: Sequence[Tensor] | None = None
+    ) -> tuple[Cells, list[Labelled]]:
         """All cells of R RoIs. One host synchronisation."""
         scores = [torch.ones(len(rois), size, size, device=rois.boxes.device) for size in self.sizes]
         return dense_cells(scores, [0.0] * len(scores)), []
@@ -83,7 +85,7 @@ class SingleDetector(nn.Module):
         self.deconv = nn.ConvTranspose2d(dims[-1], dims[-1], kernel_size=2, stride=2)
         self.classifier = SaturatingConv2d(dims[-1], 1, kernel_size=1)
         weight_init.c2_msra_fill(self.deconv)
-        _start_at(self.classifier, 0.5)
+        init_logits(self.classifier)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, channels: int) -> dict[str, Any]:
@@ -115,7 +117,7 @@ class SingleDetector(nn.Module):
             T cells; and nothing that finer levels learn from.
         """
         thresholds = self.thresholds if truth is None else self.train_thresholds
-        scores = [merge(logits.detach().sigmoid(), truth and truth[0], self.train_tree)]
+        scores = [merge(logits.detach().sigmoid(), truth[0] if truth else None, self.train_tree)]
         for _ in thresholds[1:]:
             scores.append(enlarge(scores[-1]))
         return dense_cells(scores, thresholds), []
@@ -159,9 +161,11 @@ class CascadeDetector(nn.Module):
         self.thresholds, self.train_thresholds, self.train_tree = thresholds, train_thresholds, train_tree
         self.convs = conv_stack(channels + 1, dims)
         self.classifier = SaturatingConv2d(dims[-1], 1, kernel_size=1)
-        self.finer = _fine_classifier(channels + guidance, dims[-1])
-        _start_at(self.classifier, prior)
-        _start_at(self.finer[-1], prior)
+        hidden, logits = Pointwise(channels + guidance, dims[-1]), Pointwise(dims[-1], 1)
+        weight_init.c2_msra_fill(hidden)
+        self.finer = nn.Sequential(hidden, nn.ReLU(inplace=True), logits)
+        init_logits(self.classifier, prior)
+        init_logits(logits, prior)
 
     @classmethod
     def from_config(
@@ -202,24 +206,24 @@ class CascadeDetector(nn.Module):
             T cells, among them all incoherent ones; and, in training, what each finer level learns from.
         """
 
-        def classify(cells: Cells, parents: Tensor) -> Tensor:
-            return self.classify(maps, rois, cells, parents)
+        def classify(places: Places, parents: Tensor) -> Tensor:
+            return self.classify(maps, rois, places, parents)
 
         thresholds = self.thresholds if truth is None else self.train_thresholds
         cells, labelled = grow_cells(logits, classify, thresholds, truth, self.train_tree)
         if truth is not None and not labelled:
             # A tree of one level asks about no cell, and its classifier still joins the graph, as DDP wants
-            none = Cells(*(field[:0] for field in cells))
-            labelled = [(classify(none, none.scores), none.incoherent)]
+            none = Places(*(field[:0] for field in cells[:5]))
+            labelled = [(classify(none, cells.scores[:0]), cells.incoherent[:0])]
         return cells, labelled
 
-    def classify(self, maps: Maps, rois: RoIs, cells: Cells, parents: Tensor) -> Tensor:
+    def classify(self, maps: Maps, rois: RoIs, places: Places, parents: Tensor) -> Tensor:
         """Logits of cells of a finer level.
 
         Args:
             maps: FPN maps.
             rois: R RoIs.
-            cells: N cells, RoI by RoI; where ``y`` is -1 nothing is read.
+            places: of N cells, RoI by RoI; where ``y`` is -1 nothing is read.
             parents: (N,) probability that the parent of each cell is incoherent.
 
         Returns:
@@ -227,10 +231,10 @@ class CascadeDetector(nn.Module):
         """
         memory = MemoryBudget() if self.training else self.memory
         found = []
-        for places, part in memory.parts_of_cells(as_nodes(cells, len(rois))):
+        for run, part in memory.parts_of_cells(as_nodes(places, len(rois))):
             features = self.pyramid.gather(maps, rois, part)  # (N', C)
             if self.guidance:
-                features = torch.cat([features, parents[places, None].to(features.dtype)], dim=1)
+                features = torch.cat([features, parents[run, None].to(features.dtype)], dim=1)
             found.append(self.finer(features)[:, 0].float())
         return torch.cat(found)
 
@@ -243,18 +247,6 @@ def _common_arguments(cfg: CfgNode) -> dict[str, Any]:
         "train_thresholds": tuple(node.TRAIN_THRESHOLDS[: node.DEPTH]),
         "train_tree": node.TRAIN_TREE,
     }
-
-
-def _start_at(layer: nn.Conv2d, prior: float) -> None:
-    """Give a layer of logits weights with which everything has nearly one probability."""
-    nn.init.normal_(layer.weight, std=0.001)
-    nn.init.constant_(layer.bias, math.log(prior / (1 - prior)))
-
-
-def _fine_classifier(in_channels: int, channels: int) -> nn.Sequential:
-    layers = nn.Sequential(Pointwise(in_channels, channels), nn.ReLU(inplace=True), Pointwise(channels, 1))
-    weight_init.c2_msra_fill(layers[0])
-    return layers
 
 
 def dense_cells(scores: Sequence[Tensor], thresholds: Sequence[float]) -> Cells:
@@ -287,25 +279,26 @@ def grow_cells(
         As :meth:`CascadeDetector.cells`.
     """
     dense = logits.detach().sigmoid()
-    levels = [dense_cells([merge(dense, truth and truth[0], tree)], thresholds[:1])]
+    levels = [dense_cells([merge(dense, truth[0] if truth else None, tree)], thresholds[:1])]
     probability = dense[levels[0].roi, levels[0].y, levels[0].x]
-    labelled, start = [], 0
+    labelled: list[Labelled] = []
+    start = 0
     for level, threshold in enumerate(thresholds[1:], 1):
         above = levels[-1]
         split = torch.arange(len(above.roi), device=dense.device)
         if truth is not None:
             split = split[above.incoherent]
-        cells, inside = quadrants(above, split, start), above.incoherent[split].repeat_interleave(4)
-        asked = cells._replace(y=torch.where(inside, cells.y, -1))
+        places, inside = quadrants(above, split, start), above.incoherent[split].repeat_interleave(4)
+        asked = places._replace(y=torch.where(inside, places.y, -1))
         found = classify(asked, probability[split].repeat_interleave(4))
-        known = None if truth is None else truth[level][cells.roi, cells.y, cells.x]
+        known = None if truth is None else truth[level][places.roi, places.y, places.x]
         probability = found.detach().sigmoid()
         scores = merge(probability, known, tree)
-        levels.append(cells._replace(scores=scores, incoherent=inside & (scores >= threshold)))
+        levels.append(Cells(*places, scores, inside & (scores >= threshold)))
         if known is not None:
             labelled.append((found, known))
         start += len(above.roi)
-    return Cells(*map(torch.cat, zip(*levels, strict=True))), labelled
+    return Cells(*(torch.cat(field) for field in zip(*levels, strict=True))), labelled
 
 
 def merge(probability: Tensor, truth: Tensor | None, tree: str) -> Tensor:

@@ -5,7 +5,7 @@ Shapes: R RoIs, N nodes of all RoIs, C channels, S side of a RoI grid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
 import torch
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crispmask.modeling.precision import SaturatingConv2d, fitting, saturated
+from crispmask.modeling.typed import bias_of
 
 
 class Pointwise(nn.Conv2d):
@@ -63,23 +64,11 @@ class BoundaryHead(nn.Module):
         self.deconv = nn.ConvTranspose2d(in_channels, channels, kernel_size=2, stride=2)
         self.classifier = SaturatingConv2d(channels, 1, kernel_size=1)
         weight_init.c2_msra_fill(self.deconv)
-        nn.init.normal_(self.classifier.weight, std=0.001)
-        nn.init.zeros_(self.classifier.bias)
+        init_logits(self.classifier)
 
     def forward(self, x: Tensor) -> Tensor:
         """(R, C, S, S) features of the coarse head to (R, 1, 2 S, 2 S) logits."""
         return self.classifier(F.relu(saturated(self.deconv(x))))
-
-
-def conv_stack(in_channels: int, dims: Sequence[int]) -> nn.Sequential:
-    """3 x 3 convolutions with Kaiming initialisation, each followed by a ReLU."""
-    layers: list[nn.Module] = []
-    for channels in dims:
-        convolution = SaturatingConv2d(in_channels, channels, 3, padding=1)
-        weight_init.c2_msra_fill(convolution)
-        layers += [convolution, nn.ReLU(inplace=True)]
-        in_channels = channels
-    return nn.Sequential(*layers)
 
 
 def build_detail_convs(channels: int, depth: int) -> nn.Sequential:
@@ -95,6 +84,11 @@ def build_detail_convs(channels: int, depth: int) -> nn.Sequential:
 def build_semantic_classifier(channels: int) -> nn.Conv2d:
     """Foreground logits of every cell of the finest map (released code)."""
     layer = SaturatingConv2d(channels, 1, kernel_size=1)
-    nn.init.normal_(layer.weight, std=0.001)
-    nn.init.zeros_(layer.bias)
+    init_logits(layer)
     return layer
+
+
+def init_logits(layer: nn.Conv2d, prior: float = 0.5) -> None:
+    """Give a layer of logits weights with which everything has nearly one probability."""
+    nn.init.normal_(layer.weight, std=0.001)
+    nn.init.constant_(bias_of(layer), math.log(prior / (1 - prior)))

@@ -127,7 +127,7 @@ class TransfinerMaskHead(nn.Module):
         maps, rois = self.coarse_masks(features, [x.proposal_boxes for x in instances], classes)
         masks = crop_masks(instances, 2 * self.pyramid.size, classes.device)  # (R, 2 P, 2 P)
         result = {"loss_mask": self.coarse_weight * mask_loss(rois.logits, masks)}
-        if self.semantic_classifier is not None:
+        if self.semantic_classifier is not None and maps.detail is not None:
             logits = self.semantic_classifier(fitting(maps.detail))  # (B, 1, H, W)
             stride = round(1 / self.pyramid.scales[0])
             target = semantic_target(instances, logits.shape[-2:], stride).to(logits.device)

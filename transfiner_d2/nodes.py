@@ -17,16 +17,30 @@ from torch.nn import functional as F
 from crispmask.ops import Nodes
 
 
-class Cells(NamedTuple):
-    """T cells that may become nodes, in any order, on one device; int64 where nothing else is said.
+class Places(NamedTuple):
+    """Where N cells are, in any order. All int64, on one device.
 
     Attributes:
-        roi: (T,) RoI of the cell.
-        level: (T,) 0 for the roots.
-        y: (T,) row on the grid of the level.
-        x: (T,) column on the grid of the level.
-        parent: (T,) position of the parent in this list, -1 for the roots.
-        scores: (T,) float32 in [0, 1], how likely the cell is incoherent; None: it was not looked at yet.
+        roi: (N,) RoI of the cell.
+        level: (N,) 0 for the roots.
+        y: (N,) row on the grid of the level.
+        x: (N,) column on the grid of the level.
+        parent: (N,) position of the parent in the whole list, -1 for the roots.
+    """
+
+    roi: Tensor
+    level: Tensor
+    y: Tensor
+    x: Tensor
+    parent: Tensor
+
+
+class Cells(NamedTuple):
+    """T cells that may become nodes, in any order, on one device.
+
+    Attributes:
+        roi, level, y, x, parent: (T,) int64 as in :class:`Places`.
+        scores: (T,) float32 in [0, 1], how likely the cell is incoherent.
         incoherent: (T,) bool, it and all its ancestors reach the threshold of their level.
     """
 
@@ -35,11 +49,11 @@ class Cells(NamedTuple):
     y: Tensor
     x: Tensor
     parent: Tensor
-    scores: Tensor | None = None
-    incoherent: Tensor | None = None
+    scores: Tensor
+    incoherent: Tensor
 
 
-def quadrants(cells: Cells, parents: Tensor, start: int) -> Cells:
+def quadrants(cells: Places | Cells, parents: Tensor, start: int) -> Places:
     """The four quadrants of some cells of one level, those of a cell together.
 
     Args:
@@ -53,10 +67,12 @@ def quadrants(cells: Cells, parents: Tensor, start: int) -> Cells:
     roi, level, y, x = (field[parents].repeat_interleave(4) for field in cells[:4])
     quadrant = torch.arange(4, device=parents.device).repeat(len(parents))
     above = (start + parents).repeat_interleave(4)
-    return Cells(roi, level + 1, 2 * y + quadrant // 2, 2 * x + quadrant % 2, above)
+    return Places(roi, level + 1, 2 * y + quadrant // 2, 2 * x + quadrant % 2, above)
 
 
-def pack(cells: Cells, keep: Tensor, num_rois: int, sizes: Sequence[int]) -> tuple[Nodes, Tensor, Tensor]:
+def pack(
+    cells: Places | Cells, keep: Tensor, num_rois: int, sizes: Sequence[int]
+) -> tuple[Nodes, Tensor, Tensor]:
     """Nodes from the cells that are kept: one host synchronisation, to learn how many they are.
 
     Args:
@@ -78,7 +94,7 @@ def pack(cells: Cells, keep: Tensor, num_rois: int, sizes: Sequence[int]) -> tup
     return pick(cells, index, num_rois), index, counts
 
 
-def pick(cells: Cells | Nodes, index: Tensor, num_rois: int) -> Nodes:
+def pick(cells: Places | Cells | Nodes, index: Tensor, num_rois: int) -> Nodes:
     """The cells of an int64 index (N,), in its order; ``parent`` is -1 where it is gone.
 
     The index may repeat cells, but must keep those of a RoI together and the RoIs in order.
@@ -166,9 +182,9 @@ def _random_part(count: int, most: int, repeat: bool) -> Tensor:
     return order[: most or None]
 
 
-def as_nodes(cells: Cells, num_rois: int) -> Nodes:
+def as_nodes(places: Places, num_rois: int) -> Nodes:
     """Cells whose RoIs ascend, as nodes without parents."""
-    return Nodes(*cells[:4], torch.full_like(cells.parent, -1), offsets_of(cells.roi, num_rois))
+    return Nodes(*places[:4], torch.full_like(places.parent, -1), offsets_of(places.roi, num_rois))
 
 
 def nodes_of_rois(nodes: Nodes, first: int, last: int, start: int, end: int) -> Nodes:

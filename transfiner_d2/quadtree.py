@@ -90,7 +90,7 @@ class Quadtree(nn.Module):
         # Whole grids stay whole: of the last level, every cell
         whole = refines_whole_grids(cfg)
         skipped = range(node.DEPTH - 1) if whole else [level - 1 for level in node.SKIP_LEVELS]
-        detector: nn.Module
+        detector: AllCells | SingleDetector | CascadeDetector
         if whole or node.REGION == "full":
             detector = AllCells(sizes=sizes)
         elif node.DETECTOR == "single":
@@ -147,20 +147,21 @@ class Quadtree(nn.Module):
             rois: R foreground proposals.
             instances: the same image by image, with ``gt_masks``.
         """
-        device, result = rois.logits.device, {}
+        device = rois.logits.device
+        result: dict[str, Tensor] = {}
         chosen = images_by_turns([len(per_image) for per_image in instances], self.train_rois)
         some, some_instances = rois[chosen.to(device)], select_rois(instances, chosen)
 
         # Which cells are incoherent (section 3.2)
         seen, seen_instances = (rois, instances) if self.detector.learns_from_all else (some, some_instances)
         roots = self.detector(maps, seen)  # (R, 2 P, 2 P), or None where every cell is a node
-        truth = None
+        truth: list[Tensor] | None = None
         if roots is not None:
             truth = incoherent_cells(seen_instances, self.sizes, self.target, device)  # (R, S, S) a level
             loss = mask_loss(roots, truth[0])
             loss = loss + dice_loss(roots, truth[0]) if self.dice else loss
             result["loss_mask_uncertain"] = self.incoherence_weight * loss
-        if self.detector.learns_from_all:
+        if roots is not None and truth is not None and self.detector.learns_from_all:
             roots, truth = roots[chosen], [level[chosen] for level in truth]
         cells, labelled = self.detector.cells(maps, some, roots, truth)
         for logits, labels in labelled:
@@ -242,7 +243,8 @@ class Quadtree(nn.Module):
 
 def _finest_levels(parts: Sequence[RoIs], refined: Sequence[tuple[Nodes, Tensor]], num_images: int) -> Tensor:
     """(B,) int64 last level with nodes of each image; what another image of the batch has does not show."""
-    finest = torch.zeros(num_images, dtype=torch.int64, device=parts[0].boxes.device) if parts else None
+    device = parts[0].boxes.device if parts else None
+    finest = torch.zeros(num_images, dtype=torch.int64, device=device)
     for part, (nodes, _) in zip(parts, refined, strict=True):
         image = part.boxes[:, 0].long()
         finest = finest.scatter_reduce(0, image[nodes.roi], nodes.level, "amax")

@@ -26,6 +26,22 @@ from .pyramid import Maps, RoIPyramid, RoIs
 from .sequences import Sequences
 
 
+class Context(SaturatingConv2d):
+    """3 x 3 convolution that compresses the features around a cell (section 3.3, "Node Encoder")."""
+
+    def __init__(self, channels: int, dim: int) -> None:
+        super().__init__(channels, dim, 3, padding=1)
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """(R, C, S, S) features to the (R, D, S, S) context of all cells."""
+        return F.relu(super().forward(fitting(grid)), inplace=True)
+
+    def of_nodes(self, around: Tensor) -> Tensor:
+        """(N, 9, C) features of nodes and their neighbours, row by row, to (N, D) context."""
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.relu(saturated(F.linear(fitting(around.flatten(1)), weight, self.bias)), inplace=True)
+
+
 class Refiner(nn.Module):
     """From what is known of the nodes of all RoIs to their mask logits, in one packed batch of sequences."""
 
@@ -59,7 +75,7 @@ class Refiner(nn.Module):
         self.references = references
         self.joint = joint
         inputs = channels + ("coarse" in cues) + dim * ("context" in cues)
-        self.context = SaturatingConv2d(channels, dim, 3, padding=1) if "context" in cues else None
+        self.context = Context(channels, dim) if "context" in cues else None
         self.fuse = Pointwise(inputs, dim)
         grids = [pyramid.size << level for level in range(MAX_DEPTH + 1)]
         self.positions = SinePositions(dim, grids) if "position" in cues else None
@@ -141,8 +157,8 @@ class Refiner(nn.Module):
         grids = rois.pooled[owners]  # (Q, C, P, P)
         of_nodes, of_references = [around], [grids]
         if self.context is not None:
-            of_nodes = [around[:, 4], self.compress(around)]
-            of_references.append(self.compress_grid(grids))
+            of_nodes = [around[:, 4], self.context.of_nodes(around)]
+            of_references.append(self.context(grids))
         if "coarse" in self.cues:
             # A cue: the coarse mask is not taught by what refines it
             masks = rois.logits.detach().sigmoid()
@@ -158,17 +174,6 @@ class Refiner(nn.Module):
         cells = torch.arange(side**2, device=nodes.roi.device).repeat(num_references)
         references = torch.stack([torch.zeros_like(cells), cells // side, cells % side])
         return torch.cat([references, torch.stack([nodes.level + 1, nodes.y, nodes.x])], dim=1)
-
-    def compress(self, around: Tensor) -> Tensor:
-        """(N, 9, C) features of nodes and their neighbours, row by row, to (N, D) context."""
-        weight = self.context.weight.permute(0, 2, 3, 1).flatten(1)
-        return F.relu(
-            saturated(F.linear(fitting(around.flatten(1)), weight, self.context.bias)), inplace=True
-        )
-
-    def compress_grid(self, grid: Tensor) -> Tensor:
-        """(R, C, S, S) features to the (R, D, S, S) context of all cells."""
-        return F.relu(self.context(fitting(grid)), inplace=True)
 
     def _fuse(self, cues: list[Tensor]) -> Tensor:
         return self.fuse(torch.cat([cue.to(cues[0].dtype) for cue in cues], dim=1))

@@ -28,7 +28,7 @@ class _TransfinerBranch(MapsToMaskHead):
         targets: list[Instances] | None = None,
     ) -> Any:
         """As Detectron2's ROI heads; in training objects are numbered, so that proposals know theirs."""
-        if self.training and self.mask_on:
+        if targets is not None and self.training and self.mask_on:
             targets = with_object_index(targets)
         return super().forward(images, features, proposals, targets)
 

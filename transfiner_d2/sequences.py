@@ -87,7 +87,8 @@ class Sequences:
             ).transpose(1, 2)
             for x in packed.unbind(1)
         ]
-        attended = F.scaled_dot_product_attention(*jagged, dropout_p=dropout)
+        query, key, value = jagged
+        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         return attended.transpose(1, 2).values().flatten(1)
 
     def attend_in_groups(self, packed: Tensor, dropout: float) -> Tensor:

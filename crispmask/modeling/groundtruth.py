@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
-from detectron2.structures import Boxes, Instances, PolygonMasks
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from torch import Tensor
 
 
@@ -50,7 +50,7 @@ def unite_masks(instances: Instances) -> Tensor:
     return torch.from_numpy(union.astype(bool))
 
 
-def full_masks(masks: object, height: int, width: int) -> Tensor:
+def full_masks(masks: PolygonMasks | BitMasks, height: int, width: int) -> Tensor:
     """(R, H, W) bool masks of a Detectron2 mask type on the grid of image pixels."""
     if not isinstance(masks, PolygonMasks):
         return masks.tensor.bool()
@@ -61,7 +61,7 @@ def full_masks(masks: object, height: int, width: int) -> Tensor:
     return torch.from_numpy(full)
 
 
-def _crop(masks: object, boxes: Boxes, size: int) -> Tensor:
+def _crop(masks: PolygonMasks | BitMasks, boxes: Boxes, size: int) -> Tensor:
     if isinstance(masks, PolygonMasks):
         return _rasterise_in_boxes(masks.polygons, boxes.tensor.cpu().numpy(), size)
     return masks.crop_and_resize(boxes.tensor, size)

@@ -12,9 +12,10 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from crispmask.modeling.boxes import bound_boxes
+from crispmask.modeling.typed import ROIHeadsMixin
 
 
-class MapsToMaskHead:
+class MapsToMaskHead(ROIHeadsMixin):
     """Mixin before Detectron2's ``StandardROIHeads`` or a subclass, for mask heads that pool for themselves.
 
     A subclass names the mask head that it carries. The head is called with the maps by name and with the

@@ -136,10 +136,10 @@ def test_context_of_nodes_is_that_of_the_dense_grid():
     maps, rois = head.coarse_masks(features, [Boxes(torch.tensor([[5.0, 8, 60, 70]]))], torch.zeros(1).long())
     scores = [torch.ones(1, size, size) for size in tree.sizes]
     nodes = build_quadtree(scores, 0.5)
-    context = tree.refiner.compress(head.pyramid.gather(maps, rois, nodes, context=True))
+    context = tree.refiner.context.of_nodes(head.pyramid.gather(maps, rois, nodes, context=True))
     for level, size in enumerate(tree.sizes):
         dense = roi_align(features["p2"], rois.boxes, size, 0.25, 0, True)
-        expected = tree.refiner.compress_grid(dense)[0].flatten(1).T
+        expected = tree.refiner.context(dense)[0].flatten(1).T
         torch.testing.assert_close(context[nodes.level == level], expected, rtol=1e-4, atol=1e-4)
 
 

@@ -11,8 +11,8 @@ from crispmask.ops import build_quadtree
 from transfiner_d2.incoherence import grow_cells
 from transfiner_d2.memory import chunks
 from transfiner_d2.nodes import (
-    Cells,
     NodeSampler,
+    Places,
     limit_nodes,
     nodes_of_rois,
     pack,
@@ -58,7 +58,7 @@ def count(nodes) -> torch.Tensor:
 
 def test_quadrants():
     index = [torch.tensor(field) for field in ([0, 0, 1], [1, 1, 1], [1, 2, 0], [2, 0, 0], [5, 6, 7])]
-    found = quadrants(Cells(*index), torch.tensor([0, 2]), start=10)
+    found = quadrants(Places(*index), torch.tensor([0, 2]), start=10)
     assert list(zip(*(field.tolist() for field in found[:4]), strict=True)) == [
         *[(0, 2, 2, 4), (0, 2, 2, 5), (0, 2, 3, 4), (0, 2, 3, 5)],
         *[(1, 2, 0, 0), (1, 2, 0, 1), (1, 2, 1, 0), (1, 2, 1, 1)],
@@ -76,7 +76,7 @@ def test_pack_sorts_what_is_kept(nodes):
     keep = torch.rand(len(nodes.roi), generator=generator) < 0.7
     shuffled = torch.randperm(len(keep), generator=generator)
     place = F.pad(shuffled.argsort(), (0, 1), value=-1)
-    listed = Cells(*(field[shuffled] for field in nodes[:4]), place[nodes.parent[shuffled]])
+    listed = Places(*(field[shuffled] for field in nodes[:4]), place[nodes.parent[shuffled]])
     packed, index, counts = pack(listed, keep[shuffled], ROIS, SIZES)
     assert cells(packed) == [cell for cell, kept in zip(cells(nodes), keep.tolist(), strict=True) if kept]
     assert torch.equal(shuffled[index], keep.nonzero().squeeze(1)) and torch.equal(counts, count(packed))
@@ -157,7 +157,7 @@ def test_samples_leave_out_rois_with_too_few_nodes(nodes):
     assert enough.any() and not enough.all()
     assert set(sampled.roi.tolist()) == set(enough.nonzero().squeeze(1).tolist())
     # A level that has no nodes by choice does not count
-    roots, _, counts = pack(Cells(*nodes[:5]), nodes.level == 0, ROIS, SIZES)
+    roots, _, counts = pack(Places(*nodes[:5]), nodes.level == 0, ROIS, SIZES)
     assert len(NodeSampler([0], 0, 1, False)(roots, counts)[0].roi) == len(roots.roi)
 
 

@@ -77,8 +77,8 @@ def _rename(name: str, names: Mapping[str, str]) -> str:
     newer = name
     for pattern, replacement in _NEWER:
         newer = pattern.sub(replacement, newer)
-    for pattern, template in names.items():
-        if match := re.fullmatch(pattern, newer):
+    for name_pattern, template in names.items():
+        if match := re.fullmatch(name_pattern, newer):
             return match.expand(template)
     raise KeyError(f"'{name}' is not a name of a Deformable DETR or DETR model of transformers.")
 

@@ -113,7 +113,7 @@ class QueryDetector(nn.Module):
         Raises:
             FloatingPointError: in training, a prediction is not finite.
         """
-        if not self.training:
+        if gt_instances is None or not self.training:
             return self.inference(self._predict(images, features)[0], images.image_sizes), {}
         objects = Objects.from_instances(gt_instances)
         normalizer = mean_objects(objects)

@@ -104,7 +104,7 @@ def match(predictions: Predictions, objects: Objects, weights: Weights, *, focal
         for image, (block, cost, start) in enumerate(zip(blocks, costs, ends - objects.counts, strict=True))
     ]
     found = torch.from_numpy(np.concatenate(solved, axis=2)).to(predictions.boxes.device)
-    return Pairs(*found, counts=[pairs.shape[2] for pairs in solved])
+    return Pairs(found[0], found[1], found[2], [pairs.shape[2] for pairs in solved])
 
 
 def image_scale(image_size: tuple[int, int], like: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from crispmask.modeling.typed import ROIHeadsMixin
+
 from .detector import QueryDetector
 
 
@@ -43,7 +45,7 @@ class QueryTransfiner(GeneralizedRCNN):
         }
 
 
-class _MaskBranchAlone:
+class _MaskBranchAlone(ROIHeadsMixin):
     """Mixin before Detectron2's ``StandardROIHeads`` or a subclass: boxes come matched, or final.
 
     Attributes:
@@ -88,11 +90,12 @@ def build_mask_branch(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Mod
     return _without_boxes(base)(cfg, input_shape)
 
 
+# Made when it is asked for: the ROI heads may be those of another package, which this one does not import
 @cache
-def _without_boxes(base: type[nn.Module]) -> type[nn.Module]:
+def _without_boxes(base: Any) -> type[nn.Module]:
     return type(f"{base.__name__}WithoutBoxes", (_MaskBranchAlone, base), {"registered": base})
 
 
-def _empty_mask_branch(base: type[nn.Module]) -> nn.Module:
+def _empty_mask_branch(base: Any) -> nn.Module:
     made = _without_boxes(base)
     return made.__new__(made)

@@ -5,7 +5,7 @@ Shapes: B images, N tokens of one map, Q queries, L decoder layers, K classes, C
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -64,7 +64,8 @@ class PlainDetector(nn.Module):
             output_hidden_states=True,
         )
         # The library's own switch for all layers feeds the normalised states on, which DETR does not
-        earlier = [self.decoder.layernorm(states) for states in decoded.hidden_states[1:-1]]
+        norm = cast("nn.Module", self.decoder.layernorm)
+        earlier = [norm(states) for states in decoded.hidden_states[1:-1]]
         states = torch.stack([*earlier, decoded.last_hidden_state])
         return Predictions(self.class_head(states).float(), self.box_head(states).sigmoid()), None
 

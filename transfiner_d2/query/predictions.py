@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from crispmask.modeling.typed import module_list
+
 # Probability of each class that untrained heads start with, as RetinaNet's
 PRIOR = 0.01
 
@@ -43,7 +45,7 @@ class BoxHead(nn.Module):
             size_bias: logit of width and height at the start; -2 starts with small boxes.
         """
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(dim, out) for out in (dim, dim, 4))
+        self.layers = module_list(nn.Linear(dim, out) for out in (dim, dim, 4))
         nn.init.zeros_(self.layers[-1].weight)
         nn.init.zeros_(self.layers[-1].bias)
         with torch.no_grad():

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from crispmask.modeling.typed import bias_of
+
 # Side of the box that a cell of the finest map proposes, as a share of the image; it doubles with each map
 PROPOSAL_SIDE = 0.05
 _TEMPERATURE = 10000.0
@@ -102,18 +104,18 @@ def sine_codes(values: Tensor, channels: int) -> Tensor:
 
 def proposal_boxes(tokens: Tokens) -> Tensor:
     """(B, N, 4) float32 boxes that the cells stand for: centre x, y, width, height as shares of the image."""
-    sides = [
+    of_maps = [
         tokens.centres.new_full((height * width,), PROPOSAL_SIDE * 2.0**index)
         for index, (height, width) in enumerate(tokens.sizes)
     ]
-    sides = torch.cat(sides)[None, :, None].expand(len(tokens.centres), -1, 2)
+    sides = torch.cat(of_maps)[None, :, None].expand(len(tokens.centres), -1, 2)
     return torch.cat([tokens.centres, sides], dim=-1)
 
 
 def _projection(in_channels: int, dim: int, norm: bool) -> nn.Module:
     convolution = nn.Conv2d(in_channels, dim, kernel_size=1)
     nn.init.xavier_uniform_(convolution.weight)
-    nn.init.zeros_(convolution.bias)
+    nn.init.zeros_(bias_of(convolution))
     # A channel alone has nothing to be normalised by on a map of one cell
     return nn.Sequential(convolution, nn.GroupNorm(min(32, dim // 2), dim)) if norm else convolution
 
