@@ -7,6 +7,8 @@
 # VENV=path    the environment to use; the active one: make setup VENV="$VIRTUAL_ENV"
 # PYTHON=...   the interpreter that a new environment is made with (3.10 or newer)
 # CHROMIUM=... the browser of test-browser, if it is not on the path
+# TORCH=...    a requirement for torch, e.g. TORCH="torch==2.4.*"; without it, what is there or the newest
+# DETECTRON2_SOURCE=  "repository" or "index" (release 0.6); without it, the first that works
 # PYTEST_ARGS= instead of two workers, e.g. PYTEST_ARGS="-x tests/ops"
 
 PYTHON ?= python3
@@ -25,7 +27,7 @@ setup: $(STAMP)
 
 $(STAMP): $(SETUP_INPUTS)
 	@command -v $(PYTHON) >/dev/null || { echo "There is no '$(PYTHON)': install Python 3.10 or newer, or name one with PYTHON=/path/to/python3."; exit 1; }
-	@$(PYTHON) tools/setup.py --venv "$(VENV)"
+	@$(PYTHON) tools/setup.py --venv "$(VENV)" --torch "$(TORCH)" --detectron2 "$(DETECTRON2_SOURCE)"
 	@touch $@
 
 lint: $(STAMP)

@@ -75,11 +75,14 @@ def check_python(python):
         )
 
 
-def install_packages(python, folder):
-    """Install CrispMask with what it needs, around a torch and torchvision that are there already."""
+def install_packages(python, folder, torch=""):
+    """Install CrispMask with what it needs, around a torch and torchvision that are there already.
+
+    ``torch`` is a requirement, such as ``torch==2.4.*``, in place of the one that is there.
+    """
     version = "import importlib.metadata as m; print(m.version('{}'))"
     found = {name: ask(python, version.format(name)) for name in ("torch", "torchvision")}
-    kept = {name: number for name, number in found.items() if number}
+    kept = {} if torch else {name: number for name, number in found.items() if number}
     if "torch" not in kept or numbers(kept["torch"]) < OLDEST_TORCH:
         if shutil.disk_usage(str(folder)).free < FREE_GB * 1e9:
             raise SetupError(
@@ -91,7 +94,8 @@ def install_packages(python, folder):
     names = ", ".join(f"{name} {number} is kept" for name, number in kept.items())
     step(f"Installing PyTorch and the other requirements ({names or 'some minutes: about 3 GB to download'})")
     constraints = folder / "crispmask-constraints.txt"
-    constraints.write_text("".join(f"{name}=={number}\n" for name, number in kept.items()))
+    wanted = [torch] if torch else [f"{name}=={number}" for name, number in kept.items()]
+    constraints.write_text("".join(f"{requirement}\n" for requirement in wanted))
     # Python compiles what it imports: compiling the ten thousand files of torch ahead takes most of a minute
     pip = [python, "-m", "pip", "--quiet", "install", "--no-compile", "-c", constraints]
     advice = (
@@ -133,14 +137,23 @@ def main():
     """Command line. 0: everything is installed; 1: not, with one sentence on stderr."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="the virtual environment to use")
-    folder = parser.parse_args().venv.absolute()
+    parser.add_argument("--torch", default="", help='a requirement, such as "torch==2.4.*"')
+    parser.add_argument(
+        "--detectron2", choices=("", "repository", "index"), default="", help="that one and no other"
+    )
+    args = parser.parse_args()
+    folder = args.venv.absolute()
     os.environ["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
     try:
         python = environment(folder)
-        install_packages(python, folder)
+        install_packages(python, folder, args.torch)
         step("Installing Detectron2")
         run(
-            [python, ROOT / "tools" / "install_detectron2.py"],
+            [
+                python,
+                ROOT / "tools" / "install_detectron2.py",
+                *(["--source", args.detectron2] if args.detectron2 else []),
+            ],
             "Detectron2 could not be installed: the reason is above.",
         )
         compile_packages(python)

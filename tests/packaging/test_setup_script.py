@@ -109,6 +109,16 @@ def test_a_torch_that_is_new_enough_is_kept(
     assert commands[-1][-1] == f"{ROOT}[dev]"
 
 
+def test_a_torch_that_is_asked_for_takes_the_place_of_another(
+    setup_script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(setup_script, "ask", lambda python, code: "2.15.0")
+    monkeypatch.setattr(setup_script, "run", lambda command, reason: None)
+    pretend_free_disk(monkeypatch, setup_script, gigabytes=setup_script.FREE_GB)
+    setup_script.install_packages(Path("python"), tmp_path, "torch==2.4.*")
+    assert (tmp_path / "crispmask-constraints.txt").read_text() == "torch==2.4.*\n"
+
+
 def test_a_full_disk_is_noticed_before_the_download(
     setup_script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
