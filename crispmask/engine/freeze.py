@@ -13,7 +13,9 @@ from crispmask.checkpoint.fine_tuning import describe_new_classes
 from crispmask.checkpoint.report import WeightReport, group_names, is_part, with_count
 from crispmask.errors import UserError
 
+# Modules that drop by a rate "p", and what others call theirs: attention drops within one call, without a module
 _DROPPING = (_DropoutNd, StochasticDepth)
+_RATES = ("dropout", "attention_dropout", "activation_dropout")
 
 
 def freeze_modules(model: nn.Module, names: Sequence[str]) -> None:
@@ -77,9 +79,11 @@ def _drop_nothing(module: nn.Module) -> None:
     Evaluation mode would do it as well, but an RPN proposes otherwise in it.
     """
     for part in module.modules():
-        for name, value in vars(part).items():
-            is_rate = "drop" in name or (name == "p" and isinstance(part, _DROPPING))
-            if isinstance(value, float) and is_rate:
+        if isinstance(part, _DROPPING):
+            part.p = 0.0
+        for name in _RATES:
+            # A module of that name has a rate of its own
+            if isinstance(getattr(part, name, None), float):
                 setattr(part, name, 0.0)
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from tiny_training import NO_TEST, tiny_config
 from torch import nn
 from torchvision.ops import StochasticDepth
 
+from crispmask import get_config
 from crispmask.engine import Trainer, UserError
 from crispmask.engine.checks import check_training_options, check_weights
 from crispmask.engine.freeze import freeze_modules
@@ -38,6 +40,29 @@ def test_statistics_of_batch_norm_stay() -> None:
     assert not torch.equal(model[1].running_mean, means[1])
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {"1.weight", "1.bias"}
     assert keys - model.state_dict().keys() <= {"0.1.num_batches_tracked"}
+
+
+def rates(model: nn.Module) -> dict[str, float]:
+    """Every number of a module that looks like the rate of what it drops."""
+    return {
+        f"{name}.{key}": value
+        for name, part in model.named_modules()
+        for key, value in vars(part).items()
+        if isinstance(value, float) and ("drop" in key or key == "p")
+    }
+
+
+@pytest.mark.parametrize(
+    "config", ["transfiner/coco/query_R_50_FPN.yaml", "transfiner/coco/Swin_T_FPN_3x_released.yaml"]
+)
+def test_no_rate_of_a_model_is_left(config: str) -> None:
+    """Whatever a module calls its rate: one with another name would go on dropping."""
+    cfg = get_config(config, ["MODEL.DEVICE", "meta"])
+    with torch.device("meta"):
+        model = build_model(cfg)
+    assert any(rates(model).values())
+    freeze_modules(model, [name for name, _ in model.named_children()])
+    assert rates(model) and not any(rates(model).values())
 
 
 def test_nothing_is_dropped() -> None:
