@@ -28,6 +28,38 @@ ENTRY_POINTS = "crispmask.heads"
 
 
 @dataclass(frozen=True)
+class Source:
+    """A code base whose checkpoints ``crispmask convert`` makes ours.
+
+    Attributes:
+        name: for ``--source``.
+        release: reference to a :class:`crispmask.releases.Release`.
+        signature: how a name of its checkpoints begins that no other model has.
+        help: whose checkpoints they are, and what is to be known of them, for the help text.
+    """
+
+    name: str
+    release: str
+    signature: str
+    help: str
+
+
+@dataclass(frozen=True)
+class TrainingPart:
+    """A part of a model that only training uses, and that older weight files lack.
+
+    Attributes:
+        prefix: how the names of its tensors begin.
+        opts: ``KEY, VALUE`` of the config that leaves it out.
+        reason: why a file lacks it, as a sentence that goes on from "it".
+    """
+
+    prefix: str
+    opts: tuple[str, str]
+    reason: str
+
+
+@dataclass(frozen=True)
 class Head:
     """What a package registers. All but the first two fields may be left out.
 
@@ -40,6 +72,10 @@ class Head:
         presets: reference to a dict of ``f(cfg, value) -> None`` by config keys: where a file or command line
             gives the key, it writes the values that the key stands for, before all others are merged.
         idle_keys: reference to a tuple of :class:`crispmask.idle_keys.IdleKeys`.
+        sources: code bases whose checkpoints become models of the head.
+        training_parts: parts of its models that only training uses.
+        class_layers: layers that depend on the number of classes K, by the last part of their name: pairs
+            (a, b) for a * K + b outputs, likeliest first.
         optional_packages: import names of packages that only a part of the head needs: what ``pip install``
             calls them, and what they are for.
         package: its package; filled in where it is found.
@@ -50,6 +86,9 @@ class Head:
     title: str = ""
     presets: str = ""
     idle_keys: str = ""
+    sources: tuple[Source, ...] = ()
+    training_parts: tuple[TrainingPart, ...] = ()
+    class_layers: Mapping[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     optional_packages: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     package: str = ""
 
@@ -89,10 +128,18 @@ def import_heads() -> None:
         import_module(head.package)
 
 
+def registered_sources() -> Iterator[tuple[Head, Source]]:
+    """The sources of all heads, each with its head."""
+    for head in heads():
+        for source in head.sources:
+            yield head, source
+
+
 @cache
 def _heads_on(search_path: tuple[str, ...]) -> tuple[Head, ...]:
     found: dict[str, Head] = {}
-    for package, file in {**_by_entry_point(), **dict(_in_folders(search_path))}.items():
+    places = {**_by_entry_point(), **dict(_in_folders(search_path))}
+    for package, file in sorted(places.items()):
         head = _read(package, file)
         if other := found.get(head.name):
             raise UserError(

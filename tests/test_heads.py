@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from crispmask import get_config
+from crispmask.checkpoint import convert_state_dict
+from crispmask.checkpoint.report import compare_shapes
+from crispmask.cli import main
 from crispmask.cli.doctor import MISSING, OK, Finding, examine_heads
 from crispmask.heads import heads
 
@@ -116,7 +119,10 @@ def test_doctor_lists_heads_and_what_is_wrong_with_them(
         ("import no_such_module", "'toy' cannot be used, as .*No module named 'no_such_module'"),
         ("from crispmask.heads import Head\nHEAD = Head('toy')", "'toy' cannot be used, as .*add_config"),
         ("HEAD = 'toy'", "crispmask_head.py' is a str"),
-        (REGISTRATION.format(name="refinemask"), "'refinemask_d2' are both called 'refinemask': rename"),
+        (
+            REGISTRATION.format(name="refinemask"),
+            "'refinemask_d2' and 'toy' are both called 'refinemask': rename",
+        ),
         (
             REGISTRATION.format(name="toy").replace("add_keys", "nothing"),
             "registers '.keys:nothing', which is not there: correct toy/",
@@ -139,3 +145,61 @@ def test_a_head_that_cannot_be_used_is_one_sentence_with_its_name(
     )
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2 and re.search(sentence, line)
+
+
+SOURCE = """
+from crispmask.heads import Head, Source, TrainingPart
+HEAD = Head(
+    name="toy",
+    add_config=".keys:add_keys",
+    sources=(Source(name="toycode", release=".names:RELEASE", signature="toy.", help="a toy by its maker"),),
+    training_parts=(TrainingPart("aside.", ("MODEL.TOY_WIDTH", "0"), "is from before the aside"),),
+    class_layers={"votes": ((2, 0),)},
+)
+"""
+NAMES = """
+from crispmask.releases import WB, Release, rules
+RELEASE = Release(rules=rules("toy.", "roi_heads.", {r"layer(?P<i>\\d)" + WB: "convs.{i-1}.{wb}"}))
+"""
+
+
+@pytest.fixture
+def toy_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = write_head(tmp_path)
+    (package / "crispmask_head.py").write_text(SOURCE)
+    (package / "names.py").write_text(NAMES)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("toy_source")
+def test_checkpoints_of_a_head_are_converted_by_its_rules() -> None:
+    assert convert_state_dict({"module.toy.layer2.bias": 1}, "toycode") == {"roi_heads.convs.1.bias": 1}
+    with pytest.raises(KeyError, match=r"'toy\.layer2\.norm' is not a name of a released toycode"):
+        convert_state_dict({"toy.layer2.norm": 1}, "toycode")
+    with pytest.raises(ValueError, match=r"'toycade' is not known; .* refinemask, toycode, transfiner"):
+        convert_state_dict({}, "toycade")
+
+
+@pytest.mark.usefixtures("toy_source")
+def test_help_of_convert_lists_the_sources_of_a_head(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["convert", "--help"])
+    out = capsys.readouterr().out
+    assert "  toycode       a toy by its maker.\n" in out
+    assert "{refinemask,toycode,transfiner,transformers,detectron2}" in out
+
+
+@pytest.mark.usefixtures("toy_source")
+@pytest.mark.parametrize(
+    ("ours", "file", "cause"),
+    [
+        ({"a": (1,)}, {"toy.layer1.bias": (1,)}, "a released toycode checkpoint. Convert it first"),
+        ({"a": (1,), "aside.b": (2,)}, {"a": (1,)}, "it is from before the aside. Give MODEL.TOY_WIDTH 0."),
+        ({"x.votes.bias": (4,)}, {"x.votes.bias": (6,)}, "it has 3 classes and the model 2"),
+        ({"x.votes.bias": (4,), "aside.b": (1,)}, {"x.votes.bias": (2,)}, "NUM_CLASSES 1 MODEL.TOY_WIDTH 0,"),
+    ],
+)
+def test_what_a_head_knows_of_weight_files_is_the_cause_that_is_told(
+    ours: dict[str, tuple[int]], file: dict[str, tuple[int]], cause: str
+) -> None:
+    assert cause in compare_shapes(ours, file).cause()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import crispmask
 from crispmask import model_zoo
-from crispmask.checkpoint.convert import SOURCES, released_source, translate_names, under_new_names
+from crispmask.checkpoint.convert import release_of, released_source, translate_names, under_new_names
 from crispmask.checkpoint.download import check_hash, fetch, file_hash, naming_download
 from crispmask.checkpoint.files import (
     SAFETENSORS,
@@ -34,19 +34,17 @@ from crispmask.checkpoint.report import (
     with_count,
 )
 from crispmask.checkpoint.shapes import config_shapes
-from crispmask.checkpoint.transformers import CONFIG as TRANSFORMERS_CONFIG
-from crispmask.checkpoint.transformers import SOURCE as TRANSFORMERS
-from crispmask.checkpoint.transformers import convert_transformers, stated_settings
 from crispmask.checkpoint.unpickler import shown
 from crispmask.config import get_config
 from crispmask.errors import UserError
+from crispmask.heads import heads, registered_sources
+from crispmask.releases import Release
 
 # A file whose names stay as they are
 DETECTRON2 = "detectron2"
 # What stands beside the weights and says what they are
 _CARRIED = {"model", "__author__", "matching_heuristics", "config", VALUE_RANGE, MODEL_INFO}
 _CARRIED |= {"made_by", "made_from", "made_from_sha256"}
-WITHOUT_BOUNDARY_HEAD = ("MODEL.TRANSFINER.BOUNDARY_LOSS_WEIGHT", "0.0")
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,7 @@ class Conversion:
         unused_patterns: those of ``allow_missing`` that matched nothing.
         metadata: what is written beside the tensors.
         notes: what could not be checked, in sentences.
+        is_part: the code base gives but a part of the model, which is of no use before it is trained.
     """
 
     tensors: dict[str, Tensor]
@@ -74,6 +73,7 @@ class Conversion:
     unused_patterns: tuple[str, ...]
     metadata: dict[str, str]
     notes: tuple[str, ...] = ()
+    is_part: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,7 @@ def convert_checkpoint(
 
     Args:
         path: the released file, or its address; either with ``?sha256=<64 hex digits>`` or not.
-        source: ``refinemask``, ``transfiner``, ``transformers``, or ``detectron2``: the names stay as they
-            are.
+        source: one that a head registers, or ``detectron2``: the names stay as they are.
         config: config that it belongs to; empty: the one of the release that fits best is found, and for
             ``detectron2`` nothing is checked.
         opts: ``KEY, VALUE, ...`` that the config, given or found, has on top.
@@ -131,14 +130,13 @@ def convert_checkpoint(
         unchecked = WeightReport(total=0)
         unused = tuple(allow_missing)
         return Conversion(tensors, "", (), (), unchecked, unchecked, unused, metadata, tuple(notes))
-    tensors = _renamed(path, tensors, source)
+    release = Release() if source == DETECTRON2 else release_of(source)
+    tensors = _renamed(path, tensors, source if release.rules else "")
     opts, absent = tuple(opts), ()
-    if source == TRANSFORMERS:
-        config, stated = config or TRANSFORMERS_CONFIG, stated_settings(local)
-        tensors, found, absent = convert_transformers(path, tensors, config, stated, opts)
-        configs, opts = [config], (*found, *opts)
-        if "NUM_HEADS" not in stated:
-            notes.append(_on_trust(get_config(config, opts).MODEL.QUERY.NUM_HEADS))
+    if release.take_part:
+        part = release.take_part(path, local, tensors, config, opts)
+        tensors, configs, opts, absent = part.tensors, [part.config], part.opts, part.absent
+        notes += part.notes
     else:
         configs = [config] if config else release_configs(source)
     check_floats(path, [n for n, v in tensors.items() if not (v.is_floating_point() or is_optional(n))])
@@ -149,11 +147,11 @@ def convert_checkpoint(
     report = best.report.leaving_out(allowed)
     tensors = {name: value for name, value in tensors.items() if name not in report.missing}
     metadata["config"] = " ".join((best.config, *best.opts))
-    if report.fits and source != TRANSFORMERS and MODEL_INFO not in metadata:
+    is_part = release.take_part is not None
+    if report.fits and not is_part and MODEL_INFO not in metadata:
         metadata[MODEL_INFO] = json.dumps(describe_model(get_config(best.config, best.opts)).to_dict())
-    return Conversion(
-        tensors, best.config, best.opts, others, report, best.report, unused, metadata, tuple(notes)
-    )
+    fit = (best.config, best.opts, others, report, best.report)
+    return Conversion(tensors, *fit, unused, metadata, tuple(notes), is_part)
 
 
 def write_conversion(conversion: Conversion, path: Path) -> None:
@@ -175,9 +173,9 @@ def release_configs(source: str) -> list[str]:
     Those of which the authors offer a checkpoint come first.
     """
     offered = [row.config for row in model_zoo.published() if row.release == source and row.weights]
-    names = [name for name in model_zoo.names() if name.startswith(f"{source}/")]
-    if source == "transfiner":  # the paper's own models were never released
-        names = [name for name in names if name.endswith("_released.yaml")]
+    (head,) = (head for head, known in registered_sources() if known.name == source)
+    is_config = release_of(source).is_config
+    names = [name for name in model_zoo.names() if name.startswith(f"{head.name}/") and is_config(name)]
     return list(dict.fromkeys([*offered, *names]))
 
 
@@ -198,13 +196,6 @@ def _beside_the_weights(content: Mapping[str, Any]) -> list[str]:
     return [f"what stands beside the weights is left out: {found}."] if names else []
 
 
-def _on_trust(heads: int) -> str:
-    return (
-        f"MODEL.QUERY.NUM_HEADS {heads} is taken on trust: no shape tells it, and no config.json beside the "
-        f"file does."
-    )
-
-
 def _as_tensors(path: str, model: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     found = released_source(model)
     if found and found != source:
@@ -215,9 +206,10 @@ def _as_tensors(path: str, model: Mapping[str, Any], source: str) -> dict[str, T
 
 
 def _renamed(path: str, model: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Tensors under our names, by the rules of a source; empty: without ``module.`` alone."""
     names: Mapping[str, str] = {name: name.removeprefix("module.") for name in model}
     unknown: Sequence[str] = ()
-    if source in SOURCES:
+    if source:
         names, unknown = translate_names(model, source)
     if unknown:
         lines = [f"Weight file '{path}' is no released {source} checkpoint, which has no such names:"]
@@ -278,9 +270,11 @@ def _same_models(configs: Sequence[str], opts: Sequence[str]) -> list[list[str]]
 
 
 def _fits(shapes: Mapping[str, Shape], config: str, opts: tuple[str, ...]) -> Iterator[_Fit]:
-    """The model of a config; and, for a checkpoint from before the boundary head, the same without it."""
+    """The model of a config; and, for a checkpoint that lacks a part that only training uses, the one
+    without it."""
     fit = _Fit(config, opts, compare_shapes(model_shapes(config, opts), shapes))
     yield fit
-    if any(".boundary_head." in name for name in fit.report.missing):
-        opts = (*opts, *WITHOUT_BOUNDARY_HEAD)
-        yield _Fit(config, opts, compare_shapes(model_shapes(config, opts), shapes))
+    for part in (part for head in heads() for part in head.training_parts):
+        if any(name.startswith(part.prefix) for name in fit.report.missing):
+            without = (*opts, *part.opts)
+            yield _Fit(config, without, compare_shapes(model_shapes(config, without), shapes))

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from crispmask.checkpoint.convert import released_source
+from crispmask.heads import TrainingPart, heads
 
 if TYPE_CHECKING:
     from crispmask.checkpoint.class_rows import ClassFit
@@ -29,16 +30,12 @@ LEFT_OUT = "in CRISPMASK.DROP"
 FEW = 3
 
 _CLASS_LAYER = "roi_heads.box_predictor.cls_score.weight"
-# Layers that depend on the number of classes K, by the last part of their name: (a, b) for a * K + b outputs
-_CLASS_OUTPUTS = {
+# Detectron2's layers that depend on the number of classes; those of heads are in the same form
+_CLASS_OUTPUTS: dict[str, Sequence[tuple[int, int]]] = {
     "cls_score": [(1, 1)],
     "bbox_pred": [(4, 0)],
-    "class_head": [(1, 1), (1, 0)],  # of a query-based detector: with a place for no object, or none
-    "class_heads": [(1, 0), (1, 1)],
-    **{name: [(1, 0)] for name in ("predictor", "logits", "final_logits")},
+    "predictor": [(1, 0)],
 }
-_MASK_HEAD = "roi_heads.mask_head."
-_BOUNDARY_HEAD = _MASK_HEAD + "boundary_head."
 
 
 @dataclass(frozen=True)
@@ -74,16 +71,18 @@ class WeightReport:
     def classes(self) -> tuple[int, int] | None:
         """Number of classes of the file and of the model, if that is all that differs; None: it is not.
 
-        The boundary head may be missing too.
+        A part that only training uses may be missing too.
         """
-        if not self.wrong_shapes or self.unexpected or not (self._lacks_boundary_head or not self.missing):
+        if not self.wrong_shapes or self.unexpected or (self.missing and not self._lacking):
             return None
         found = [_class_counts(*item) for item in self.wrong_shapes]
         return next((counts for counts in found[0] if all(counts in other for other in found)), None)
 
     @property
-    def _lacks_boundary_head(self) -> bool:
-        return bool(self.missing) and all(name.startswith(_BOUNDARY_HEAD) for name in self.missing)
+    def _lacking(self) -> TrainingPart | None:
+        """The part that only training uses and that is all that the file lacks; None: there is none."""
+        found = (part for head in heads() for part in head.training_parts if self.missing)
+        return next((p for p in found if all(name.startswith(p.prefix) for name in self.missing)), None)
 
     @property
     def fits(self) -> bool:
@@ -172,16 +171,13 @@ class WeightReport:
 
             return f"it is a backbone, from which a training starts, and no model. {how_to_get_a_model()}"
         if classes := self.classes:
-            more = " MODEL.TRANSFINER.BOUNDARY_LOSS_WEIGHT 0.0" if self._lacks_boundary_head else ""
+            more = f" {' '.join(part.opts)}" if (part := self._lacking) else ""
             return (
                 f"it has {classes[0]} class{'es' * (classes[0] != 1)} and the model {classes[1]}. Give "
                 f"MODEL.ROI_HEADS.NUM_CLASSES {classes[0]}{more}, or the config of the file."
             )
-        if self._lacks_boundary_head and not (self.wrong_shapes or self.unexpected):
-            return (
-                "it was made before the release had a boundary head, which only training uses. Give "
-                "MODEL.TRANSFINER.BOUNDARY_LOSS_WEIGHT 0.0."
-            )
+        if (part := self._lacking) and not (self.wrong_shapes or self.unexpected):
+            return f"it {part.reason}. Give {' '.join(part.opts)}."
         if self.problems <= FEW and FEW * self.problems < self.total:
             made_for = f" It was converted for {converted_for}." if converted_for else ""
             return f"{self._few()}{made_for}"
@@ -247,7 +243,8 @@ def _class_counts(name: str, theirs: Shape, ours: Shape) -> list[tuple[int, int]
     if not (parts and theirs and ours) or theirs[1:] != ours[1:]:
         return []
     counts = []
-    for factor, more in _CLASS_OUTPUTS.get(parts[-1], []):
+    of_heads = (pair for head in heads() for pair in head.class_layers.get(parts[-1], ()))
+    for factor, more in (*_CLASS_OUTPUTS.get(parts[-1], ()), *of_heads):
         pair = [divmod(rows - more, factor) for rows in (theirs[0], ours[0])]
         if all(rest == 0 and number > 0 for number, rest in pair):
             counts.append((pair[0][0], pair[1][0]))

@@ -1,4 +1,4 @@
-"""A released checkpoint of RefineMask or Mask Transfiner, made into one that CrispMask loads.
+"""A checkpoint of another code base, made into one that CrispMask loads.
 
 IN is a whole checkpoint of the authors' code: backbone, FPN, RPN, box head and mask head. Every name and
 shape is checked against the config that it belongs to, which is found and printed; nothing is written where
@@ -7,24 +7,23 @@ or in .pth, which plain Detectron2 reads too. A model of your own classes is tha
 MODEL.ROI_HEADS.NUM_CLASSES 3; any KEY VALUE pairs change the config, given or found, that IN is checked
 against, and are part of the commands that are printed.
 
---source transformers takes the detector of Hugging Face's Deformable DETR or DETR (model.safetensors or
-pytorch_model.bin) for the query-based model. Such a file has neither FPN nor mask branch, so the result is
-one to train from, and the command for that is printed.
-
 Without --source the names stay as they are: that makes safetensors of a Detectron2 checkpoint or of an old
-pickle.
+pickle. Others are:
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from itertools import starmap
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from crispmask.cli.arguments import weight_path
 from crispmask.cli.output import print_notes, say
 from crispmask.errors import UserError
+from crispmask.heads import registered_sources
 from crispmask.remote_bases import add_remote_base_flag
 from crispmask.text import command_line
 
@@ -37,12 +36,14 @@ SUFFIXES = (".safetensors", ".pth")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags of ``crispmask convert``."""
+    """Declare the flags of ``crispmask convert``, and list the sources that heads register."""
+    sources = {source.name: source.help for _, source in registered_sources()}
+    parser.description = "\n".join([parser.description or "", *starmap(_source_line, sources.items())])
     parser.add_argument("input", metavar="IN", help="checkpoint of the authors' code: a file or an address")
     parser.add_argument("output", metavar="OUT", help="file to write: .safetensors or .pth")
     parser.add_argument(
         "--source",
-        choices=["refinemask", "transfiner", "transformers", "detectron2"],
+        choices=[*sources, "detectron2"],
         default="detectron2",
         help="whose code made it (default: detectron2, names stay as they are)",
     )
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"'{output}' cannot be written: is the disk full?") from error
     print(f"{output}: {len(conversion.tensors)} tensors", end="")
     if conversion.config:
-        _print_use(conversion, output, whole=args.source != "transformers")
+        _print_use(conversion, output, whole=not conversion.is_part)
     else:
         print(", unchecked; --config CONFIG checks them")
         print_notes(conversion.notes)
@@ -136,6 +137,11 @@ def _print_use(conversion: Conversion, output: Path, *, whole: bool) -> None:
         words = ["crispmask", "verify", conversion.config, str(output), *conversion.opts, *lenient]
         say(f"Compare it with the published figures:  {command_line(words)}")
         say(f"Evaluate it:  {command_line([*train_net, '--eval-only', *config, *overrides, *lenient])}")
+
+
+def _source_line(name: str, text: str) -> str:
+    """A source of the help text, wrapped like the rest of it."""
+    return fill(f"{text}.", 106, initial_indent=f"  {name:14}", subsequent_indent=" " * 16)
 
 
 def _config_name(config: str) -> str:

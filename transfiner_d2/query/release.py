@@ -16,11 +16,12 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import Tensor
 
-from crispmask.checkpoint.convert import translate_names
 from crispmask.config import get_config
 from crispmask.errors import UserError
+from crispmask.releases import MMDETECTION, Part, Release, rename
 
-SOURCE = "transformers"
+from .checkpoint import convert_transformers_detector
+
 CONFIG = "transfiner/coco/query_R_50_FPN.yaml"
 # What is learnt anew
 ABSENT = ("backbone.fpn_*", "proposal_generator.tokens.projections.*", "roi_heads.*")
@@ -31,6 +32,7 @@ _COCO_NUMBERS = 91
 _PLAIN_CLASSES = "class_labels_classifier.bias"
 # timm's ResNet, which is named as torchvision's
 _RESNET = re.compile(r"model\.backbone\.(?:conv_encoder\.)?model\.((?:conv1|bn1|layer\d)\..+)")
+_COUNTER = "num_batches_tracked"
 # What a Deformable DETR with so many maps reads
 _MAPS = {1: ("p5",), 3: ("p3", "p4", "p5"), 4: ("p3", "p4", "p5", "p6")}
 # Numbers that may be others with the same shapes, and their names in config.json behind encoder_ and decoder_
@@ -66,25 +68,15 @@ def stated_settings(file: Path) -> dict[str, int]:
     return settings
 
 
-def convert_transformers(
-    path: str, model: Mapping[str, Tensor], config: str, stated: Mapping[str, int], opts: Sequence[str] = ()
-) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
-    """The parts of such a checkpoint that the query-based model has too.
-
-    Args:
-        path: for messages.
-        model: names, without ``module.``, and values of the file.
-        config: of a query-based model.
-        stated: see :func:`stated_settings`.
-        opts: ``KEY, VALUE, ...`` that the config has on top.
-
-    Returns:
-        Values under our names; more ``KEY, VALUE, ...`` that make the detector of the config that of the
-        file; patterns of the names that the file cannot have.
+def take_detector(
+    path: str, file: Path, model: Mapping[str, Tensor], config: str, opts: Sequence[str]
+) -> Part:
+    """The parts of such a checkpoint that the query-based model has too; see :class:`Release`.
 
     Raises:
-        UserError: it is of another model, or the config is.
+        UserError: it is of another model, or the config is, or ``config.json`` beside it cannot be read.
     """
+    config, stated = config or CONFIG, stated_settings(file)
     cfg = get_config(config, opts)
     if cfg.MODEL.META_ARCHITECTURE != "QueryTransfiner":
         raise UserError(
@@ -103,12 +95,19 @@ def convert_transformers(
     keys = tuple(word for key, value in other.items() for word in (f"MODEL.QUERY.{key}", str(value)))
     resnet = _resnet(model)
     absent = ABSENT if resnet else (*ABSENT, ABSENT_BACKBONE)
-    return {**resnet, **detector}, keys, absent
+    opts = (*keys, *opts)
+    notes = () if "NUM_HEADS" in stated else (_on_trust(get_config(config, opts).MODEL.QUERY.NUM_HEADS),)
+    return Part({**resnet, **detector}, config, opts, absent, notes)
+
+
+def _on_trust(heads: int) -> str:
+    return (
+        f"MODEL.QUERY.NUM_HEADS {heads} is taken on trust: no shape tells it, and no config.json beside the "
+        f"file does."
+    )
 
 
 def _detector(model: Mapping[str, Tensor], cfg: CfgNode, *, box_refine: bool) -> dict[str, Tensor]:
-    from transfiner_d2.query.checkpoint import convert_transformers_detector
-
     categories = _categories(model, cfg)
     renamed = convert_transformers_detector(model, box_refine=box_refine, categories=categories)
     # Those of the file read the ResNet's maps
@@ -166,5 +165,9 @@ def _categories(model: Mapping[str, Tensor], cfg: CfgNode) -> list[int] | None:
 def _resnet(model: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Values of the backbone under our names; none, where it is no ResNet of timm."""
     found = {f"backbone.{m[1]}": value for name, value in model.items() if (m := _RESNET.fullmatch(name))}
-    names, unknown = translate_names(found, "refinemask")
-    return {} if unknown else {ours: found[theirs] for theirs, ours in names.items()}
+    found = {name: value for name, value in found.items() if not name.endswith(_COUNTER)}
+    names = {name: rename(name, MMDETECTION) for name in found}
+    return {} if None in names.values() else {str(ours): found[theirs] for theirs, ours in names.items()}
+
+
+RELEASE = Release(take_part=take_detector)
