@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 
+from crispmask.modeling.values import require, require_choice
+
 # Stages that refine, after the first mask of 14 x 14
 NUM_STAGES = 3
 VARIANTS = ("v1", "v2")
@@ -20,21 +22,14 @@ def check_config(cfg: CfgNode, maps: Sequence[str]) -> None:
         maps: names of the feature maps that there are.
     """
     node = cfg.MODEL.REFINEMASK
-    _check_choice("SEMANTIC_IN_FEATURE", node.SEMANTIC_IN_FEATURE, maps)
-    _check_choice("VARIANT", node.VARIANT, VARIANTS)
-    _check_choice("ALIGN", node.ALIGN, ALIGNMENTS)
-    _check_choice("START_STAGE", node.START_STAGE, range(NUM_STAGES + 1))
-    _check_choice("EXIT_STAGE", node.EXIT_STAGE, range(node.START_STAGE, NUM_STAGES + 1))
-    if node.ROIS_PER_CHUNK < 1:
-        raise ValueError(f"MODEL.REFINEMASK.ROIS_PER_CHUNK is {node.ROIS_PER_CHUNK}; it must be 1 or more.")
+    require_choice("MODEL.REFINEMASK.SEMANTIC_IN_FEATURE", node.SEMANTIC_IN_FEATURE, maps)
+    require_choice("MODEL.REFINEMASK.VARIANT", node.VARIANT, VARIANTS)
+    require_choice("MODEL.REFINEMASK.ALIGN", node.ALIGN, ALIGNMENTS)
+    require_choice("MODEL.REFINEMASK.START_STAGE", node.START_STAGE, range(NUM_STAGES + 1))
+    require_choice("MODEL.REFINEMASK.EXIT_STAGE", node.EXIT_STAGE, range(node.START_STAGE, NUM_STAGES + 1))
+    rois = node.ROIS_PER_CHUNK
+    require(rois >= 1, "MODEL.REFINEMASK.ROIS_PER_CHUNK", rois, "1 or more")
     _check_stages(node.CONV_DIM, 2 if node.VARIANT == "v1" else 1, node.STAGE_LOSS_WEIGHTS)
-
-
-def _check_choice(key: str, value: object, choices: Sequence[object]) -> None:
-    """Raise a ValueError that names the key and the choices if ``value`` is none of them."""
-    if value not in choices:
-        allowed = ", ".join(map(str, choices))
-        raise ValueError(f"MODEL.REFINEMASK.{key} is {value!r}; it must be one of: {allowed}.")
 
 
 def _check_stages(channels: int, guides: int, loss_weights: Sequence[float]) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 
+from crispmask.modeling.values import require, require_choice
+
 from .config import MAX_DEPTH, VARIANTS
 
 CHOICES = {
@@ -31,7 +33,7 @@ def check_config(cfg: CfgNode) -> None:
     for key, value in node.items():
         _check(value is not None, key, value, "left out for its usual value, or have one")
     for key, choices in CHOICES.items():
-        _check(node[key] in choices, key, node[key], f"one of: {', '.join(map(str, choices))}")
+        require_choice(f"MODEL.TRANSFINER.{key}", node[key], choices)
     _check_variant(node)
     for key, value in node.items():
         _check(not isinstance(value, float) or math.isfinite(value), key, value, "a finite number")
@@ -99,5 +101,4 @@ def _plain(value: object) -> object:
 
 
 def _check(right: bool, key: str, value: object, wanted: str) -> None:
-    if not right:
-        raise ValueError(f"MODEL.TRANSFINER.{key} is {value!r}; it must be {wanted}.")
+    require(right, f"MODEL.TRANSFINER.{key}", value, wanted)

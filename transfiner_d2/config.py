@@ -7,6 +7,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from crispmask.idle_keys import IdleKeys
+from crispmask.modeling.values import require_choice
 
 from .query.config import add_query_config
 
@@ -177,9 +178,7 @@ def write_variant(cfg: CfgNode, name: str) -> None:
     Raises:
         ValueError: there is no such variant.
     """
-    if name not in ("paper", *VARIANTS):
-        known = ", ".join(("paper", *VARIANTS))
-        raise ValueError(f"MODEL.TRANSFINER.VARIANT is {name!r}; it must be one of: {known}.")
+    require_choice("MODEL.TRANSFINER.VARIANT", name, ("paper", *VARIANTS))
     fresh = CfgNode({"MODEL": CfgNode()})
     add_transfiner_config(fresh)
     of_paper = {key: fresh.MODEL.TRANSFINER[key] for values in VARIANTS.values() for key in values}

@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crispmask.modeling.blocks import conv_stack
+from crispmask.modeling.blocks import conv_stack, sine_codes
 from crispmask.modeling.precision import SaturatingLinear, saturated
 from crispmask.modeling.typed import module_list
 
@@ -34,21 +34,15 @@ class SinePositions(nn.Module):
         """
         super().__init__()
         starts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
-        self.register_buffer("table", torch.cat([_sine_codes(size, dim // 2) for size in sizes]), False)
+        # Of cells, counted from 1, as shares of their grid
+        values = torch.cat([torch.arange(1, size + 1) / (size + 1e-6) for size in sizes])
+        self.register_buffer("table", sine_codes(values[:, None], dim // 2), False)
         self.register_buffer("starts", starts, False)
 
     def forward(self, levels: Tensor, y: Tensor, x: Tensor) -> Tensor:
         """(N,) int64 grid index, row and column to (N, D) float32 codes."""
         start = self.starts[levels]
         return torch.cat([self.table[start + y], self.table[start + x]], dim=1)
-
-
-def _sine_codes(size: int, channels: int) -> Tensor:
-    """(size, channels) codes of one axis, sine and cosine interleaved, 2 pi over the grid."""
-    angles = 2 * math.pi * torch.arange(1, size + 1) / (size + 1e-6)
-    even = torch.arange(channels) // 2 * 2
-    phases = angles[:, None] / 10000 ** (even / channels)
-    return torch.where(torch.arange(channels) % 2 == 0, phases.sin(), phases.cos())
 
 
 class SelfAttention(nn.Module):

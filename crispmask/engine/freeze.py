@@ -13,7 +13,7 @@ from crispmask.checkpoint.fine_tuning import describe_new_classes
 from crispmask.checkpoint.report import WeightReport, group_names, is_part, with_count
 from crispmask.errors import UserError
 
-# Modules that drop by a rate "p", and what others call theirs: attention drops within a call, without a module
+# Modules that drop by a rate "p"; and names of rates elsewhere: attention drops in a call, without a module
 _DROPPING = (_DropoutNd, StochasticDepth)
 _RATES = ("dropout", "attention_dropout", "activation_dropout")
 

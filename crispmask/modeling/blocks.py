@@ -1,14 +1,16 @@
-"""Blocks of layers that more than one head uses.
+"""Blocks that more than one head uses: stacks of layers, codes of positions.
 
 Shapes: R RoIs or images, C channels, S side of a grid in cells.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import torch
 from fvcore.nn import weight_init
-from torch import nn
+from torch import Tensor, nn
 
 from crispmask.modeling.precision import SaturatingConv2d
 
@@ -27,3 +29,18 @@ def conv_stack(in_channels: int, dims: Sequence[int]) -> nn.Sequential:
         layers += [convolution, nn.ReLU(inplace=True)]
         in_channels = channels
     return nn.Sequential(*layers)
+
+
+def sine_codes(values: Tensor, channels: int) -> Tensor:
+    """Codes of numbers in [0, 1], sine and cosine in turn, from one period over the range to many.
+
+    Args:
+        values: (..., A) float32.
+        channels: of one number; even.
+
+    Returns:
+        (..., A * channels) float32, number by number.
+    """
+    steps = torch.arange(channels, device=values.device) // 2 * 2 / channels
+    phases = 2 * math.pi * values[..., None] / 10000**steps
+    return torch.stack([phases[..., 0::2].sin(), phases[..., 1::2].cos()], dim=-1).flatten(-3)

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 
 from crispmask.errors import UserError
+from crispmask.modeling.values import require, require_choice
 
 # What the extra "query" of pyproject.toml names
 INSTALL = "pip install scipy 'transformers>=5.2'"
@@ -55,8 +56,7 @@ def check_model(cfg: CfgNode) -> None:
         if cfg.MODEL[key]:
             raise ValueError(f"MODEL.{key} is True; it must be False: {why}.")
     classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    if classes < 1:
-        raise ValueError(f"MODEL.ROI_HEADS.NUM_CLASSES is {classes}; it must be 1 or more.")
+    require(classes >= 1, "MODEL.ROI_HEADS.NUM_CLASSES", classes, "1 or more")
 
 
 def check_values(node: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> None:
@@ -66,8 +66,7 @@ def check_values(node: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> None:
         ValueError: naming the key and the values that it may have.
     """
     for key, choices in CHOICES.items():
-        if node[key] not in choices:
-            raise ValueError(f"MODEL.QUERY.{key} is {node[key]!r}; it must be one of: {', '.join(choices)}.")
+        require_choice(f"MODEL.QUERY.{key}", node[key], choices)
     _check_numbers(node)
     _check_maps(node, input_shape)
     if node.TWO_STAGE and not (node.BOX_REFINE and node.DETECTOR == "deformable"):
@@ -80,19 +79,17 @@ def check_values(node: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> None:
 
 def _check_numbers(node: CfgNode) -> None:
     for key in COUNTS:
-        if node[key] < 1:
-            raise ValueError(f"MODEL.QUERY.{key} is {node[key]}; it must be 1 or more.")
+        require(node[key] >= 1, f"MODEL.QUERY.{key}", node[key], "1 or more")
     for key in WEIGHTS:
-        if not 0 <= node[key] < float("inf"):
-            raise ValueError(f"MODEL.QUERY.{key} is {node[key]}; it must be 0 or more, and finite.")
+        usable = 0 <= node[key] < float("inf")
+        require(usable, f"MODEL.QUERY.{key}", node[key], "0 or more, and finite")
     if not any(node[key] for key in COSTS):
         keys = f"{', '.join(COSTS[:-1])} and {COSTS[-1]}"
         raise ValueError(f"MODEL.QUERY.{keys} are all 0; one must be above 0, or any query fits any object.")
-    if not 0 <= node.DROPOUT < 1:
-        raise ValueError(f"MODEL.QUERY.DROPOUT is {node.DROPOUT}; it must be 0 or more, and below 1.")
+    require(0 <= node.DROPOUT < 1, "MODEL.QUERY.DROPOUT", node.DROPOUT, "0 or more, and below 1")
     # With 0 the mean over queries is one over nothing where there is no object
-    if not 0 < node.NO_OBJECT_WEIGHT < float("inf"):
-        raise ValueError(f"MODEL.QUERY.NO_OBJECT_WEIGHT is {node.NO_OBJECT_WEIGHT}; it must be above 0.")
+    weight = node.NO_OBJECT_WEIGHT
+    require(0 < weight < float("inf"), "MODEL.QUERY.NO_OBJECT_WEIGHT", weight, "above 0")
 
 
 def _check_maps(node: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> None:

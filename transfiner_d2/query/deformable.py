@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from crispmask.modeling.blocks import sine_codes
+
 from .predictions import BoxHead, Predictions, class_head, inverse_sigmoid, xavier_uniform
-from .tokens import Tokens, proposal_boxes, sine_codes
+from .tokens import Tokens, proposal_boxes
 
 # Attention logit of what must not be read: no share is left, and half precision can write it
 UNREAD = -1e4

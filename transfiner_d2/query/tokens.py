@@ -5,18 +5,17 @@ Shapes: B images, N tokens (cells of all maps of an image), M maps, C channels, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from crispmask.modeling.blocks import sine_codes
 from crispmask.modeling.typed import bias_of
 
 # Side of the box that a cell of the finest map proposes, as a share of the image; it doubles with each map
 PROPOSAL_SIDE = 0.05
-_TEMPERATURE = 10000.0
 
 
 @dataclass(frozen=True)
@@ -85,21 +84,6 @@ class TokenMaker(nn.Module):
             valid_ratios=filled / filled.new_tensor(sizes).flip(-1),
             sizes=sizes,
         )
-
-
-def sine_codes(values: Tensor, channels: int) -> Tensor:
-    """Codes of numbers in [0, 1], sine and cosine in turn, from one period over the range to many.
-
-    Args:
-        values: (..., A) float32.
-        channels: of one number; even.
-
-    Returns:
-        (..., A * channels) float32, number by number.
-    """
-    steps = torch.arange(channels, device=values.device) // 2 * 2 / channels
-    phases = 2 * math.pi * values[..., None] / _TEMPERATURE**steps
-    return torch.stack([phases[..., 0::2].sin(), phases[..., 1::2].cos()], dim=-1).flatten(-3)
 
 
 def proposal_boxes(tokens: Tokens) -> Tensor:
