@@ -20,92 +20,17 @@ import time
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import pycocotools.mask as mask_utils
 
-
-class Shape(NamedTuple):
-    """Size of a generated set; objects and detections are those of one image."""
-
-    images: int
-    height: int
-    width: int
-    objects: int
-    detections: int
-    categories: int
-    found: float
-
+from crispmask.testing import Shape, make_set
 
 SETS = {
     "small": Shape(100, 480, 640, 8, 20, 10, 0.9),
     "city": Shape(12, 1024, 2048, 30, 80, 8, 0.9),
     "real": Shape(60, 480, 640, 8, 100, 80, 0.25),
 }
-
-
-def make_set(shape: Shape, seed: int = 0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """COCO-format ground truth (polygons, 3% crowd regions as run lengths) and results, from a seed.
-
-    A detection is an object drawn again with another outline (a share ``found`` of them) or a blob anywhere.
-    """
-    rng = np.random.default_rng(seed)
-    annotations, results = [], []
-    for image_id in range(1, shape.images + 1):
-        blobs = [_blob(rng, shape) for _ in range(shape.objects)]
-        categories = rng.integers(1, shape.categories + 1, shape.objects).tolist()
-        for blob, category in zip(blobs, categories, strict=True):
-            annotations.append(_annotation(len(annotations) + 1, image_id, category, blob, shape, rng))
-        for _ in range(shape.detections):
-            k = int(rng.integers(shape.objects)) if rng.random() < shape.found and blobs else None
-            blob = _blob(rng, shape) if k is None else _redrawn(blobs[k], rng)
-            category = int(rng.integers(1, shape.categories + 1)) if k is None else categories[k]
-            score = float(rng.beta(2, 6) if k is None else rng.beta(5, 2))
-            rle = _rasterise(blob, shape)
-            results.append(
-                {"image_id": image_id, "category_id": category, "score": score, "segmentation": rle}
-            )
-    size = {"height": shape.height, "width": shape.width}
-    images = [{"id": i, "file_name": f"{i}.png", **size} for i in range(1, shape.images + 1)]
-    names = [{"id": i, "name": f"class {i}"} for i in range(1, shape.categories + 1)]
-    return {"images": images, "annotations": annotations, "categories": names}, results
-
-
-def _blob(rng: np.random.Generator, shape: Shape) -> np.ndarray:
-    """(40, 2) corners x, y in pixels of a blob between 1% and 30% of the image height in radius."""
-    radius = shape.height * math.exp(rng.uniform(math.log(0.01), math.log(0.3)))
-    angle = np.linspace(0, 2 * math.pi, 40, endpoint=False)
-    waves = sum(rng.normal(0, 0.3 / k) * np.sin(k * angle + rng.uniform(0, 6.3)) for k in range(1, 7))
-    reach = radius * np.maximum(0.1, 1 + waves)
-    centre = rng.uniform([0, 0], [shape.width, shape.height])
-    return centre + np.stack([reach * np.cos(angle), rng.uniform(0.4, 1) * reach * np.sin(angle)], axis=1)
-
-
-def _redrawn(blob: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    noise = np.ptp(blob, axis=0) * rng.uniform(0, 0.06)
-    return blob + rng.normal(0, 1, blob.shape) * noise + rng.normal(0, 0.5, 2) * noise
-
-
-def _rasterise(blob: np.ndarray, shape: Shape) -> dict[str, Any]:
-    rle = mask_utils.frPyObjects([blob.ravel().tolist()], shape.height, shape.width)[0]
-    return {"size": rle["size"], "counts": rle["counts"].decode()}
-
-
-def _annotation(
-    number: int, image_id: int, category: int, blob: np.ndarray, shape: Shape, rng: np.random.Generator
-) -> dict[str, Any]:
-    rle = _rasterise(blob, shape)
-    is_crowd = bool(rng.random() < 0.03)
-    return {
-        "id": number,
-        "image_id": image_id,
-        "category_id": category,
-        "iscrowd": int(is_crowd),
-        "area": float(mask_utils.area(rle)),
-        "bbox": mask_utils.toBbox(rle).tolist(),
-        "segmentation": rle if is_crowd else [blob.ravel().tolist()],
-    }
 
 
 # What a process of a tool runs; GT, DT and TASKS are there, and it prints an AP for each task
@@ -116,6 +41,7 @@ print(*(figures[task]["AP"] for task in TASKS))
 """
 VERNIER = """
 from pathlib import Path
+from typing import NamedTuple
 from vernier.instance import Boundary, Evaluator, Segm
 contents = [Path(path).read_bytes() for path in (GT, DT)]
 kinds = {"segm": Segm, "boundary": Boundary}
@@ -150,6 +76,7 @@ print()
 # Of this process alone: what the system tells of a child begins with the memory of its parent
 PEAK = """
 from pathlib import Path
+from typing import NamedTuple
 lines = Path("/proc/self/status").read_text().splitlines()
 print(*(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")))
 """

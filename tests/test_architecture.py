@@ -94,6 +94,10 @@ def test_nothing_imports_the_tests_or_tools() -> None:
         assert breaches(folder, {"tests", "tools", "projects", "benchmarks"}) == []
 
 
+def test_tests_and_benchmarks_share_what_the_package_has() -> None:
+    assert breaches("tests", {"benchmarks"}) == []
+
+
 def test_the_reader_of_imports_sees_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
     source = tmp_path / "crispmask" / "data" / "x.py"

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.analysis.incoherence_study import SHARES, fill, study_incoherence
 from crispmask.evaluation import evaluate
 from crispmask.evaluation.formats.coco import read_ground_truth, read_predictions
+from crispmask.testing import Shape, make_set
 from tests.analysis.rectangles import SIDE, dataset, encode, row
 
 MEDIUM = Shape(images=3, height=320, width=400, objects=4, detections=10, categories=2, found=0.9)

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
 
-from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.analysis.object_quality import CSV_COLUMNS, assess_objects, csv_rows, summarize
 from crispmask.analysis.pairs import one_to_one
 from crispmask.evaluation.formats.coco import read_ground_truth, read_predictions
 from crispmask.evaluation.masks.boundary_iou import boundary_iou
+from crispmask.testing import Shape, make_set
 from tests.analysis.rectangles import SIDE, dataset, encode, row
 
 SMALL = Shape(images=4, height=96, width=128, objects=5, detections=12, categories=3, found=0.8)

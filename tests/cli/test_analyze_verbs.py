@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.cli import main
 from crispmask.cli.analyze_incoherence import COLUMNS
 from crispmask.cli.arguments import short_names
 from crispmask.cli.output import print_table
 from crispmask.evaluation import evaluate
+from crispmask.testing import Shape, make_set
 from tests.analysis.rectangles import dataset, row
 
 SET = Shape(images=3, height=200, width=240, objects=4, detections=10, categories=2, found=0.9)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.cli import main
 from crispmask.evaluation import evaluate
+from crispmask.testing import Shape, make_set
 from tests.evaluation.lvis_sets import make_lvis
 from tests.evaluation.test_compare import worse
 

@@ -12,11 +12,11 @@ from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from benchmarks.bench_cityscapes import write_cityscapes
 from crispmask.data import require_dataset
 from crispmask.data.contents import check_contents
 from crispmask.errors import UserError
 from crispmask.evaluation import evaluate
+from crispmask.testing import write_cityscapes
 
 CLASSES = ["person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"]
 LABELS = (24, 25, 26, 27, 28, 31, 32, 33)

@@ -8,8 +8,8 @@ from command_line import random_weights, train_net
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from PIL import Image
 
-from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.evaluation import evaluate
+from crispmask.testing import Shape, make_set
 
 SHAPE = Shape(images=3, height=80, width=96, objects=4, detections=1, categories=5, found=0.9)
 

@@ -7,8 +7,8 @@ import pycocotools.mask as mask_utils
 import torch
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.evaluation import boundary_iou
+from crispmask.testing import Shape, make_set
 
 SHAPE = Shape(images=6, height=96, width=128, objects=5, detections=20, categories=6, found=0.7)
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from lvis_sets import real_lvis
 from pycocotools.coco import COCO
 
-from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.evaluation import evaluate
 from crispmask.evaluation.coco.protocol import evaluate_coco
 from crispmask.evaluation.formats.coco import read_ground_truth
 from crispmask.evaluation.lvis.cocofied import cocofy
 from crispmask.evaluation.lvis.protocol import evaluate_lvis
+from crispmask.testing import Shape, make_set
 
 SHAPE = Shape(images=2, height=40, width=50, objects=3, detections=4, categories=2, found=0.9)
 

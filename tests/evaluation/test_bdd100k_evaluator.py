@@ -10,9 +10,9 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
-from benchmarks.bench_evaluation import Shape, make_set
 from crispmask import get_config
 from crispmask.evaluation import build_evaluator, evaluate
+from crispmask.testing import Shape, make_set
 
 SHAPE = Shape(images=6, height=64, width=80, objects=5, detections=10, categories=8, found=0.9)
 CLASSES = ["pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"]

@@ -12,7 +12,6 @@ import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
 
-from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.analysis import pairs
 from crispmask.analysis.given_boxes import given_boxes
 from crispmask.cli import main
@@ -21,6 +20,7 @@ from crispmask.evaluation.coco.protocol import evaluate_coco
 from crispmask.evaluation.formats import checks
 from crispmask.evaluation.masks import rle
 from crispmask.evaluation.masks.intervals import Intervals, intersection
+from crispmask.testing import Shape, make_set
 
 SIDE = 60_000
 SQUARE = [[10, 10, 30, 10, 30, 30, 10, 30]]

@@ -11,7 +11,6 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from torch import multiprocessing
 
-from benchmarks.bench_cityscapes import CLASS_IDS, write_cityscapes
 from crispmask import get_config
 from crispmask.evaluation import build_evaluator, evaluate
 from crispmask.evaluation.cityscapes.evaluator import CityscapesBoundaryEvaluator
@@ -19,6 +18,7 @@ from crispmask.evaluation.device_masks import crops_of_masks
 from crispmask.evaluation.masks.crops import crops_of_runs
 from crispmask.evaluation.masks.encode import encode_crop
 from crispmask.evaluation.masks.rle import parse_runs
+from crispmask.testing import CITYSCAPES_IDS, write_cityscapes
 
 SIZE, RATIO = (100, 180), 0.01
 CLASSES = ["person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"]
@@ -45,7 +45,7 @@ def outputs(rows, names):
             pred_boxes=Boxes(boxes),
             pred_masks=torch.from_numpy(masks),
             scores=torch.tensor([r["score"] for r in own]),
-            pred_classes=torch.tensor([CLASS_IDS.index(r["label_id"]) for r in own], dtype=torch.long),
+            pred_classes=torch.tensor([CITYSCAPES_IDS.index(r["label_id"]) for r in own], dtype=torch.long),
         )
         yield {"file_name": f"/data/{name}_leftImg8bit.png"}, {"instances": instances}
 
@@ -125,7 +125,7 @@ def test_images_that_were_not_seen_have_no_predictions(city, caplog):
 def test_classes_may_be_in_any_order(city, one_process):
     folder, rows, names = city
     turned = CLASSES[::-1]
-    label_of = {CLASS_IDS[i]: CLASS_IDS[-1 - i] for i in range(8)}
+    label_of = {CITYSCAPES_IDS[i]: CITYSCAPES_IDS[-1 - i] for i in range(8)}
     moved = [{**row, "label_id": label_of[row["label_id"]]} for row in rows]
     evaluator = CityscapesBoundaryEvaluator(register(folder, turned), dilation_ratio=RATIO)
     assert run(evaluator, moved, names) == same(one_process)

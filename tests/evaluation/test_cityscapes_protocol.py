@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmarks.bench_cityscapes import write_cityscapes
 from crispmask.evaluation import evaluate
 from crispmask.evaluation.cityscapes.truth import find_instance_files
 from crispmask.evaluation.masks.boundary_iou import boundary_width
 from crispmask.ops import mask_boundary
+from crispmask.testing import write_cityscapes
 from tests.data.image_files import png_start
 
 NAMES = {

@@ -11,11 +11,11 @@ from detectron2.evaluation import COCOEvaluator, print_csv_format
 from model_outputs import as_float32, outputs, run_in_two_processes, same, same_tasks
 from model_outputs import run as run_shape
 
-from benchmarks.bench_evaluation import Shape, make_set
 from crispmask import get_config
 from crispmask.evaluation import build_evaluator, evaluate
 from crispmask.evaluation.coco.evaluator import COCOBoundaryEvaluator
 from crispmask.evaluation.device_masks import encode_masks
+from crispmask.testing import Shape, make_set
 
 SHAPE = Shape(images=9, height=64, width=80, objects=4, detections=8, categories=3, found=0.8)
 

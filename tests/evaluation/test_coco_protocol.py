@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.evaluation import evaluate
 from crispmask.evaluation.coco import overlaps
 from crispmask.evaluation.coco.precision import accumulate
@@ -25,6 +24,7 @@ from crispmask.evaluation.formats.coco import read_ground_truth
 from crispmask.evaluation.formats.results import read_results
 from crispmask.evaluation.masks.boundary_iou import boundary_iou, boundary_width
 from crispmask.evaluation.notes import collected_notes
+from crispmask.testing import Shape, make_set
 
 # pycocotools adds an epsilon to the denominator of precision.
 FULL, HALF = pytest.approx(100), pytest.approx(50)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval as OfficialEval
 
-from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.evaluation import COCOeval
+from crispmask.testing import Shape, make_set
 from tests.evaluation.test_coco_protocol import NaiveBoundaryEval
 from tests.evaluation.test_official import KINDS, odd_set
 

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.evaluation.coco.protocol import average_precisions, evaluate_coco
 from crispmask.evaluation.coco.resampling import draw_weights
 from crispmask.evaluation.compare import Comparison, adjust, compare
 from crispmask.evaluation.lvis.protocol import evaluate_lvis
+from crispmask.testing import Shape, make_set
 from tests.evaluation.lvis_sets import make_lvis
 from tests.evaluation.test_resampling import copied
 

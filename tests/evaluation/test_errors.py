@@ -9,12 +9,12 @@ import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
 
-from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.evaluation import evaluate
 from crispmask.evaluation.errors import KINDS, ModelErrors, find_errors
 from crispmask.evaluation.formats.coco import read_ground_truth, read_predictions
 from crispmask.evaluation.lvis.protocol import read_lvis
 from crispmask.evaluation.masks.outlines import agreements, boundary, with_true_outline
+from crispmask.testing import Shape, make_set
 from tests.analysis.rectangles import dataset, encode, row
 from tests.evaluation.lvis_sets import make_lvis
 

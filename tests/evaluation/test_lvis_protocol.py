@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lvis_sets import SHAPE, make_lvis, plain_lvis
 
-from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.evaluation import evaluate
 from crispmask.evaluation.coco.protocol import evaluate_coco
 from crispmask.evaluation.lvis.protocol import evaluate_lvis
+from crispmask.testing import Shape, make_set
 
 # COCO's averaging adds an epsilon to the denominator of precision.
 FULL, HALF = pytest.approx(100), pytest.approx(50)

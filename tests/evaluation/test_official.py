@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.evaluation import evaluate
 from crispmask.evaluation.coco.protocol import evaluate_coco
+from crispmask.testing import Shape, make_set
 from tests.evaluation.test_coco_protocol import NaiveBoundaryEval
 
 SMALL = Shape(images=4, height=96, width=128, objects=6, detections=10, categories=3, found=0.9)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.evaluation import progress
 from crispmask.evaluation.formats import checks
 from crispmask.evaluation.formats.checks import load_json
+from crispmask.testing import Shape, make_set
 
 ROOT = Path(__file__).parents[2]
 SET = Shape(images=20, height=60, width=80, objects=3, detections=20, categories=2, found=0.9)

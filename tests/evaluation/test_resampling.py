@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.bench_evaluation import Shape, make_set
 from crispmask.evaluation.coco import resampling
 from crispmask.evaluation.coco.instance_eval import InstanceEval
 from crispmask.evaluation.coco.protocol import average_precisions, evaluate_coco
@@ -21,6 +20,7 @@ from crispmask.evaluation.coco.resampling import (
     resample_classes,
 )
 from crispmask.evaluation.lvis.protocol import evaluate_lvis
+from crispmask.testing import Shape, make_set
 from tests.evaluation.lvis_sets import make_lvis
 
 SHAPE = Shape(images=6, height=120, width=140, objects=6, detections=25, categories=3, found=0.8)

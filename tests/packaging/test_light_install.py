@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bench_evaluation import Shape, make_set
+from crispmask.testing import Shape, make_set
 from tests.packaging.test_wheel import ROOT, wheel
 
 __all__ = ["wheel"]
