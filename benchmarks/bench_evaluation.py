@@ -41,7 +41,6 @@ print(*(figures[task]["AP"] for task in TASKS))
 """
 VERNIER = """
 from pathlib import Path
-from typing import NamedTuple
 from vernier.instance import Boundary, Evaluator, Segm
 contents = [Path(path).read_bytes() for path in (GT, DT)]
 kinds = {"segm": Segm, "boundary": Boundary}
@@ -76,7 +75,6 @@ print()
 # Of this process alone: what the system tells of a child begins with the memory of its parent
 PEAK = """
 from pathlib import Path
-from typing import NamedTuple
 lines = Path("/proc/self/status").read_text().splitlines()
 print(*(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")))
 """
