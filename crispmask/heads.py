@@ -60,6 +60,42 @@ class TrainingPart:
 
 
 @dataclass(frozen=True)
+class Dial:
+    """Settings of a trained model that ``crispmask analyze dial`` turns, without training anything again.
+
+    Attributes:
+        section: of the config, in which they are keys.
+        values: the keys, and the values that are tried of each by itself.
+        levels: keys with a value a level, and their number: one value stands for that of every level.
+        check: reference to ``f(cfg) -> None``, which raises a ValueError that names the key that is wrong.
+        help: what is to be known of the settings, for the help text.
+    """
+
+    section: str
+    values: Mapping[str, tuple[Any, ...]]
+    check: str
+    levels: Mapping[str, int] = field(default_factory=dict)
+    help: str = ""
+
+
+@dataclass(frozen=True)
+class Views:
+    """Sheets that show a model at work, for ``crispmask demo --show``.
+
+    Attributes:
+        kinds: names of the sheets, and what each shows, for the help text.
+        check: reference to ``f(predictor, kinds) -> None``, which raises a
+            :class:`crispmask.errors.UserError` where the model has nothing to show.
+        draw: reference to ``f(predictor, picture, kinds, score_threshold) -> dict``: a picture (H, W, 3)
+            uint8 RGB gives a sheet of each kind, or none without an object.
+    """
+
+    kinds: Mapping[str, str]
+    check: str
+    draw: str
+
+
+@dataclass(frozen=True)
 class Head:
     """What a package registers. All but the first two fields may be left out.
 
@@ -72,6 +108,15 @@ class Head:
         presets: reference to a dict of ``f(cfg, value) -> None`` by config keys: where a file or command line
             gives the key, it writes the values that the key stands for, before all others are merged.
         idle_keys: reference to a tuple of :class:`crispmask.idle_keys.IdleKeys`.
+        mask_heads: names of its classes in Detectron2's ``ROI_MASK_HEAD_REGISTRY``.
+        meta_architectures: names of its classes in ``META_ARCH_REGISTRY`` that have
+            ``MODEL.ROI_HEADS.NUM_CLASSES`` classes.
+        detector_keys: config keys that only training could teach a detector of the head anew, and that no
+            shape tells: ``--freeze-detector`` takes them from the weights.
+        recipe: a config for data of one's own, which ``crispmask data check`` adapts if none is given; of
+            several heads, that of the first counts.
+        dial: settings of a trained model; None: there are none.
+        views: sheets that show a model at work; None: there are none.
         sources: code bases whose checkpoints become models of the head.
         training_parts: parts of its models that only training uses.
         class_layers: layers that depend on the number of classes K, by the last part of their name: pairs
@@ -86,6 +131,12 @@ class Head:
     title: str = ""
     presets: str = ""
     idle_keys: str = ""
+    mask_heads: tuple[str, ...] = ()
+    meta_architectures: tuple[str, ...] = ()
+    detector_keys: tuple[str, ...] = ()
+    recipe: str = ""
+    dial: Dial | None = None
+    views: Views | None = None
     sources: tuple[Source, ...] = ()
     training_parts: tuple[TrainingPart, ...] = ()
     class_layers: Mapping[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)

@@ -7,6 +7,8 @@ HEAD = Head(
     title="RefineMask",
     add_config=".config:add_refinemask_config",
     idle_keys=".config:IDLE_KEYS",
+    mask_heads=("RefineMaskHead",),
+    recipe="refinemask/coco/R_50_FPN_1x.yaml",
     sources=(
         Source(
             name="refinemask",

@@ -14,6 +14,9 @@ from crispmask.checkpoint import convert_state_dict
 from crispmask.checkpoint.report import compare_shapes
 from crispmask.cli import main
 from crispmask.cli.doctor import MISSING, OK, Finding, examine_heads
+from crispmask.cli.views import check_views, view_sheets
+from crispmask.engine.checks import check_classes
+from crispmask.errors import UserError
 from crispmask.heads import heads
 
 ROOT = Path(__file__).parents[1]
@@ -148,11 +151,14 @@ def test_a_head_that_cannot_be_used_is_one_sentence_with_its_name(
 
 
 SOURCE = """
-from crispmask.heads import Head, Source, TrainingPart
+from crispmask.heads import Head, Source, TrainingPart, Views
 HEAD = Head(
     name="toy",
     add_config=".keys:add_keys",
     sources=(Source(name="toycode", release=".names:RELEASE", signature="toy.", help="a toy by its maker"),),
+    views=Views({"dots": "a dot an object"}, check=".sheets:check", draw=".sheets:draw"),
+    meta_architectures=("ToyNet",),
+    detector_keys=("MODEL.TOY_WIDTH",),
     training_parts=(TrainingPart("aside.", ("MODEL.TOY_WIDTH", "0"), "is from before the aside"),),
     class_layers={"votes": ((2, 0),)},
 )
@@ -160,6 +166,15 @@ HEAD = Head(
 NAMES = """
 from crispmask.releases import WB, Release, rules
 RELEASE = Release(rules=rules("toy.", "roi_heads.", {r"layer(?P<i>\\d)" + WB: "convs.{i-1}.{wb}"}))
+"""
+
+
+SHEETS = """
+def check(predictor, kinds):
+    if predictor is None:
+        raise ValueError(f"no model for {kinds}")
+def draw(predictor, picture, kinds, score_threshold):
+    return {kind: f"{kind} of {picture}" for kind in kinds}
 """
 
 
@@ -187,6 +202,28 @@ def test_help_of_convert_lists_the_sources_of_a_head(capsys: pytest.CaptureFixtu
     out = capsys.readouterr().out
     assert "  toycode       a toy by its maker.\n" in out
     assert "{refinemask,toycode,transfiner,transformers,detectron2}" in out
+
+
+@pytest.mark.usefixtures("toy_source")
+def test_sheets_of_a_head_are_asked_of_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "toy" / "sheets.py").write_text(SHEETS)
+    with pytest.raises(SystemExit):
+        main(["demo", "--help"])
+    assert "--show of toy: dots (a dot an object)." in capsys.readouterr().out
+    wanted = ["outline", "dots"]
+    with pytest.raises(ValueError, match=r"no model for \['dots'\]"):
+        check_views(None, wanted)
+    assert view_sheets("model", "picture", wanted, 0.5) == {"dots": "dots of picture"}
+    assert view_sheets("model", "picture", ["outline"], 0.5) == {}
+
+
+@pytest.mark.usefixtures("toy_source")
+def test_a_model_of_a_head_has_as_many_classes_as_its_data_set() -> None:
+    cfg = get_config("shapes/mask_rcnn_R_18_FPN.yaml", ["MODEL.META_ARCHITECTURE", "ToyNet"])
+    check_classes(cfg, "shapes_val")
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
+    with pytest.raises(UserError, match=r"NUM_CLASSES is 3 but data set 'shapes_val' has 8 classes"):
+        check_classes(cfg, "shapes_val")
 
 
 @pytest.mark.usefixtures("toy_source")

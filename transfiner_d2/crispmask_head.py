@@ -1,6 +1,6 @@
 """What Mask Transfiner hands over to CrispMask; read without its package, so it imports nothing heavy."""
 
-from crispmask.heads import Head, Source, TrainingPart
+from crispmask.heads import Dial, Head, Source, TrainingPart, Views
 
 _QUERY = "the query-based detector"
 
@@ -10,6 +10,31 @@ HEAD = Head(
     add_config=".config:add_transfiner_config",
     presets=".config:PRESETS",
     idle_keys=".config:IDLE_KEYS",
+    mask_heads=("TransfinerMaskHead",),
+    meta_architectures=("QueryTransfiner",),
+    detector_keys=("MODEL.QUERY.NUM_HEADS", "MODEL.QUERY.IN_FEATURES", "MODEL.QUERY.CLASS_LOSS"),
+    dial=Dial(
+        section="MODEL.TRANSFINER",
+        values={
+            "DEPTH": (0, 1, 2, 3, 4),
+            "THRESHOLDS": (0.2, 0.35, 0.65, 0.8),
+            "MAX_NODES": (128, 512, 2048),
+            "TOP_K": (5, 20),
+            "MEMORY_BUDGET": (0, 64),
+        },
+        levels={"THRESHOLDS": 4},
+        check=".checks:check_config",
+        help="transfiner_d2/config.py says what they mean; one threshold stands for that of every level: "
+        '--set DEPTH=1,2,3 --set TOP_K=10,0 --set "THRESHOLDS=0.3,(0.5,0.4,0.3,0.3)"',
+    ),
+    views=Views(
+        kinds={
+            "quadtree": "the nodes of each level",
+            "attention": "what four nodes (red) attend to in the last layer, as in the paper's Figure 6",
+        },
+        check=".views:check_views",
+        draw=".views:view_sheets",
+    ),
     sources=(
         Source(
             name="transfiner",

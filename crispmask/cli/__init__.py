@@ -32,7 +32,7 @@ ANALYSES = {
     "boundary": ("crispmask.cli.analyze_boundary", "where outlines are wrong: HTML page and CSV"),
     "errors": ("crispmask.cli.analyze_errors", "what AP would be without one kind of error, as of outlines"),
     "incoherence": ("crispmask.cli.analyze_incoherence", "errors in incoherent regions, and AP without them"),
-    "dial": ("crispmask.cli.analyze_dial", "quality, time and memory over the settings of Mask Transfiner"),
+    "dial": ("crispmask.cli.analyze_dial", "quality, time and memory over settings of a trained model"),
 }
 DATA = {
     "check": ("crispmask.cli.data_check", "what an annotation file holds, and what is wrong with it"),

@@ -1,11 +1,10 @@
-"""Measure what the settings of a trained Mask Transfiner bring and cost, without training anything again.
+"""Measure what settings of a trained model bring and cost, without training anything again.
 
 Every setting is run over the same images of the first data set of DATASETS.TEST: mask AP, Boundary AP, median
 milliseconds of an image (masks at its size included) and the most memory in use above that of the loaded
 model, which on the CPU is that of the process. Without --set one key is turned at a time, and values that do
-not fit the rest of the config are left out. With --set all combinations of the values given are tried:
-  --set DEPTH=1,2,3 --set TOP_K=10,0 --set "THRESHOLDS=0.3,(0.5,0.4,0.3,0.3)"
-One threshold stands for that of every level. What the keys mean is in transfiner_d2/config.py.
+not fit the rest of the config are left out. With --set all combinations of the values given are tried. Which
+settings there are depends on the head:
 """
 
 from __future__ import annotations
@@ -13,31 +12,35 @@ from __future__ import annotations
 import argparse
 import ast
 from collections.abc import Sequence
+from itertools import starmap
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from crispmask.cli.arguments import weight_path
 from crispmask.cli.models import add_model_arguments, load_model_config, print_idle_keys
 from crispmask.cli.output import check_output_file, print_table, say, write_csv, write_json
 from crispmask.errors import UserError
+from crispmask.heads import Dial, Head, heads
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
     from crispmask.engine.dial import Measurement, Settings
 
-KEYS = ("DEPTH", "THRESHOLDS", "MAX_NODES", "TOP_K", "MEMORY_BUDGET")
 COLUMNS = ("settings", "AP", "Boundary AP", "ms / image", "MB")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags of ``crispmask analyze dial``."""
+    """Declare the flags of ``crispmask analyze dial``, and list the settings that heads register."""
+    lines = starmap(_describe, _dials().items())
+    parser.description = "\n".join([parser.description or "", *lines])
     add_model_arguments(parser)
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=V1,V2",
-        help=f"values of a key: {', '.join(KEYS)}; may be given several times",
+        help=f"values of a key: {', '.join(_keys())}; may be given several times",
     )
     parser.add_argument(
         "--limit", type=int, default=100, metavar="N", help="images, from the first; 0: all (default: 100)"
@@ -50,14 +53,19 @@ def run(args: argparse.Namespace) -> None:
     """Measure every setting, print the table and write the files.
 
     Raises:
-        UserError: no Mask Transfiner, no data set, or a key or value that cannot be.
+        UserError: a model without dial, no data set, or a key or value that cannot be.
     """
     if args.limit < 0:
         raise UserError("--limit must be 0 (all images) or more.")
     values: dict[str, tuple[Any, ...]] = {}
     for key, more in map(_parse, args.set):
         values[key] = values.get(key, ()) + more
-    cfg = _checked_config(args)
+    cfg, head, dial = _checked_config(args)
+    if foreign := [key for key in values if key not in dial.values]:
+        raise UserError(
+            f"--set {foreign[0]} is no setting of {_title(head)}: give KEY=V1,V2 with one of "
+            f"{', '.join(dial.values)}."
+        )
     print_idle_keys(args, cfg, "evaluate")
     inputs = [args.config_file, weight_path(cfg.MODEL.WEIGHTS)]
     json_file = check_output_file(args.json, inputs)
@@ -72,9 +80,9 @@ def run(args: argparse.Namespace) -> None:
     images = first_images(cfg, args.limit)
     grid: list[tuple[Settings, CfgNode]] = []
     left_out: list[Settings] = []
-    for settings in all_combinations(values) if values else one_at_a_time(cfg):
+    for settings in all_combinations(values) if values else one_at_a_time(cfg, dial):
         try:
-            grid.append((settings, _config_of(args, settings)))
+            grid.append((settings, _config_of(args, head, dial, settings)))
         except UserError:
             if values:
                 raise
@@ -103,9 +111,11 @@ def run(args: argparse.Namespace) -> None:
 def _parse(text: str) -> tuple[str, tuple[Any, ...]]:
     """``KEY=V1,V2`` as the key and its values."""
     key, equals, values = text.partition("=")
-    key = key.strip().upper().removeprefix("MODEL.TRANSFINER.")
-    if not equals or key not in KEYS:
-        raise UserError(f"--set {text} names no setting: give KEY=V1,V2 with one of {', '.join(KEYS)}.")
+    key = key.strip().upper()
+    for dial in _dials().values():
+        key = key.removeprefix(f"{dial.section}.")
+    if not equals or key not in _keys():
+        raise UserError(f"--set {text} names no setting: give KEY=V1,V2 with one of {', '.join(_keys())}.")
     try:
         parsed = ast.literal_eval(f"({values},)")
     except (SyntaxError, ValueError):
@@ -113,34 +123,62 @@ def _parse(text: str) -> tuple[str, tuple[Any, ...]]:
     return key, parsed
 
 
-def _config_of(args: argparse.Namespace, settings: Settings) -> CfgNode:
+def _config_of(args: argparse.Namespace, head: Head, dial: Dial, settings: Settings) -> CfgNode:
     """The config with some settings, checked before anything runs, and with Boundary AP."""
     from crispmask.engine.dial import as_overrides
-    from transfiner_d2.checks import check_config
 
-    opts = [*args.opts, "TEST.BOUNDARY.ENABLED", "True", *as_overrides(settings)]
-    cfg = load_model_config(argparse.Namespace(**{**vars(args), "opts": opts}))
+    cfg = _load(args, as_overrides(settings, dial))
     try:
-        check_config(cfg)
+        head.load(dial.check)(cfg)
     except ValueError as error:
         raise UserError(str(error)) from error
     return cfg
 
 
-def _checked_config(args: argparse.Namespace) -> CfgNode:
+def _load(args: argparse.Namespace, more: Sequence[str] = ()) -> CfgNode:
+    opts = [*args.opts, "TEST.BOUNDARY.ENABLED", "True", *more]
+    return load_model_config(argparse.Namespace(**{**vars(args), "opts": opts}))
+
+
+def _checked_config(args: argparse.Namespace) -> tuple[CfgNode, Head, Dial]:
+    """The config as it is, the head of its model, and the settings of that head."""
     from crispmask.engine.arguments import check_pairs
     from crispmask.engine.checks import check_dataset, used_datasets
 
     check_pairs(args.opts)
-    cfg = _config_of(args, {})
-    if cfg.MODEL.ROI_MASK_HEAD.NAME != "TransfinerMaskHead" or not cfg.MODEL.MASK_ON:
+    cfg = _load(args)
+    name = cfg.MODEL.ROI_MASK_HEAD.NAME
+    head = next((head for head in heads() if name in head.mask_heads and cfg.MODEL.MASK_ON), None)
+    if head is None or head.dial is None:
         given = args.config_file or cfg.MODEL.WEIGHTS
+        titles = " and ".join(_dials())
+        folders = " or ".join(f"configs/{head.name}" for head in heads() if head.dial)
         raise UserError(
-            f"The dial is that of Mask Transfiner; the mask head of '{given}' is "
-            f"{cfg.MODEL.ROI_MASK_HEAD.NAME}: give one of the configs of configs/transfiner."
+            f"The dial is that of {titles}; the mask head of '{given}' is {name}: give one of the configs of "
+            f"{folders}."
         )
+    cfg = _config_of(args, head, head.dial, {})
     check_dataset(cfg, used_datasets(cfg, eval_only=True)[0], eval_only=True)
-    return cfg
+    return cfg, head, head.dial
+
+
+def _dials() -> dict[str, Dial]:
+    """Settings of heads that have some, by the titles of the heads."""
+    return {_title(head): head.dial for head in heads() if head.dial}
+
+
+def _keys() -> list[str]:
+    return list(dict.fromkeys(key for dial in _dials().values() for key in dial.values))
+
+
+def _title(head: Head) -> str:
+    return head.title or head.name
+
+
+def _describe(title: str, dial: Dial) -> str:
+    """A line of the help text, wrapped like the rest of it."""
+    more = f"; {dial.help}" if dial.help else ""
+    return fill(f"{title}: {', '.join(dial.values)}{more}", 106, initial_indent="  ", subsequent_indent="  ")
 
 
 def _name(settings: Settings) -> str:

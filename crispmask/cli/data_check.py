@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from crispmask.cli.output import check_output_file, print_findings, print_table, say, write_json, write_whole
 from crispmask.errors import UserError
+from crispmask.heads import heads
 from crispmask.text import counted, printable
 
 if TYPE_CHECKING:
@@ -31,11 +32,9 @@ if TYPE_CHECKING:
     from crispmask.data.image_files import ImageFaults
 
 
-RECIPE = "refinemask/coco/R_50_FPN_1x.yaml"
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of ``crispmask data check``."""
+    recipe = next((head.recipe for head in heads() if head.recipe), "")
     parser.add_argument("file", metavar="FILE", help="COCO-format annotations")
     parser.add_argument("--images", metavar="FOLDER", help="where the images are (default: not looked at)")
     parser.add_argument("--fix", metavar="OUT", help="write the file without what cannot be used")
@@ -44,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config-file",
         metavar="FILE",
-        default=RECIPE,
-        help=f"recipe whose values are adapted (default: {RECIPE})",
+        default=recipe,
+        help=f"recipe whose values are adapted (default: {recipe})",
     )
     parser.add_argument(
         "--gpus", type=int, default=1, metavar="N", help="GPUs of the training, 0: the CPU (default: 1)"

@@ -6,9 +6,8 @@ tag says; grey ones, ones with alpha and ones with 16 bits will do. What cannot 
 is named, the others are done, and the exit code is 1. The sound of videos is left out.
 
 --show writes more pictures beside: outline (a thin one, no tint), boundary (the pixels that Boundary IoU
-counts), compare (the objects that the model of --compare draws most differently), and of a Mask Transfiner
-quadtree and attention: the nodes of each level, and what four nodes (red) attend to in the last layer, as in
-the paper's Figure 6.
+counts) and compare (the objects that the model of --compare draws most differently). What else is to be shown
+of a model depends on its head: see below.
 
 --save writes masks and soft (a PNG an object: 0 and 255, or its probability), yolo (labels/, without holes),
 labelme (labelme/) and json (results.json): COCO-format results, as --json FILE. Their image_id is that of
@@ -22,7 +21,7 @@ examples:
   crispmask demo --weights output/model_final.pth --input photos/ cat.jpg --output drawn/
   crispmask demo --weights output/model_final.pth --input clip.mp4 --every 5 --output drawn/
   crispmask demo --weights output/model_final.pth --input photos/ --output drawn/ --save masks --save json
-  crispmask demo --config-file configs/refinemask/coco/R_50_FPN_1x.yaml --weights model.pth \\
+  crispmask demo --config-file configs/baselines/coco/mask_rcnn_R_50_FPN_1x.yaml --weights model.pth \\
       --input photos/ cat.jpg --output drawn/ MODEL.DEVICE cpu
 """
 
@@ -34,11 +33,13 @@ from functools import partial
 from itertools import chain
 from math import ceil
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from crispmask.cli.arguments import weight_path
 from crispmask.cli.models import add_model_arguments, load_model_config, print_idle_keys
 from crispmask.cli.output import RowFile, check_output_file, check_output_folder, print_notes, say
+from crispmask.cli.views import STYLES, check_views, describe_views, view_kinds
 from crispmask.errors import UserError
 from crispmask.text import counted
 
@@ -50,11 +51,13 @@ if TYPE_CHECKING:
     from crispmask.results import Classes
 
 SAVED = ("masks", "json", "soft", "yolo", "labelme")
-SHOWN = ("outline", "boundary", "quadtree", "attention", "compare")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags of ``crispmask demo``."""
+    """Declare the flags of ``crispmask demo``, and list the sheets that heads register."""
+    more = [fill(sentence, 110) for sentence in describe_views()]
+    parser.description = "\n\n".join([parser.description or "", *more])
+    shown = (*STYLES, *view_kinds(), "compare")
     add_model_arguments(parser)
     add = parser.add_argument
     add("--input", nargs="+", default=[], metavar="PATH", help="images, folders, patterns and videos")
@@ -72,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--scale", type=int, default=1, metavar="N", help="enlarge pictures, not outlines (default: 1)")
     add("--batch-size", type=int, default=1, metavar="N", help="images at once (default: 1)")
-    add("--show", action="append", choices=SHOWN, default=[], help="see above; may be given several times")
+    add("--show", action="append", choices=shown, default=[], help="see above; may be given several times")
     add("--compare", metavar="WEIGHTS", help="model to compare with, with --show compare")
     add("--save", action="append", choices=SAVED, default=[], help="see above; may be given several times")
     add("--json", metavar="FILE", help="write the detections as COCO-format results")
@@ -100,10 +103,7 @@ def run(args: argparse.Namespace) -> None:
     json_file = check_output_file(args.json, kept)
     predictor, other = Predictor(cfg), _other_model(args)
     print_idle_keys(args, cfg, "predict")
-    if views := [kind for kind in args.show if kind in ("quadtree", "attention")]:
-        from crispmask.cli.transfiner_views import check_views
-
-        check_views(predictor, views)
+    check_views(predictor, args.show)
     ids = _result_ids(inputs, predictor.classes, dataset, args) if _json_path(args) else None
     check_output_folder(args.output)
     json_file = json_file or check_output_file(_json_path(args), kept)

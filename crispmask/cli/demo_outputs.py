@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from crispmask.cli.demo_inputs import Shot
 from crispmask.cli.output import RowFile, say
+from crispmask.cli.views import STYLES, view_kinds, view_sheets
 from crispmask.result_files import (
     save_labelme,
     save_masks,
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from crispmask.cli.demo_ids import ResultIds
     from crispmask.engine.predictor import Predictor
     from crispmask.results import Result
-
-# Values of --show: styles of pictures, and sheets of tiles, which videos have none of
-STYLES, SHEETS = ("outline", "boundary"), ("quadtree", "attention", "compare")
 
 
 class Outputs:
@@ -97,10 +95,8 @@ class Outputs:
 
     def _sheets(self, shot: Shot, result: Result) -> dict[str, NDArray[np.uint8]]:
         sheets: dict[str, NDArray[np.uint8]] = {}
-        if views := [kind for kind in self.args.show if kind in ("quadtree", "attention")]:
-            from crispmask.cli.transfiner_views import view_sheets
-
-            sheets = view_sheets(self.predictor, result.picture, views, self.args.score_threshold)
+        if any(kind in view_kinds() for kind in self.args.show):
+            sheets = view_sheets(self.predictor, result.picture, self.args.show, self.args.score_threshold)
             if not sheets:
                 name, score = Path(shot.title).name, self.args.score_threshold
                 say(f"{name}: no object reaches --score-threshold {score}, so no sheet of --show")
@@ -157,7 +153,7 @@ def check_wishes(args: argparse.Namespace, has_images: bool, has_videos: bool) -
 
     if ("compare" in args.show) != bool(args.compare):
         raise UserError("--show compare and --compare WEIGHTS belong together: give both, or none.")
-    sheets = [kind for kind in args.show if kind in SHEETS]
+    sheets = [kind for kind in args.show if kind not in STYLES]
     if has_videos and sheets:
         raise UserError(f"--show {sheets[0]} is for images: give it without videos and cameras.")
     if has_videos and not has_images and "labelme" in args.save:

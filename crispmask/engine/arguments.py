@@ -23,7 +23,7 @@ from crispmask.text import unknown_flags
 
 EPILOG = """
 examples:
-  train_net.py --config-file configs/refinemask/coco/R_50_FPN_1x.yaml --num-gpus 8
+  train_net.py --config-file configs/baselines/coco/mask_rcnn_R_50_FPN_1x.yaml --num-gpus 8
   train_net.py --config-file FILE --num-gpus 2 SOLVER.BASE_LR 0.005 SOLVER.IMS_PER_BATCH 4
   train_net.py --config-file FILE --eval-only MODEL.WEIGHTS output/model_final.pth
   train_net.py --config-file FILE --resume

@@ -32,10 +32,11 @@ from crispmask.engine.value_range import check_value_range
 from crispmask.errors import UserError
 from crispmask.evaluation.build import EVALUATORS, evaluator_type
 from crispmask.evaluation.masks.boundary_iou import boundary_width
+from crispmask.heads import heads
 from crispmask.idle_keys import describe_idle_keys
 
-# Meta-architectures whose number of classes is MODEL.ROI_HEADS.NUM_CLASSES
-ROI_META_ARCHITECTURES = ("GeneralizedRCNN", "PanopticFPN", "QueryTransfiner")
+# Meta-architectures of Detectron2 whose number of classes is MODEL.ROI_HEADS.NUM_CLASSES
+ROI_META_ARCHITECTURES = ("GeneralizedRCNN", "PanopticFPN")
 
 
 def check_run(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
@@ -180,7 +181,8 @@ def _check_contents(cfg: CfgNode, name: str, *, eval_only: bool) -> list[str]:
 
 def check_classes(cfg: CfgNode, name: str) -> None:
     """The model has as many classes as the data set."""
-    if cfg.MODEL.META_ARCHITECTURE not in ROI_META_ARCHITECTURES:
+    of_heads = (name for head in heads() for name in head.meta_architectures)
+    if cfg.MODEL.META_ARCHITECTURE not in (*ROI_META_ARCHITECTURES, *of_heads):
         return
     if MetadataCatalog.get(name).get("thing_classes") is None:
         DatasetCatalog.get(name)  # Detectron2 reads the class names of custom COCO files with the file

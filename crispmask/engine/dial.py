@@ -1,4 +1,4 @@
-"""The dial of Mask Transfiner: what settings of a trained model bring and cost, over the same images."""
+"""What settings of a trained model bring and cost, over the same images."""
 
 from __future__ import annotations
 
@@ -17,20 +17,12 @@ from detectron2.data import DatasetCatalog, build_detection_test_loader
 from crispmask.data.mapper import ImageMapper
 from crispmask.engine.cost import PeakMemory, timed
 from crispmask.engine.trained_model import load_trained_model
+from crispmask.engine.value_checks import value_of
 from crispmask.engine.value_range import stored_value_range
 from crispmask.errors import UserError
 from crispmask.evaluation.build import build_evaluator, evaluator_type
+from crispmask.heads import Dial
 
-# Keys of MODEL.TRANSFINER that need no training, and the values that are tried of each by itself
-DIAL: dict[str, tuple[Any, ...]] = {
-    "DEPTH": (0, 1, 2, 3, 4),
-    "THRESHOLDS": (0.2, 0.35, 0.65, 0.8),
-    "MAX_NODES": (128, 512, 2048),
-    "TOP_K": (5, 20),
-    "MEMORY_BUDGET": (0, 64),
-}
-# Thresholds of the levels that a quadtree can have
-LEVELS = 4
 # Images that are run once before anything is measured: the first ones set up memory and choose algorithms
 WARM_UP = 2
 
@@ -43,7 +35,7 @@ class Measurement:
     """A model with some settings.
 
     Attributes:
-        settings: keys of ``MODEL.TRANSFINER`` that differ from the config.
+        settings: keys of the dial that differ from the config.
         figures: results by task (``segm``, ``boundary``), as the evaluator gives them.
         milliseconds: median time of an image, masks at its size included.
         megabytes: most memory in use above that of the loaded model; NaN: not known.
@@ -55,11 +47,12 @@ class Measurement:
     megabytes: float
 
 
-def one_at_a_time(cfg: CfgNode) -> Iterator[Settings]:
-    """The config as it is, then every other value of ``DIAL``, one key at a time."""
+def one_at_a_time(cfg: CfgNode, dial: Dial) -> Iterator[Settings]:
+    """The config as it is, then every other value of a dial, one key at a time."""
     yield {}
-    for key, values in DIAL.items():
-        yield from ({key: value} for value in values if value != cfg.MODEL.TRANSFINER[key])
+    for key, values in dial.values.items():
+        now = value_of(cfg, f"{dial.section}.{key}")
+        yield from ({key: value} for value in values if value != now)
 
 
 def all_combinations(values: Mapping[str, Sequence[Any]]) -> Iterator[Settings]:
@@ -69,13 +62,13 @@ def all_combinations(values: Mapping[str, Sequence[Any]]) -> Iterator[Settings]:
         yield dict(zip(values, combination, strict=True))
 
 
-def as_overrides(settings: Settings) -> list[str]:
-    """``KEY, VALUE, ...`` of a config; one threshold stands for that of every level."""
+def as_overrides(settings: Settings, dial: Dial) -> list[str]:
+    """``KEY, VALUE, ...`` of a config; one value stands for that of every level."""
     overrides = []
     for key, value in settings.items():
-        if key == "THRESHOLDS" and not isinstance(value, tuple):
-            value = (value,) * LEVELS
-        overrides += [f"MODEL.TRANSFINER.{key}", str(value)]
+        if key in dial.levels and not isinstance(value, tuple):
+            value = (value,) * dial.levels[key]
+        overrides += [f"{dial.section}.{key}", str(value)]
     return overrides
 
 

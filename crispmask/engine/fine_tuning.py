@@ -22,6 +22,7 @@ from crispmask.checkpoint.shapes import build_without_memory, config_shapes
 from crispmask.data.classes import registered_names
 from crispmask.engine.value_checks import value_of
 from crispmask.errors import UserError
+from crispmask.heads import heads
 from crispmask.text import News
 
 # What the carried layers of a detector were trained with, and no shape of theirs tells
@@ -36,7 +37,6 @@ _BOX_KEYS = (
     *("MODEL.RPN.BBOX_REG_WEIGHTS", "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS"),
     *("MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS", "MODEL.ROI_BOX_HEAD.POOLER_TYPE"),
     *("MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", "MODEL.ROI_HEADS.IN_FEATURES"),
-    *("MODEL.QUERY.NUM_HEADS", "MODEL.QUERY.IN_FEATURES", "MODEL.QUERY.CLASS_LOSS"),
 )
 
 
@@ -128,7 +128,8 @@ def take_over_keys(cfg: CfgNode, args: argparse.Namespace, origin: Origin) -> li
     Returns:
         Sentences on what changed.
     """
-    keys = (*_INPUT_KEYS, *(_BOX_KEYS if args.freeze_detector else ()))
+    of_heads = (key for head in heads() for key in head.detector_keys)
+    keys = (*_INPUT_KEYS, *((*_BOX_KEYS, *of_heads) if args.freeze_detector else ()))
     if not origin.config:
         names = ", ".join(_INPUT_KEYS[:3])
         said = f"--from: nothing says what '{args.start}' was trained with"

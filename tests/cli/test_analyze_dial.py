@@ -7,18 +7,21 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from crispmask.cli import main
-from crispmask.engine import dial
-from crispmask.engine.dial import DIAL, first_images, one_at_a_time
+from crispmask.cli import analyze_dial, main
+from crispmask.engine.dial import first_images, one_at_a_time
 from crispmask.errors import UserError
+from crispmask.heads import Dial, Head, heads
 from tests.transfiner.tiny_transfiner import tiny_config, tiny_model
 
+(HEAD,) = (head for head in heads() if head.dial)
+DIAL = HEAD.dial.values
 pytestmark = pytest.mark.usefixtures("shapes_root")
 
 
@@ -78,7 +81,7 @@ def test_the_first_row_has_the_memory_of_the_others(model: list[str], tmp_path: 
 
 def test_without_wishes_one_key_is_turned_at_a_time() -> None:
     cfg = tiny_config(DEPTH=2, TOP_K=5)
-    grid = list(one_at_a_time(cfg))
+    grid = list(one_at_a_time(cfg, HEAD.dial))
     assert grid[0] == {} and all(len(settings) == 1 for settings in grid[1:])
     assert {key for settings in grid for key in settings} == set(DIAL)
     assert {"DEPTH": 2} not in grid and {"TOP_K": 5} not in grid and {"DEPTH": 4} in grid
@@ -99,7 +102,8 @@ def test_what_does_not_fit_the_model_is_left_out_unless_it_was_asked_for(
     opts: str,
     left_out: list[str],
 ) -> None:
-    monkeypatch.setattr(dial, "DIAL", {"DEPTH": DIAL["DEPTH"][1:]})
+    short = replace(HEAD, dial=replace(HEAD.dial, values={"DEPTH": DIAL["DEPTH"][1:]}))
+    monkeypatch.setattr(analyze_dial, "heads", lambda: (short,))
     path = tmp_path / "dial.json"
     words = ["--limit", "1", "--json", str(path)]
     changes = f"MODEL.TRANSFINER.{opts}".split()
@@ -114,6 +118,18 @@ def test_what_does_not_fit_the_model_is_left_out_unless_it_was_asked_for(
     assert not tried & set(left_out) and len(tried) + len(left_out) == 4
     asked = ["--set", left_out[0].replace(" ", "="), *words]
     assert main(["analyze", "dial", *model, *asked, *changes]) == 2
+
+
+def test_a_setting_of_another_head_is_refused(
+    model: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy = Head("toy", ".config:add", title="Toy", dial=Dial("MODEL.TOY", {"WIDTH": (1, 2)}, ".config:check"))
+    monkeypatch.setattr(analyze_dial, "heads", lambda: (HEAD, toy))
+    assert main(["analyze", "dial", *model, "--set", "MODEL.TOY.WIDTH=1"]) == 2
+    assert "--set WIDTH is no setting of Mask Transfiner: give KEY=V1,V2 with" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["analyze", "dial", "--help"])
+    assert "  Toy: WIDTH\n" in capsys.readouterr().out
 
 
 def test_a_part_of_cityscapes_is_refused() -> None:

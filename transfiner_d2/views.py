@@ -12,6 +12,10 @@ from crispmask.errors import UserError
 from crispmask.visualization.overlay import DrawnObject, draw_objects
 from crispmask.visualization.quadtree import Crop, draw_attention, draw_nodes, sheet, spread_nodes
 
+from .encoder import SequenceEncoder
+from .inspection import inspect_quadtrees
+from .mask_head import TransfinerMaskHead
+
 if TYPE_CHECKING:
     from detectron2.structures import Instances
 
@@ -27,9 +31,6 @@ def check_views(predictor: Predictor, kinds: Sequence[str]) -> None:
     Raises:
         UserError: the model has no quadtree, or no attention.
     """
-    from transfiner_d2 import TransfinerMaskHead
-    from transfiner_d2.encoder import SequenceEncoder
-
     head = getattr(getattr(predictor.model, "roi_heads", None), "mask_head", None)
     if not isinstance(head, TransfinerMaskHead):
         raise UserError(f"--show {kinds[0]} is for Mask Transfiner: give one of its configs, or no --show.")
@@ -52,7 +53,6 @@ def view_sheets(
             its nodes attend to in the last layer.
         score_threshold: lowest score of an object.
     """
-    from transfiner_d2.inspection import inspect_quadtrees
 
     def best(found: Instances) -> list[int]:
         shown = found.scores.argsort(descending=True)[:MOST_OBJECTS]
