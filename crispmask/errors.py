@@ -1,4 +1,4 @@
-"""The two ways a run stops early: a wish that cannot be met, and numbers that are no numbers."""
+"""The two ways a run stops early: a wish that cannot be met, and a loss or a weight that is not finite."""
 
 from __future__ import annotations
 

@@ -45,7 +45,16 @@ _ZOO_NAME = re.compile(r"_([0-9a-f]{6})\.pkl$")
 _HUB_NAME = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pt|pkl|safetensors)$")
 
 
-def check_hash(path: str) -> str:
+def fetch_verified(path: str) -> Path:
+    """The file on this machine of a path or an address, as :func:`fetch`, whose hash is the stated one.
+
+    Raises:
+        UserError: as :func:`verified_address`.
+    """
+    return fetch(verified_address(path))
+
+
+def verified_address(path: str) -> str:
     """Fetch a weight file, if it is an address, and compare its hash with the stated one.
 
     Args:

@@ -139,7 +139,7 @@ def check_values(path: Path, model: Mapping[Any, Any]) -> None:
         )
 
 
-def check_floats(path: str | Path, names: Sequence[str]) -> None:
+def refuse_other_numbers(path: str | Path, names: Sequence[str]) -> None:
     """Raise if there is a name: that of a tensor without floating-point numbers where the model has them.
 
     Raises:

@@ -15,10 +15,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from crispmask.checkpoint.class_rows import ClassFit, ModelClasses, fit_classes
-from crispmask.checkpoint.download import check_hash, fetch, naming_download
+from crispmask.checkpoint.download import fetch, naming_download, verified_address
 from crispmask.checkpoint.files import open_weight_file, read_weight_file
 from crispmask.checkpoint.fine_tuning import describe_fine_tuning, fine_tuning_rows
-from crispmask.checkpoint.integrity import check_floats
+from crispmask.checkpoint.integrity import refuse_other_numbers
 from crispmask.checkpoint.origin import origin_of
 from crispmask.checkpoint.report import WeightReport, is_backbone, is_optional, is_part
 from crispmask.errors import UserError
@@ -94,19 +94,15 @@ class WeightCheckpointer(DetectionCheckpointer):
             checkpointables: names of what else is taken from the file; None: all, and as this takes up a
                 run, its weights must fit even where ``strict`` is False.
         """
-        address = check_hash(path)
+        address = verified_address(path)
         local = str(fetch(address)) if address else ""
         if local and not isinstance(self.model, DistributedDataParallel):
             # Processes of a run tell each other first which of them have the file
             open_weight_file(local).close()
         if ("matching_heuristics", "True") in parse_qsl(urlparse(address).query):
             local = f"{local}?matching_heuristics=True"
-        strict, self.strict = self.strict, self.strict or checkpointables is None
         self._given, self._resumes = path, checkpointables is None
-        try:
-            return super().load(local, checkpointables)
-        finally:
-            self.strict = strict
+        return super().load(local, checkpointables)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         notes: list[str] = []
@@ -121,7 +117,7 @@ class WeightCheckpointer(DetectionCheckpointer):
         return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> None:
-        check_floats(self._given, _without_floats(checkpoint["model"], self.model))
+        refuse_other_numbers(self._given, _without_floats(checkpoint["model"], self.model))
         drop = () if self._resumes else self.drop
         kept = {name: value.clone() for name, value in self.model.state_dict().items() if is_part(name, drop)}
         fit = None if self._resumes else self._fit_classes(checkpoint)
@@ -166,7 +162,7 @@ class WeightCheckpointer(DetectionCheckpointer):
 
     def _tell(self, metadata: Mapping[str, Any]) -> None:
         fits = self.report.fits
-        if not fits and (self.strict or not self.report.loaded):
+        if not fits and (self.strict or self._resumes or not self.report.loaded):
             converted_for = _converted_for(metadata)
             raise UnfitWeightsError(self.report.explain(self._given, converted_for=converted_for))
         if self.classes is not None and not self._resumes:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import crispmask
-from crispmask.checkpoint.download import check_hash, fetch, naming_download
+from crispmask.checkpoint.download import fetch_verified, naming_download
 from crispmask.checkpoint.files import read_beside_weights, write_atomically
 from crispmask.visualization.colors import Color, distinct_color
 
@@ -106,7 +106,7 @@ def read_model_info(path: str | Path) -> ModelInfo | None:
         UserError: the file cannot be fetched or read.
     """
     with naming_download(str(path)):
-        return understand_model_info(str(path), read_beside_weights(fetch(check_hash(str(path))), MODEL_INFO))
+        return understand_model_info(str(path), read_beside_weights(fetch_verified(str(path)), MODEL_INFO))
 
 
 def understand_model_info(path: str, stored: Any) -> ModelInfo | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 import crispmask
 from crispmask import model_zoo
 from crispmask.checkpoint.convert import release_of, released_source, translate_names, under_new_names
-from crispmask.checkpoint.download import check_hash, fetch, file_hash, naming_download
+from crispmask.checkpoint.download import fetch_verified, file_hash, naming_download
 from crispmask.checkpoint.files import (
     SAFETENSORS,
     VALUE_RANGE,
@@ -22,7 +22,7 @@ from crispmask.checkpoint.files import (
     write_atomically,
     write_safetensors,
 )
-from crispmask.checkpoint.integrity import check_floats
+from crispmask.checkpoint.integrity import refuse_other_numbers
 from crispmask.checkpoint.model_info import MODEL_INFO, describe_model
 from crispmask.checkpoint.report import (
     MAX_GROUPS,
@@ -109,7 +109,7 @@ def convert_checkpoint(
         FileNotFoundError: there is no such config.
     """
     path = str(path)
-    local = fetch(check_hash(path))
+    local = fetch_verified(path)
     notes: list[str] = []
     with naming_download(path):
         content = read_weight_file(local, trust_pickle=trust_pickle, tell=notes.append)
@@ -139,12 +139,14 @@ def convert_checkpoint(
         notes += part.notes
     else:
         configs = [config] if config else release_configs(source)
-    check_floats(path, [n for n, v in tensors.items() if not (v.is_floating_point() or is_optional(n))])
+    refuse_other_numbers(
+        path, [n for n, v in tensors.items() if not (v.is_floating_point() or is_optional(n))]
+    )
     allowed = (*allow_missing, *absent)
     best, others = _best_fit(tensors, configs, allowed, opts)
     unused = tuple(best.report.unused(allow_missing))
     _require_fit(path, best, allowed, unused)
-    report = best.report.leaving_out(allowed)
+    report = best.report.counting_as_missing(allowed)
     tensors = {name: value for name, value in tensors.items() if name not in report.missing}
     metadata["config"] = " ".join((best.config, *best.opts))
     is_part = release.take_part is not None
@@ -222,7 +224,7 @@ def _renamed(path: str, model: Mapping[str, Tensor], source: str) -> dict[str, T
 
 
 def _require_fit(path: str, best: _Fit, allowed: Sequence[str], unused: Sequence[str]) -> None:
-    report = best.report.without(allowed)
+    report = best.report.allowing(allowed)
     if report.fits:
         return
     lines = [report.explain(path, model=f"the model of {best.config}")]
@@ -253,7 +255,7 @@ def _best_fit(
 
 def _distance(report: WeightReport, allowed: Sequence[str]) -> tuple[int, ...]:
     """How far a file is from a model: the least is nearest, and of equals the first."""
-    problems = report.without(allowed).problems
+    problems = report.allowing(allowed).problems
     if problems and report.classes:  # then the first such model is as good as any
         return 1, len(report.missing)
     return 2 if problems else 0, problems, -report.loaded

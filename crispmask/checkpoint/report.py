@@ -1,4 +1,4 @@
-"""What of a weight file found no place in a model, why that may be, and how it is told.
+"""What of a weight file found no place in a model, the cause, and the message that says so.
 
 Shapes are plain tuples; names are those of ``state_dict``.
 """
@@ -109,7 +109,7 @@ class WeightReport:
         partly = self.class_fit.tensors if self.class_fit and self.class_fit.new else ()
         return [*self.missing, *wrong, *self.left_out, *partly]
 
-    def without(self, patterns: Sequence[str]) -> WeightReport:
+    def allowing(self, patterns: Sequence[str]) -> WeightReport:
         """The report without what is missing or has another shape and matches a shell pattern.
 
         Args:
@@ -121,14 +121,14 @@ class WeightReport:
             wrong_shapes=tuple(item for item in self.wrong_shapes if not _matches(item[0], patterns)),
         )
 
-    def leaving_out(self, patterns: Sequence[str]) -> WeightReport:
-        """The report of the same file without the tensors of another shape that match a shell pattern."""
+    def counting_as_missing(self, patterns: Sequence[str]) -> WeightReport:
+        """The report with tensors of another shape that match a shell pattern as missing ones."""
         left_out = tuple(name for name, _, _ in self.wrong_shapes if _matches(name, patterns))
         kept = tuple(item for item in self.wrong_shapes if item[0] not in left_out)
         return replace(self, missing=(*self.missing, *left_out), wrong_shapes=kept)
 
     def unused(self, patterns: Sequence[str]) -> list[str]:
-        """The patterns that match nothing of what :meth:`without` would leave out."""
+        """The patterns that match nothing of what :meth:`allowing` would leave out."""
         names = [*self.missing, *(name for name, _, _ in self.wrong_shapes)]
         return [pattern for pattern in patterns if not any(_matches(name, [pattern]) for name in names)]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from crispmask.checkpoint.download import check_hash, fetch, naming_download
+from crispmask.checkpoint.download import fetch_verified, naming_download
 from crispmask.checkpoint.files import read_weight_file
 from crispmask.checkpoint.load import load_weights
 from crispmask.data import UnknownDatasetError, require_dataset
@@ -307,4 +307,4 @@ def check_weight_file(weights: str) -> None:
     """
     if weights:
         with naming_download(weights):
-            read_weight_file(fetch(check_hash(weights)), tell=lambda _: None)  # who loads it says it
+            read_weight_file(fetch_verified(weights), tell=lambda _: None)  # who loads it says it

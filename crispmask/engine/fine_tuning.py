@@ -15,7 +15,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from crispmask.checkpoint.class_rows import ModelClasses, find_class_layers
-from crispmask.checkpoint.download import check_hash, fetch, naming_download
+from crispmask.checkpoint.download import fetch_verified, naming_download
 from crispmask.checkpoint.files import read_weight_file
 from crispmask.checkpoint.origin import Origin, config_origin, origin_of, zoo_address
 from crispmask.checkpoint.shapes import build_without_memory, config_shapes
@@ -175,7 +175,7 @@ def _known_origin(cfg: CfgNode, resume: bool) -> Origin:
     if resume and tag.is_file():
         return config_origin(tag) or Origin()
     with naming_download(cfg.MODEL.WEIGHTS):
-        content = read_weight_file(fetch(check_hash(cfg.MODEL.WEIGHTS)), tell=lambda _: None)
+        content = read_weight_file(fetch_verified(cfg.MODEL.WEIGHTS), tell=lambda _: None)
     return origin_of(cfg.MODEL.WEIGHTS, content)
 
 

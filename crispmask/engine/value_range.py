@@ -11,7 +11,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
-from crispmask.checkpoint.download import check_hash, fetch
+from crispmask.checkpoint.download import fetch_verified
 from crispmask.checkpoint.files import VALUE_RANGE, read_weight_file
 from crispmask.data.deep_images import Range
 from crispmask.data.images import ImageError, value_extremes
@@ -58,7 +58,7 @@ def stored_value_range(cfg: CfgNode) -> CfgNode:
         return cfg
     if not cfg.MODEL.WEIGHTS:
         raise UserError("INPUT.VALUE_RANGE auto is stored with the weights, and MODEL.WEIGHTS is empty.")
-    return with_value_range(cfg, range_of(fetch(check_hash(cfg.MODEL.WEIGHTS))))
+    return with_value_range(cfg, range_of(fetch_verified(cfg.MODEL.WEIGHTS)))
 
 
 def settle_value_range(cfg: CfgNode, notes: list[str], *, resume: bool, eval_only: bool) -> CfgNode:

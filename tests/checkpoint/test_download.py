@@ -15,7 +15,7 @@ import torch
 
 from crispmask import network
 from crispmask.checkpoint import load_weights
-from crispmask.checkpoint.download import check_hash, fetch
+from crispmask.checkpoint.download import fetch, fetch_verified
 from crispmask.checkpoint.release import convert_checkpoint
 from crispmask.engine.checks import check_weight_file
 from crispmask.errors import UserError
@@ -90,7 +90,7 @@ def test_each_address_has_its_own_file(server: Server, tmp_path: Path) -> None:
 def test_the_hash_is_no_part_of_the_address(server: Server, tmp_path: Path) -> None:
     server.files["127.0.0.1/m.pth?v=2"] = weights(5, tmp_path)
     path = address(server, "m.pth?v=2")
-    local = fetch(check_hash(path))
+    local = fetch_verified(path)
     assert local.name == "m.pth" and local.is_relative_to(tmp_path / "cache")
     with pytest.raises(UserError, match=rf"'{local}' has sha256 .*, not {'0' * 64}: .* delete it"):
         loaded(f"{path}&sha256={'0' * 64}")
