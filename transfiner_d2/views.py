@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from crispmask.errors import UserError
 from crispmask.visualization.overlay import DrawnObject, draw_objects
-from crispmask.visualization.quadtree import Crop, draw_attention, draw_nodes, sheet, spread_nodes
+from crispmask.visualization.quadtree import Closeup, draw_attention, draw_nodes, sheet, spread_nodes
 
 from .encoder import SequenceEncoder
 from .inspection import inspect_quadtrees
@@ -65,7 +65,7 @@ def view_sheets(
     for index in best(found):
         inside = view.views[index]
         box = found.pred_boxes.tensor[index].numpy()
-        crop = Crop.around(box[None])
+        crop = Closeup.around(box[None])
         title = f"{predictor.classes.names[found.pred_classes[index]]} {100 * found.scores[index]:.0f}%"
         if not len(inside.quadtree):
             title += ", no node"
@@ -87,7 +87,7 @@ def _spread_over_object(quadtree: Any) -> list[int]:
     return spread_nodes(quadtree.boxes.numpy(), quadtree.scores.numpy(), finest, NODES)
 
 
-def _level_tiles(picture: NDArray[np.uint8], crop: Crop, view: Any) -> dict[str, tuple[str, Any]]:
+def _level_tiles(picture: NDArray[np.uint8], crop: Closeup, view: Any) -> dict[str, tuple[str, Any]]:
     tree, tiles = view.quadtree, {}
     for level in tree.levels.unique().tolist():
         here = (tree.levels == level).numpy()
@@ -97,7 +97,7 @@ def _level_tiles(picture: NDArray[np.uint8], crop: Crop, view: Any) -> dict[str,
     return tiles
 
 
-def _attention_tiles(picture: NDArray[np.uint8], crop: Crop, view: Any) -> dict[str, tuple[str, Any]]:
+def _attention_tiles(picture: NDArray[np.uint8], crop: Closeup, view: Any) -> dict[str, tuple[str, Any]]:
     tiles = {}
     for number, node in enumerate(view.attention, 1):
         arrays = (node.points.numpy(), node.levels.numpy(), node.weights[-1].numpy())

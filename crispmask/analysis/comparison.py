@@ -10,7 +10,7 @@ from pycocotools import mask as mask_utils
 from crispmask.analysis.pairs import one_to_one
 from crispmask.results import Result
 from crispmask.visualization.colors import distinct_color
-from crispmask.visualization.quadtree import TILE, Crop, sheet
+from crispmask.visualization.quadtree import TILE, Closeup, sheet
 
 # Objects of a sheet, and the smallest mask IoU of a pair
 MOST_OBJECTS, LOWEST = 6, 0.3
@@ -37,7 +37,7 @@ def comparison_sheet(first: Result, second: Result, names: tuple[str, str]) -> N
     """
     pairs = _pairs(first, second)
     height, width = first.size
-    whole = Crop.around(np.array([[0, 0, width, height]]), margin=0)
+    whole = Closeup.around(np.array([[0, 0, width, height]]), margin=0)
     alone = f"alone: {len(first) - len(pairs)}, {len(second) - len(pairs)}"
     titles = (f"{len(first)} objects", f"{len(second)} objects", alone)
     columns = (*names, "where they differ")
@@ -49,7 +49,7 @@ def comparison_sheet(first: Result, second: Result, names: tuple[str, str]) -> N
             break
         masks = [first[a].mask, second[b].mask]
         titles = (first[a].label, second[b].label, f"{pixels} pixels differ")
-        around = Crop.around(np.stack([first.boxes[a], second.boxes[b]]))
+        around = Closeup.around(np.stack([first.boxes[a], second.boxes[b]]))
         tiles = _tiles(first[[a]], second[[b]], masks, around, titles)
         rows.append(dict(zip(columns, tiles, strict=True)))
     return sheet(rows)
@@ -74,7 +74,7 @@ def _union(result: Result) -> Mask:
 
 
 def _tiles(
-    first: Result, second: Result, masks: list[Mask], crop: Crop, titles: tuple[str, ...]
+    first: Result, second: Result, masks: list[Mask], crop: Closeup, titles: tuple[str, ...]
 ) -> list[tuple[str, Image.Image]]:
     scale = 1 if crop.side > TILE else 2
     pictures = [

@@ -27,7 +27,7 @@ _HEAT = np.array([[30, 20, 90], [120, 30, 130], [230, 80, 80], [255, 180, 50], [
 
 
 @dataclass(frozen=True)
-class Crop:
+class Closeup:
     """A square window of a picture, enlarged to a tile: ``place`` takes points along."""
 
     x: float
@@ -35,7 +35,7 @@ class Crop:
     side: float
 
     @classmethod
-    def around(cls, boxes: NDArray[np.floating], margin: float = 0.05) -> Crop:
+    def around(cls, boxes: NDArray[np.floating], margin: float = 0.05) -> Closeup:
         """The window around boxes (N, 4) x0, y0, x1, y1, N at least 1."""
         low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
         side = max(4.0, float((high - low).max()) * (1 + 2 * margin))
@@ -66,7 +66,7 @@ class Crop:
 
 def draw_nodes(
     picture: NDArray[np.uint8],
-    crop: Crop,
+    crop: Closeup,
     boxes: NDArray[np.floating],
     level: int,
     refined: NDArray[np.bool_],
@@ -93,7 +93,7 @@ def draw_nodes(
 
 def draw_attention(
     picture: NDArray[np.uint8],
-    crop: Crop,
+    crop: Closeup,
     points: NDArray[np.floating],
     levels: NDArray[np.integer],
     weights: NDArray[np.floating],

@@ -11,7 +11,7 @@ from crispmask.visualization.quadtree import (
     LEVEL_COLORS,
     OUTSIDE,
     TILE,
-    Crop,
+    Closeup,
     draw_attention,
     draw_nodes,
     sheet,
@@ -24,7 +24,7 @@ PICTURE = np.full((100, 200, 3), 90, np.uint8)
 def test_crop_takes_points_and_pixels_along() -> None:
     picture = PICTURE.copy()
     picture[40:60, 80:120] = (255, 0, 0)
-    crop = Crop.around(np.array([[60.0, 30.0, 140.0, 70.0]]))
+    crop = Closeup.around(np.array([[60.0, 30.0, 140.0, 70.0]]))
     tile = np.asarray(crop.tile(picture))
     corners = crop.place(np.array([[80.0, 40.0, 120.0, 60.0]]))[0].round().astype(int)
     red = tile[..., 0] > 200
@@ -36,13 +36,13 @@ def test_crop_takes_points_and_pixels_along() -> None:
 
 
 def test_windows_over_the_border_are_pale_there() -> None:
-    crop = Crop.around(np.array([[-30.0, -30.0, 30.0, 30.0]]))
+    crop = Closeup.around(np.array([[-30.0, -30.0, 30.0, 30.0]]))
     assert tuple(np.asarray(crop.tile(PICTURE))[3, 3].tolist()) == OUTSIDE
 
 
 def test_refined_cells_are_filled_and_others_empty() -> None:
     boxes = np.array([[50.0, 20.0, 60.0, 30.0], [70.0, 20.0, 80.0, 30.0]])
-    crop = Crop.around(np.array([[40.0, 10.0, 90.0, 60.0]]))
+    crop = Closeup.around(np.array([[40.0, 10.0, 90.0, 60.0]]))
     for level in (0, 3):
         drawn = np.asarray(draw_nodes(PICTURE, crop, boxes, level, np.array([True, False]))).astype(int)
         inside, hollow = (crop.place(box[None])[0].reshape(2, 2).mean(axis=0).astype(int) for box in boxes)
@@ -55,7 +55,7 @@ def test_refined_cells_are_filled_and_others_empty() -> None:
 
 
 def test_tokens_are_brighter_the_more_they_are_attended_to() -> None:
-    crop = Crop.around(np.array([[0.0, 0.0, 100.0, 100.0]]))
+    crop = Closeup.around(np.array([[0.0, 0.0, 100.0, 100.0]]))
     points = np.array([[20.0, 50.0], [50.0, 50.0], [80.0, 50.0]])
     weights = np.array([0.1, 0.3, 0.6])
     node = np.array([45.0, 80.0, 50.0, 85.0])
