@@ -15,6 +15,6 @@ setup(
     package_data={
         "crispmask.analysis": ["templates/*"],
         "crispmask.configs": ["**/*.yaml"],
-        "crispmask.model_zoo": ["figures.yaml"],
+        "": ["figures.yaml"],
     },
 )

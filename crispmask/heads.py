@@ -123,7 +123,10 @@ class Head:
             (a, b) for a * K + b outputs, likeliest first.
         optional_packages: import names of packages that only a part of the head needs: what ``pip install``
             calls them, and what they are for.
-        package: its package; filled in where it is found.
+        figures: file in its package with what was published and measured of its models, in the form of
+            ``crispmask/figures.yaml``; empty: there is none.
+        package: its package; filled in where it is found, as is
+        folder: that of the package.
     """
 
     name: str
@@ -141,7 +144,9 @@ class Head:
     training_parts: tuple[TrainingPart, ...] = ()
     class_layers: Mapping[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     optional_packages: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    figures: str = ""
     package: str = ""
+    folder: Path = Path()
 
     def load(self, reference: str) -> Any:
         """The object that a reference names; its module is imported.
@@ -233,4 +238,4 @@ def _read(package: str, file: Path) -> Head:
         ) from error
     if not isinstance(head, Head):
         raise UserError(f"HEAD of '{file}' is a {type(head).__name__}: it must be a crispmask.heads.Head.")
-    return replace(head, package=package)
+    return replace(head, package=package, folder=file.parent)

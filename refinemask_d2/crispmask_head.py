@@ -5,6 +5,7 @@ from crispmask.heads import Head, Source
 HEAD = Head(
     name="refinemask",
     title="RefineMask",
+    figures="figures.yaml",
     add_config=".config:add_refinemask_config",
     idle_keys=".config:IDLE_KEYS",
     mask_heads=("RefineMaskHead",),

@@ -75,6 +75,18 @@ def test_results_files_are_evaluated_without_torch(folder: str) -> None:
     assert [line for line in found if not line.split(":")[0].endswith((*OF_EVALUATORS, "build.py"))] == []
 
 
+def test_the_reader_of_weights_does_not_import_the_zoo_that_loads_them() -> None:
+    """What both need to know of models is in ``crispmask.model_list``."""
+    assert breaches("crispmask/checkpoint", {"crispmask.model_zoo", "crispmask.engine"}) == []
+
+
+def test_readers_of_files_import_no_protocol_but_that_of_their_format() -> None:
+    protocols = {path.parent.name for path in (ROOT / "crispmask/evaluation").glob("*/protocol.py")}
+    assert {"coco", "lvis"} <= protocols
+    forbidden = {f"crispmask.evaluation.{name}" for name in protocols - {"coco"}}
+    assert breaches("crispmask/evaluation/formats", forbidden) == []
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_heads_do_not_import_each_other(head: str) -> None:
     assert breaches(head, set(HEADS) - {head}) == []

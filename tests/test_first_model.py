@@ -14,7 +14,7 @@ from crispmask import model_zoo
 from crispmask.cli import main
 from crispmask.engine.trained_model import load_trained_model
 from crispmask.errors import UserError
-from crispmask.model_zoo.first_model import how_to_get_a_model, require_model
+from crispmask.first_model import how_to_get_a_model, require_model
 from tests.docs.reader import blocks, run_block
 from tests.engine.tiny_training import TINY, tiny_config, tiny_model
 

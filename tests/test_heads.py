@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from crispmask import get_config
+from crispmask import get_config, model_zoo
 from crispmask.checkpoint import convert_state_dict
 from crispmask.checkpoint.report import compare_shapes
 from crispmask.cli import main
@@ -17,7 +17,9 @@ from crispmask.cli.doctor import MISSING, OK, Finding, examine_heads
 from crispmask.cli.views import check_views, view_sheets
 from crispmask.engine.checks import check_classes
 from crispmask.errors import UserError
+from crispmask.first_model import how_to_get_a_model
 from crispmask.heads import heads
+from crispmask.model_zoo.table import render
 
 ROOT = Path(__file__).parents[1]
 REGISTRATION = """
@@ -158,6 +160,7 @@ HEAD = Head(
     sources=(Source(name="toycode", release=".names:RELEASE", signature="toy.", help="a toy by its maker"),),
     views=Views({"dots": "a dot an object"}, check=".sheets:check", draw=".sheets:draw"),
     meta_architectures=("ToyNet",),
+    figures="toy.yaml",
     detector_keys=("MODEL.TOY_WIDTH",),
     training_parts=(TrainingPart("aside.", ("MODEL.TOY_WIDTH", "0"), "is from before the aside"),),
     class_layers={"votes": ((2, 0),)},
@@ -169,6 +172,15 @@ RELEASE = Release(rules=rules("toy.", "roi_heads.", {r"layer(?P<i>\\d)" + WB: "c
 """
 
 
+FIGURES = """
+sources:
+- name: Toy's page
+  link: https://example.org
+  release: toycode
+  rows:
+  - {method: Toy, config: shapes/mask_rcnn_R_18_FPN.yaml, weights: https://example.org/1, file: toy.pth,
+     figures: {shapes_val: {segm/AP: 9.5}}}
+"""
 SHEETS = """
 def check(predictor, kinds):
     if predictor is None:
@@ -183,6 +195,7 @@ def toy_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = write_head(tmp_path)
     (package / "crispmask_head.py").write_text(SOURCE)
     (package / "names.py").write_text(NAMES)
+    (package / "toy.yaml").write_text(FIGURES)
     monkeypatch.syspath_prepend(tmp_path)
 
 
@@ -215,6 +228,18 @@ def test_sheets_of_a_head_are_asked_of_it(capsys: pytest.CaptureFixture[str], tm
         check_views(None, wanted)
     assert view_sheets("model", "picture", wanted, 0.5) == {"dots": "dots of picture"}
     assert view_sheets("model", "picture", ["outline"], 0.5) == {}
+
+
+@pytest.mark.usefixtures("toy_source")
+def test_figures_of_a_head_are_in_the_zoo() -> None:
+    (row,) = model_zoo.entry("shapes/mask_rcnn_R_18_FPN").published
+    assert (row.source, row.release, row.figures) == (
+        "Toy's page",
+        "toycode",
+        {"shapes_val": {"segm/AP": 9.5}},
+    )
+    assert "toy.pth" in how_to_get_a_model("shapes/mask_rcnn_R_18_FPN.yaml")
+    assert "### [Toy's page](https://example.org)" in render()
 
 
 @pytest.mark.usefixtures("toy_source")

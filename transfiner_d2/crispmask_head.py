@@ -7,6 +7,7 @@ _QUERY = "the query-based detector"
 HEAD = Head(
     name="transfiner",
     title="Mask Transfiner",
+    figures="figures.yaml",
     add_config=".config:add_transfiner_config",
     presets=".config:PRESETS",
     idle_keys=".config:IDLE_KEYS",

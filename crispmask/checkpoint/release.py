@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import crispmask
-from crispmask import model_zoo
+from crispmask import model_list
 from crispmask.checkpoint.convert import release_of, released_source, translate_names, under_new_names
 from crispmask.checkpoint.download import fetch_verified, file_hash, naming_download
 from crispmask.checkpoint.files import (
@@ -174,10 +174,10 @@ def release_configs(source: str) -> list[str]:
 
     Those of which the authors offer a checkpoint come first.
     """
-    offered = [row.config for row in model_zoo.published() if row.release == source and row.weights]
+    offered = [row.config for row in model_list.published() if row.release == source and row.weights]
     (head,) = (head for head, known in registered_sources() if known.name == source)
     is_config = release_of(source).is_config
-    names = [name for name in model_zoo.names() if name.startswith(f"{head.name}/") and is_config(name)]
+    names = [name for name in model_list.names() if name.startswith(f"{head.name}/") and is_config(name)]
     return list(dict.fromkeys([*offered, *names]))
 
 

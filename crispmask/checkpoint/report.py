@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from crispmask.checkpoint.convert import released_source
+from crispmask.first_model import how_to_get_a_model
 from crispmask.heads import TrainingPart, heads
 
 if TYPE_CHECKING:
@@ -167,8 +168,6 @@ class WeightReport:
                 f"crispmask convert --source {source} FILE.pth FILE.safetensors"
             )
         if self.backbone_only:
-            from crispmask.model_zoo.first_model import how_to_get_a_model
-
             return f"it is a backbone, from which a training starts, and no model. {how_to_get_a_model()}"
         if classes := self.classes:
             more = f" {' '.join(part.opts)}" if (part := self._lacking) else ""

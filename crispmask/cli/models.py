@@ -49,7 +49,7 @@ def load_model_config(args: argparse.Namespace) -> CfgNode:
         resolve_config_file,
     )
     from crispmask.engine.trained_model import register_models
-    from crispmask.model_zoo.first_model import how_to_get_a_model, require_model
+    from crispmask.first_model import how_to_get_a_model, require_model
 
     register_models()
     check_pairs(args.opts)

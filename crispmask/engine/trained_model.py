@@ -20,8 +20,8 @@ from crispmask.engine.checks import check_deformable_convolutions, check_weight_
 from crispmask.engine.trainer import Trainer
 from crispmask.engine.value_range import stored_value_range
 from crispmask.errors import UserError
+from crispmask.first_model import require_model
 from crispmask.heads import import_heads
-from crispmask.model_zoo.first_model import require_model
 from crispmask.results import Classes
 
 CONFIG_SUFFIXES = (".yaml", ".yml")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crispmask.errors import UserError
-from crispmask.model_zoo.registry import Published, ZooEntry, entry, name_of, names, published
+from crispmask.model_list import Published, ZooEntry, entry, name_of, names, published
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -29,7 +29,7 @@ def get(name: str, weights: str | Path | None = None, device: str | None = None)
     """Build a model of the zoo.
 
     Args:
-        name: as in :func:`names`, for instance ``refinemask/coco/R_50_FPN_1x``.
+        name: as in :func:`names`, for instance ``baselines/coco/mask_rcnn_R_50_FPN_1x``.
         weights: a trained checkpoint, or a released one after ``crispmask convert``; it must fit entirely.
             None: what training starts from, ``MODEL.WEIGHTS`` of the config; empty: random weights.
         device: where the model is built; None: a GPU if there is one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from crispmask.model_zoo.registry import Published
+from crispmask.model_list import Published
 
 # What is told of a data set that nothing was published for
 MAIN_METRICS = ("segm/AP", "boundary/AP", "bbox/AP")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from crispmask.model_zoo.registry import Figures, Published, ZooEntry, entry, names, published
+from crispmask.first_model import convert_command, converted_file
+from crispmask.heads import heads
+from crispmask.model_list import Figures, Published, ZooEntry, entry, names, published
 
 NOT_MEASURED = "not measured"
 IN_DEMO = "by the [shapes benchmark](projects/shapes_benchmark): [README.md](README.md)"
@@ -18,13 +20,13 @@ DATASETS = {
     "bdd100k_ins_seg_val": "BDD100K val",
 }
 TASKS = {"segm": "", "bbox": "box ", "boundary": "boundary ", "segm_coco": ""}
+# Of folders of configs that belong to no head
 TITLES = {
-    "refinemask": "RefineMask",
-    "transfiner": "Mask Transfiner",
     "baselines": "Mask R-CNN, the baseline",
     "shapes": "Generated shapes, for a CPU",
 }
 
+# {name}, {weights}, ...: of a checkpoint that its authors offer
 INTRODUCTION = """\
 # Model zoo
 
@@ -41,21 +43,22 @@ library:
 ```python
 from crispmask import model_zoo
 
-model = model_zoo.get("refinemask/coco/R_50_FPN_1x", weights="refinemask_r50_1x.safetensors")
-model_zoo.entry("refinemask/coco/R_50_FPN_1x").published[0].figures["coco_2017_val"]["segm/AP"]  # 37.3
+model = model_zoo.get("{name}", weights="{weights}")
+model_zoo.entry("{name}").published[0].figures["{dataset}"]["{metric}"]  # {value}
 ```
 
 A released checkpoint becomes one of these models by
 
 ```
-crispmask convert --source refinemask r50-coco-1x.pth refinemask_r50_1x.safetensors
+{convert}
 ```
 
 which finds the config that it belongs to, checks every name and shape against it, and prints both. The links
 lead to Google Drive, from where large files must be downloaded in a browser; behind a link is the name of the
 file in the authors' scripts, where they have it.
 
-This file is made from `crispmask/model_zoo/figures.yaml` by `python -m crispmask.model_zoo > MODEL_ZOO.md`.
+This file is made from `crispmask/figures.yaml` and those of the heads, by
+`python -m crispmask.model_zoo > MODEL_ZOO.md`.
 """
 
 
@@ -64,10 +67,11 @@ def render() -> str:
     groups: dict[str, list[ZooEntry]] = {}
     for name in names():
         groups.setdefault(name.split("/")[0], []).append(entry(name))
-    order = [*(folder for folder in TITLES if folder in groups), *(f for f in groups if f not in TITLES)]
-    parts = [INTRODUCTION]
+    titles = {**{head.name: head.title for head in heads()}, **TITLES}
+    order = [*(folder for folder in titles if folder in groups), *(f for f in groups if f not in titles)]
+    parts = [_introduction()]
     for folder in order:
-        parts.append(f"## {TITLES.get(folder, folder)}\n")
+        parts.append(f"## {titles.get(folder) or folder}\n")
         parts.append(
             _table(
                 ("config", "published by the authors", "converted", "trained here"), map(_row, groups[folder])
@@ -82,6 +86,20 @@ def render() -> str:
         parts.append(f"### [{source}]({rows[0].link})\n")
         parts.append(_table(("method", "backbone", "schedule", "figures", "note"), map(_published_row, rows)))
     return "\n".join(parts)
+
+
+def _introduction() -> str:
+    row = next(row for row in published() if row.weights and row.config)
+    dataset, values = next(iter(row.figures.items()))
+    metric, value = next(iter(values.items()))
+    return INTRODUCTION.format(
+        name=row.config.removesuffix(".yaml"),
+        weights=converted_file(row),
+        convert=convert_command(row),
+        dataset=dataset,
+        metric=metric,
+        value=value,
+    )
 
 
 def _row(item: ZooEntry) -> Sequence[str]:

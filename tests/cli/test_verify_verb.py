@@ -9,10 +9,9 @@ import pytest
 import torch
 import yaml
 
-from crispmask import model_zoo
+from crispmask import model_list, model_zoo
 from crispmask.cli import main
 from crispmask.config import find_config
-from crispmask.model_zoo import registry
 from crispmask.model_zoo.compare import Comparison, compare
 
 CONFIG = "shapes/mask_rcnn_R_18_FPN.yaml"
@@ -35,13 +34,7 @@ def figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = {"name": "authors", "link": "https://example.org", "rows": [row]}
     path = tmp_path / "figures.yaml"
     path.write_text(yaml.safe_dump({"sources": [source], "measured": {}, "demo": []}))
-    monkeypatch.setattr(registry, "FIGURES_FILE", path)
-    caches = (registry._figures, registry.published)
-    for cache in caches:
-        cache.cache_clear()
-    yield
-    for cache in caches:
-        cache.cache_clear()
+    monkeypatch.setattr(model_list, "FIGURES_FILE", path)
 
 
 @pytest.fixture(scope="module")

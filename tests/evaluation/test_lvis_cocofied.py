@@ -12,7 +12,8 @@ import pytest
 from lvis_sets import REAL_CATEGORIES, real_lvis
 
 from crispmask.evaluation import evaluate
-from crispmask.evaluation.lvis.cocofied import COCO_SYNSETS, cocofy, is_cocofied
+from crispmask.evaluation.formats.synsets import COCO_SYNSETS, is_cocofied
+from crispmask.evaluation.lvis.cocofied import cocofy
 from crispmask.evaluation.lvis.protocol import evaluate_lvis, read_lvis
 
 ROOT = Path(__file__).parents[2]

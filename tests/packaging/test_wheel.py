@@ -67,7 +67,7 @@ def test_it_holds_every_module_and_config_and_nothing_else(wheel: Path) -> None:
     modules = {str(p.relative_to(ROOT)) for name in PACKAGES for p in (ROOT / name).rglob("*.py")}
     configs = {f"crispmask/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
     templates = {str(p.relative_to(ROOT)) for p in (ROOT / "crispmask/analysis/templates").iterdir()}
-    data = {"crispmask/model_zoo/figures.yaml", *templates}
+    data = {"crispmask/figures.yaml", "refinemask_d2/figures.yaml", "transfiner_d2/figures.yaml", *templates}
     content = {name for name in names_in(wheel) if ".dist-info/" not in name}
     assert {"crispmask", "refinemask_d2"} <= set(PACKAGES)
     assert configs and templates

@@ -35,7 +35,7 @@ from crispmask.evaluation.formats.checks import (
     short,
 )
 from crispmask.evaluation.formats.findings import Findings
-from crispmask.evaluation.lvis.cocofied import COCO_SYNSETS, is_cocofied
+from crispmask.evaluation.formats.synsets import COCO_SYNSETS, is_cocofied
 from crispmask.evaluation.progress import Progress, tracked
 from crispmask.evaluation.ranks import rank_in_groups
 

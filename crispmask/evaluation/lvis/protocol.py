@@ -39,13 +39,8 @@ from crispmask.evaluation.formats.coco import (
     load_dataset,
     read_ground_truth,
 )
-from crispmask.evaluation.lvis.cocofied import (
-    COCO_SYNSETS,
-    check_image_lists,
-    has_image_lists,
-    is_cocofied,
-    missing_synsets,
-)
+from crispmask.evaluation.formats.synsets import COCO_SYNSETS, is_cocofied
+from crispmask.evaluation.lvis.cocofied import check_image_lists, has_image_lists, missing_synsets
 from crispmask.evaluation.notes import note
 from crispmask.evaluation.processes import check_workers
 from crispmask.evaluation.progress import Progress

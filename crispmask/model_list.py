@@ -14,6 +14,7 @@ import yaml
 
 from crispmask.config import find_config
 from crispmask.errors import UserError
+from crispmask.heads import heads
 
 FIGURES_FILE = Path(__file__).with_name("figures.yaml")
 # Folders of configs that are no models: parts of others, and those for data that a user brings
@@ -95,19 +96,14 @@ def entry(name: str) -> ZooEntry:
         close = get_close_matches(name, known, n=3)
         hint = f"did you mean {', '.join(close)}?" if close else "MODEL_ZOO.md lists all."
         raise UserError(f"There is no model '{name}' in the zoo: {hint}")
-    figures = _figures()
+    figures = _figures_of(_files())
     rows = tuple(row for row in published() if row.config == name)
     return ZooEntry(name, rows, in_demo=name in figures["demo"], **figures["measured"].get(name, {}))
 
 
-@cache
 def published() -> tuple[Published, ...]:
     """All rows of the authors' tables, in their order."""
-    rows = []
-    for source in _figures()["sources"]:
-        common = {"source": source["name"], "link": source["link"], "release": source.get("release", "")}
-        rows += [Published(**common, **row) for row in source["rows"]]
-    return tuple(rows)
+    return _rows_of(_files())
 
 
 def name_of(path: str | Path) -> str:
@@ -121,6 +117,27 @@ def config_root() -> Path:
     return find_config("Base-RCNN-FPN.yaml").resolve().parent
 
 
+def _files() -> tuple[Path, ...]:
+    """Those of the heads, in the order of their names, and then that of the package."""
+    return (*(head.folder / head.figures for head in heads() if head.figures), FIGURES_FILE)
+
+
 @cache
-def _figures() -> dict[str, Any]:
-    return yaml.safe_load(FIGURES_FILE.read_text())
+def _rows_of(files: tuple[Path, ...]) -> tuple[Published, ...]:
+    rows = []
+    for source in _figures_of(files)["sources"]:
+        common = {"source": source["name"], "link": source["link"], "release": source.get("release", "")}
+        rows += [Published(**common, **row) for row in source["rows"]]
+    return tuple(rows)
+
+
+@cache
+def _figures_of(files: tuple[Path, ...]) -> dict[str, Any]:
+    """What all files say."""
+    found: dict[str, Any] = {"sources": [], "measured": {}, "demo": []}
+    for file in files:
+        content = yaml.safe_load(file.read_text())
+        found["sources"] += content.get("sources", [])
+        found["measured"] |= content.get("measured", {})
+        found["demo"] += content.get("demo", [])
+    return found

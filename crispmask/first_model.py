@@ -6,7 +6,7 @@ import shlex
 from pathlib import PurePath
 
 from crispmask.errors import UserError
-from crispmask.model_zoo.registry import Published, name_of, published
+from crispmask.model_list import Published, name_of, published
 
 PAGE = "docs/fine_tuning.md"
 ZOO_MODEL = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
@@ -46,14 +46,22 @@ def how_to_get_a_model(config: str = "") -> str:
         config: name of a config of the package that is wanted; empty: any.
     """
     row = _offered(config)
-    target = "_".join(PurePath(row.config).with_suffix(".safetensors").parts)
-    convert = f"crispmask convert --source {row.release} {row.file or _DOWNLOADED} {target}"
     train = f"python train_net.py --config-file {shlex.quote(config or row.config)} --from {ZOO_MODEL}"
     return (
         f"Train one on generated shapes in minutes (make demo), make one of what its authors offer "
-        f"({convert}; the file is {row.weights}), or train one on your images ({train} --train-json FILE "
-        f"--train-images FOLDER): {PAGE} has the steps."
+        f"({convert_command(row)}; the file is {row.weights}), or train one on your images ({train} "
+        f"--train-json FILE --train-images FOLDER): {PAGE} has the steps."
     )
+
+
+def convert_command(row: Published) -> str:
+    """The command that makes a checkpoint that its authors offer one of ours."""
+    return f"crispmask convert --source {row.release} {row.file or _DOWNLOADED} {converted_file(row)}"
+
+
+def converted_file(row: Published) -> str:
+    """What that command calls the result."""
+    return "_".join(PurePath(row.config).with_suffix(".safetensors").parts)
 
 
 def _offered(config: str) -> Published:
