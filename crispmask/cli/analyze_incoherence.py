@@ -1,6 +1,6 @@
 """Measure how much of a model's error lies in incoherent regions: the paper's Table 1, of COCO-format files.
 
-Incoherent is where a mask loses information when it is made smaller (Mask Transfiner, CVPR 2022, section 3.1,
+Incoherent is where a mask loses information when it is made smaller (Ke et al., CVPR 2022, section 3.1,
 equation 1). The table has a row for each level of the quadtree; the first one holds the others and is the
 paper's.
 

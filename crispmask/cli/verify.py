@@ -6,8 +6,8 @@ published for and that is found under $DETECTRON2_DATASETS, and on that of the c
 measured is printed with the reason.
 
 It runs in one process. Where that takes too long, train_net.py --eval-only --num-gpus N prints our figures,
-and MODEL_ZOO.md has the published ones. The released RefineMask was evaluated on images that OpenCV had
-resized; here Pillow does it, which may make a difference of about 0.2 AP.
+and MODEL_ZOO.md has the published ones. Code that is built on MMDetection resizes images with OpenCV; here
+Pillow does it, which may make a difference of about 0.2 AP.
 """
 
 from __future__ import annotations
