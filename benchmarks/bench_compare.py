@@ -5,7 +5,8 @@
 Times are CPU seconds of mask AP and Boundary AP of two results files of the set `real` of
 bench_evaluation.py, JSON included, and of 1,000 resamples of both, the best of some in turn. `--coverage`
 draws sets of images from a large one: an interval of AP should hold the mean AP of such sets, and one of a
-difference the difference on the large set, in 95 of 100 draws. Prints Markdown.
+difference the difference on the large set, in 95 of 100 draws; so should those of differences between a model
+that misses objects and one with false alarms, on sets of their own. Prints Markdown.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from crispmask.evaluation.coco.matching import Matches
 from crispmask.evaluation.coco.precision import Ranking, accumulate
 from crispmask.evaluation.coco.protocol import evaluate_coco
 from crispmask.evaluation.compare import compare
+from crispmask.testing import differently_failing
 
 
 def other_model(rows: list[dict[str, Any]], noise: float, seed: int = 1) -> list[dict[str, Any]]:
@@ -79,6 +81,32 @@ def measure_coverage(draws: int, resamples: int) -> None:
             print(f"| {classes} | {images} | {what} | {draws} | {100 * share:.0f} % |", flush=True)
 
 
+def measure_failures(sets: int, resamples: int) -> None:
+    """Models with false alarms against models that miss objects: the truth is the mean over all sets."""
+    print("\n| classes | images | AP | sets | hold the true difference | p of 0.05 or less |")
+    print("|--:|--:|--:|--:|--:|--:|")
+    for classes, images, alarms in ((20, 1000, 1.1), (80, 300, 1.2), (80, 1000, 1.1), (200, 1000, 1.1)):
+        found, figures = [], []
+        for seed in range(sets):
+            gt, *results = differently_failing(images, classes, found=0.55, alarms=alarms, seed=seed)
+            models = {n: evaluate_coco(gt, rows, ("segm",)) for n, rows in zip("ab", results, strict=True)}
+            comparison = compare(models, resamples=resamples, seed=seed)
+            found.append(comparison.differences["segm"]["AP"]["a", "b"])
+            figures.append([comparison.figures["segm"]["AP"][name].value for name in "ab"])
+        first, second = np.mean(figures, axis=0)
+        held = np.mean([i.low <= second - first <= i.high for i in found])
+        sure = np.mean([i.p_value <= 0.05 for i in found])
+        row = [
+            classes,
+            images,
+            f"{first:.1f}, {second:.1f}",
+            sets,
+            f"{100 * held:.0f} %",
+            f"{100 * sure:.0f} %",
+        ]
+        print(f"| {' | '.join(map(str, row))} |", flush=True)
+
+
 def part_of(evaluation: InstanceEval, images: np.ndarray) -> InstanceEval:
     """The evaluation of some images alone, ascending indices."""
     old, number = evaluation.matching, len(evaluation.class_names)
@@ -109,6 +137,7 @@ def main() -> None:
     measure_time(args.scale, args.repeat)
     if args.coverage:
         measure_coverage(args.draws, 300)
+        measure_failures(args.draws // 2, 300)
 
 
 if __name__ == "__main__":

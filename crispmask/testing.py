@@ -27,6 +27,9 @@ class Shape(NamedTuple):
     found: float
 
 
+_GRID = Shape(0, 20, 20, 0, 0, 0, 0.0)
+
+
 def make_set(shape: Shape, seed: int = 0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """COCO-format ground truth (polygons, 3% crowd regions as run lengths) and results, from a seed.
 
@@ -94,6 +97,49 @@ def _annotation(
         "bbox": mask_utils.toBbox(rle).tolist(),
         "segmentation": rle if is_crowd else [blob.ravel().tolist()],
     }
+
+
+def differently_failing(
+    images: int, classes: int, *, found: float, alarms: float, seed: int = 0
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Ground truth and two models of it, both with exact masks: one misses objects, one has false alarms.
+
+    Args:
+        images, classes: how many; an image has one to three objects.
+        found: share of the objects that the first model finds.
+        alarms: false alarms of the second model, as a multiple of two an image.
+        seed: any number.
+
+    Returns:
+        COCO-format ground truth, results of the model that misses, and of the one with false alarms.
+    """
+    rng = np.random.default_rng(seed)
+    cells = [
+        _rasterise(np.array([[x, y], [x + 4, y], [x + 4, y + 4], [x, y + 4]]), _GRID)
+        for y in range(0, 20, 5)
+        for x in range(0, 20, 5)
+    ]
+    annotations: list[dict[str, Any]] = []
+    misses: list[dict[str, Any]] = []
+    with_alarms: list[dict[str, Any]] = []
+    for image_id in range(1, images + 1):
+        places = rng.permutation(len(cells)).tolist()
+        number = int(rng.integers(1, 4))
+        for place in places[: number + rng.poisson(2 * alarms)]:
+            row = {"image_id": image_id, "category_id": int(rng.integers(1, classes + 1))}
+            row["segmentation"] = cells[place]
+            if is_object := place in places[:number]:
+                annotations.append({**row, "id": len(annotations) + 1, "iscrowd": 0, "area": 16.0})
+            if is_object and rng.random() < found:
+                misses.append({**row, "score": float(rng.random())})
+            with_alarms.append({**row, "score": float(rng.random())})
+    size = {"height": _GRID.height, "width": _GRID.width}
+    gt = {
+        "images": [{"id": i, "file_name": f"{i}.png", **size} for i in range(1, images + 1)],
+        "categories": [{"id": i, "name": f"class {i}"} for i in range(1, classes + 1)],
+        "annotations": annotations,
+    }
+    return gt, misses, with_alarms
 
 
 def write_cityscapes(

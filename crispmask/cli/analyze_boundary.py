@@ -24,6 +24,7 @@ from crispmask.cli.output import (
     print_table,
     say,
     write_csv,
+    write_whole,
 )
 from crispmask.errors import UserError
 
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     report = folder / "report.html"
     options = {"worst": args.worst, "images": images, "progress": progress}
     page = build_report(gt, args.ground_truth, files, args.dilation_ratio, **options)
-    report.write_text(render(page), encoding="utf-8", errors="backslashreplace")
+    write_whole(report, render(page))
     rows = (row for file in files for row in csv_rows(file.label, gt, file.objects))
     write_csv(folder / "objects.csv", CSV_COLUMNS, rows)
     if args.images and not args.worst:

@@ -28,6 +28,7 @@ from crispmask.cli.output import (
     say,
     write_csv,
     write_json,
+    write_whole,
 )
 from crispmask.errors import UserError
 
@@ -77,16 +78,20 @@ def run(args: argparse.Namespace) -> None:
             gt, errors = _find(args, files)
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error
-    print_rules(gt, args.ground_truth, notes)
-    _print(args, files, errors)
-    if json_file:
-        write_json(json_file, _report(args, files, errors))
-    if csv_file:
-        write_csv(csv_file, CSV_COLUMNS, _csv_rows(errors))
+    # Files first, for who reads what is printed may stop; and it is printed where a file cannot be written
+    try:
+        if json_file:
+            write_json(json_file, _report(args, files, errors))
+        if csv_file:
+            write_csv(csv_file, CSV_COLUMNS, _csv_rows(errors))
+        if folder:
+            named = {"ground truth": args.ground_truth, **files}
+            page = render(build_report(errors, args.dilation_ratio, named, f"Protocol: {args.protocol}."))
+            write_whole(folder / "report.html", page)
+    finally:
+        print_rules(gt, args.ground_truth, notes)
+        _print(args, files, errors)
     if folder:
-        named = {"ground truth": args.ground_truth, **files}
-        page = render(build_report(errors, args.dilation_ratio, named, f"Protocol: {args.protocol}."))
-        (folder / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
         say(f"page: {folder / 'report.html'}")
 
 

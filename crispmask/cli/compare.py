@@ -17,7 +17,8 @@ report.html, a page with all of it and with pictures of the objects that the mod
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ from crispmask.cli.output import (
     say,
     write_csv,
     write_json,
+    write_whole,
 )
 from crispmask.errors import UserError
 
@@ -84,6 +86,8 @@ def run(args: argparse.Namespace) -> None:
     files = short_names(args.predictions)
     check_pictures(args)
     folder = check_output_folder(args.output) if args.output else None
+    if folder:
+        _check_files(inputs)
     from crispmask.evaluation.compare import check_draws, compare
     from crispmask.evaluation.formats.checks import faults_as_sentences
     from crispmask.evaluation.progress import Progress
@@ -95,21 +99,35 @@ def run(args: argparse.Namespace) -> None:
             gt, evaluations, notes = _evaluate(args, files, progress)
             draws = {"resamples": args.resamples, "seed": args.seed, "all_pairs": args.all_pairs}
             comparison = compare(evaluations, **draws, progress=progress)
-            page = _page(args, gt, files, comparison, progress) if folder else ""
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error
-    print_notes([*idle_flags(args), *notes])
-    _print_files(args, files, comparison)
-    print_table(*_table(comparison, classes=False))
-    if args.per_class:
-        print_table(*_table(comparison, classes=True))
-    if json_file:
-        write_json(json_file, _report(args, files, comparison))
-    if csv_file:
-        write_csv(csv_file, CSV_COLUMNS, _csv_rows(comparison))
+    # Files first, for who reads what is printed may stop; and it is printed where a file cannot be written
+    try:
+        if json_file:
+            write_json(json_file, _report(args, files, comparison))
+        if csv_file:
+            write_csv(csv_file, CSV_COLUMNS, _csv_rows(comparison))
+        if folder:
+            with faults_as_sentences():
+                page = _page(args, gt, files, comparison, progress)
+            write_whole(folder / "report.html", page)
+    except (OSError, ValueError) as error:
+        raise UserError(str(error)) from error
+    finally:
+        print_notes([*idle_flags(args), *notes])
+        _print_files(args, files, comparison)
+        print_table(*_table(comparison, classes=False))
+        if args.per_class:
+            print_table(*_table(comparison, classes=True))
     if folder:
-        (folder / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
         say(f"page: {folder / 'report.html'}")
+
+
+def _check_files(paths: Iterable[str]) -> None:
+    """Refuse pipes, which can be read once alone: the page reads the masks again."""
+    for path in paths:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise UserError(f"'{path}' is no file, and --output reads it twice: save it as a file first.")
 
 
 def _evaluate(

@@ -101,14 +101,17 @@ def run(args: argparse.Namespace) -> None:
         report = _report(args)
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error
-    print_notes([*idle_flags(args), *report["notes"]])
-    _print(report, per_class=args.per_class, recall=args.recall)
-    if json_file:
-        write_json(json_file, report)
-    if csv_file:
-        results = report["results"].items()
-        rows = [(kind, name, value) for kind, figures in results for name, value in figures.items()]
-        write_csv(csv_file, ("iou_type", "metric", "value"), rows)
+    # Files first, for who reads what is printed may stop; and it is printed where a file cannot be written
+    try:
+        if json_file:
+            write_json(json_file, report)
+        if csv_file:
+            results = report["results"].items()
+            rows = [(kind, name, value) for kind, figures in results for name, value in figures.items()]
+            write_csv(csv_file, ("iou_type", "metric", "value"), rows)
+    finally:
+        print_notes([*idle_flags(args), *report["notes"]])
+        _print(report, per_class=args.per_class, recall=args.recall)
 
 
 def _report(args: argparse.Namespace) -> dict[str, Any]:

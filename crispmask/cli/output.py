@@ -77,7 +77,7 @@ def _named_faults(path: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file, complete or not at all; what is no file, as a pipe, is written to.
+    """Write a file in UTF-8, complete or not at all; what is no file, as a pipe, is written to.
 
     Raises:
         UserError: it cannot be written.
@@ -87,15 +87,20 @@ def write_whole(path: Path, text: str) -> None:
     partial = target.with_name(f".{os.getpid()}.partial")
     with _named_faults(path):
         if path.exists() and not path.is_file():
-            path.write_text(text)
+            _write(path, text)
             return
         try:
-            partial.write_text(text)
+            _write(partial, text)
             os.replace(partial, target)
         except PermissionError:  # the file may be written, its folder not
-            path.write_text(text)
+            _write(path, text)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _write(path: Path, text: str) -> None:
+    # Names of files may hold what is no text
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, data: Any, *, indent: int | None = 1) -> None:
@@ -190,7 +195,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
         table.add_column(column, justify="left" if is_text else "right", width=width)
     for row in rows:
         table.add_row(*map(_cell, row))
-    console.print(table)
+    # Printed here: rich ends the program by itself where nobody reads any more
+    with console.capture() as printed:
+        console.print(table)
+    print(printed.get(), end="")
 
 
 def say(text: str) -> None:

@@ -5,8 +5,9 @@ such resample (the bootstrap: Efron and Tibshirani, An Introduction to the Boots
 the same resamples, so that a difference between two of them is free of how hard the drawn images are.
 
 AP of resamples is higher than that of the data set, because copies of an image agree with each other and
-COCO takes the best precision from a recall on. So the interval of a figure is that of the resamples, moved to
-where their mean is the figure. Between two models that cancels out: those of differences stay as they are.
+COCO takes the best precision from a recall on: more so for a model with false alarms than for one that misses
+objects. So the interval of a figure is that of the resamples, moved to where their mean is the figure, and so
+is that of a difference.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from crispmask.evaluation.progress import Progress
 
 # Percent of the resamples that an interval leaves out at each end
 LEFT_OUT = 2.5
+# More would take hours and say nothing more
+MOST_RESAMPLES = 100_000
 # Differences of AP in percent that are rounding
 ROUNDING = 1e-9
 CLASS = "AP/"
@@ -127,6 +130,8 @@ def check_draws(resamples: int, seed: int) -> None:
     for name, value, lowest in (("resamples", resamples, 2), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, Integral) or value < lowest:
             raise ValueError(f"{name} is {short(value)}: a whole number, {lowest} or more, is needed.")
+    if resamples > MOST_RESAMPLES:
+        raise ValueError(f"resamples is {short(resamples)}: give {MOST_RESAMPLES} at most.")
 
 
 def adjust(p_values: Sequence[float]) -> list[float]:
@@ -180,11 +185,17 @@ def _intervals(
 
 def _interval(value: float, samples: Samples) -> Interval:
     """A figure and (B,) of it in the resamples, of which those without an object do not count."""
-    samples = samples[~np.isnan(samples)]
+    samples = _moved(value, samples)
     if not len(samples):
         return Interval(value, float("nan"), float("nan"))
-    low, high = (min(max(limit + value - samples.mean(), 0.0), 100.0) for limit in _limits(samples))
+    low, high = (min(max(limit, 0.0), 100.0) for limit in _limits(samples))
     return Interval(value, low, high)
+
+
+def _moved(value: float, samples: Samples) -> Samples:
+    """The samples that are numbers, moved to where their mean is the figure of the data set itself."""
+    samples = samples[~np.isnan(samples)]
+    return samples + (value - samples.mean()) if len(samples) else samples
 
 
 def _differences(
@@ -208,14 +219,15 @@ def _differences(
 
 def _difference(value: float, samples: Samples) -> Difference:
     """A difference and (B,) of it in the resamples, of which those without an object do not count."""
-    samples = samples[~np.isnan(samples)]
+    samples = _moved(value, samples)
     if not len(samples):
         return Difference(value, *5 * [float("nan")])
     above, below = (samples > ROUNDING).sum(), (samples < -ROUNDING).sum()
     # The data set itself is one of the draws that could have been
     rarer = (1 + len(samples) - max(above, below)) / (1 + len(samples))
     p_value = float(min(1, 2 * rarer))
-    return Difference(value, *_limits(samples), float(above / len(samples)), p_value, p_value)
+    low, high = (min(max(limit, -100.0), 100.0) for limit in _limits(samples))
+    return Difference(value, low, high, float(above / len(samples)), p_value, p_value)
 
 
 def _limits(samples: Samples) -> tuple[float, float]:

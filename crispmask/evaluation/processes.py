@@ -6,11 +6,13 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from numbers import Integral
 from typing import Any, TypeVar
 
 from crispmask.evaluation.formats.checks import short
+from crispmask.interrupt import end_with_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,6 +31,9 @@ def map_in_processes(
         shared: what all calls are given. Where processes are forked, nothing of it is sent to them.
         items: what else it is called with.
         workers: processes; 1: this one alone.
+
+    Raises:
+        ValueError: one of the processes was ended from outside.
     """
     if workers == 1:
         for item in items:
@@ -46,6 +51,10 @@ def map_in_processes(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise ValueError(
+            f"One of {workers} processes was ended, as by a system short of memory: give fewer workers."
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -55,6 +64,8 @@ _received: list[Any] = []
 
 
 def _receive(function: Callable[[Any, Any], Any], shared: Any) -> None:
+    # A main process that is killed tells nobody to stop
+    end_with_parent()
     _received[:] = [function, shared]
 
 

@@ -51,7 +51,7 @@ def test_figures_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
     write_json(link, {"AP": math.nan})
     assert json.loads(file.read_text()) == {"AP": None} and link.is_symlink()
 
-    def fail(self: Path, text: str) -> None:
+    def fail(self: Path, text: str, **options: str) -> None:
         self.open("w").write(text[:3])
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -11,7 +11,7 @@ from crispmask.evaluation.coco.protocol import average_precisions, evaluate_coco
 from crispmask.evaluation.coco.resampling import draw_weights
 from crispmask.evaluation.compare import Comparison, adjust, compare
 from crispmask.evaluation.lvis.protocol import evaluate_lvis
-from crispmask.testing import Shape, make_set
+from crispmask.testing import Shape, differently_failing, make_set
 from tests.evaluation.lvis_sets import make_lvis
 from tests.evaluation.test_resampling import copied
 
@@ -63,8 +63,12 @@ def test_intervals_are_percentiles_over_evaluations_of_copied_images() -> None:
         change = samples["poor"] - samples["good"]
         change = change[~np.isnan(change)]
         found = comparison.differences["boundary"][metric]["good", "poor"]
+        change = change - change.mean() + found.value
         assert [found.low, found.high] == pytest.approx(np.percentile(change, [2.5, 97.5]))
-        assert found.share_above == pytest.approx((change > 1e-9).mean())
+        above, below = (change > 1e-9).sum(), (change < -1e-9).sum()
+        assert found.share_above == pytest.approx(above / len(change))
+        rarer = (1 + len(change) - max(above, below)) / (1 + len(change))
+        assert found.p_value == pytest.approx(min(1, 2 * rarer))
         own = samples["good"][~np.isnan(samples["good"])]
         figure = comparison.figures["boundary"][metric]["good"]
         moved = np.percentile(own, [2.5, 97.5]) - own.mean() + figure.value
@@ -82,8 +86,32 @@ def test_a_model_and_itself_do_not_differ(comparison: Comparison) -> None:
 def test_a_model_that_misses_half_is_worse_for_sure(comparison: Comparison) -> None:
     difference = comparison.differences["segm"]["AP"]["good", "poor"]
     assert difference.value < difference.high < 0
-    assert difference.share_above == 0
-    assert difference.p_value == 2 / 201
+    assert difference.share_above <= 0.01 and difference.p_value < 0.05
+
+
+def test_a_model_that_finds_nothing_differs_by_what_the_other_has() -> None:
+    """The interval of the difference is that of the other model's figure, turned around."""
+    gt, rows = make_set(SHAPE, 4)
+    models = {"good": evaluate_coco(gt, rows), "empty": evaluate_coco(gt, [])}
+    found = compare(models, resamples=200)
+    for metric in ("AP", "AP50"):
+        own = found.figures["boundary"][metric]["good"]
+        difference = found.differences["boundary"][metric]["good", "empty"]
+        assert difference.value == pytest.approx(-own.value)
+        assert [difference.low, difference.high] == pytest.approx([-own.high, -own.low])
+
+
+def test_a_difference_of_models_that_fail_differently_is_in_its_interval() -> None:
+    """One misses objects and one has false alarms, which copies of images forgive."""
+    chosen = []
+    for seed in range(24):
+        gt, *results = differently_failing(600, 80, found=0.55, alarms=1.0, seed=seed)
+        models = {name: evaluate_coco(gt, rows, ("segm",)) for name, rows in zip("ab", results, strict=True)}
+        chosen.append(compare(models, resamples=200, seed=seed).differences["segm"]["AP"]["a", "b"])
+    assert all(found.low <= found.value <= found.high for found in chosen)
+    mean = np.mean([found.value for found in chosen])
+    # By percentiles that stay where they are it is 17
+    assert sum(found.low <= mean <= found.high for found in chosen) >= 21
 
 
 def test_pairs_of_all_models(models: dict, comparison: Comparison) -> None:

@@ -97,8 +97,10 @@ class COCOeval(OfficialEval):
         if params.useCats:
             params.catIds = list(np.unique(params.catIds))
         params.maxDets = sorted(params.maxDets)
-        # A pair without overlap matches at a threshold of 0, which takes pycocotools' way
-        self._evaluation = self._match() if np.min(params.iouThrs, initial=1) > 0 else None
+        # A pair without overlap matches at a threshold of 0, and a category that is named twice counts twice:
+        # both take pycocotools' way
+        usual = np.min(params.iouThrs, initial=1) > 0 and len({*params.catIds}) == len(params.catIds)
+        self._evaluation = self._match() if usual else None
         self._paramsEval = copy.deepcopy(params)
         self._made, self.eval = {}, {}
         print(f"DONE (t={time.time() - begin:0.2f}s).")
@@ -245,22 +247,28 @@ def _chosen_rows(truth: COCO, results: COCO, params: Params) -> tuple[GroundTrut
     chosen.dataset = {
         "images": [{"id": i, **size} for i, size in zip(image_ids, sizes, strict=True)],
         "categories": [{"id": i, "name": name} for i, name in zip(category_ids, names, strict=True)],
-        "annotations": _rows_of(truth, image_ids, category_ids),
+        "annotations": _rows_of(truth, image_ids, category_ids, bool(params.useCats)),
     }
     read = read_ground_truth(chosen)
     if not params.useCats:
         read = replace(read, class_names={i: read.class_names[i] for i in category_ids})
     read = with_rules(read, official=True, class_agnostic=not params.useCats, max_outline=sys.float_info.max)
-    found = _rows_of(results, image_ids, category_ids)
+    found = _rows_of(results, image_ids, category_ids, bool(params.useCats))
     chosen.dataset = {"annotations": found}
     return read, read_predictions(chosen, read, names=[f"Detection {row['id']}" for row in found])
 
 
-def _rows_of(coco: COCO, image_ids: Sequence[Any], category_ids: Sequence[Any]) -> list[Row]:
-    """What ``getAnnIds`` and ``loadAnns`` give, in one pass."""
-    known = set(category_ids)
+def _rows_of(
+    coco: COCO, image_ids: Sequence[Any], category_ids: Sequence[Any], use_categories: bool
+) -> list[Row]:
+    """What ``getAnnIds`` and ``loadAnns`` give, in one pass, without what is then never asked for.
+
+    An id that several rows have stands for the last of them, whose image and category then count.
+    """
+    known, images = set(category_ids), set(image_ids)
     rows = (row for image_id in image_ids for row in coco.imgToAnns.get(image_id, ()))
-    return [coco.anns[row["id"]] for row in rows if row["category_id"] in known]
+    found = [coco.anns[row["id"]] for row in rows if row["category_id"] in known or not use_categories]
+    return [row for row in found if row["category_id"] in known and row["image_id"] in images]
 
 
 def _copied(coco: COCO) -> COCO:

@@ -380,5 +380,5 @@ def check_options(tasks: Sequence[str], dilation_ratio: float, max_dets: int | N
     boundary_width(1, 1, dilation_ratio)
     if max_dets is None:
         return
-    if isinstance(max_dets, bool) or not isinstance(max_dets, Integral) or max_dets < 1:
+    if isinstance(max_dets, bool) or not isinstance(max_dets, Integral) or not 1 <= max_dets < 2**31:
         raise ValueError(f"max_dets is {short(max_dets)}: a number of detections, 1 or more, is needed.")

@@ -110,8 +110,8 @@ def read_segments(
     for index, row in enumerate(_list(data, "annotations", what)):
         where = f"Annotation {index} of the {what}"
         image_id = row.get("image_id")
-        if image_id is None or not isinstance(image_id, (int, str)):
-            raise ValueError(f"{where} has image_id {short(image_id)}: a number or a string is needed.")
+        if isinstance(image_id, bool) or not isinstance(image_id, (int, str)):
+            raise ValueError(f"{where} has image_id {short(image_id)}: a whole number or a string is needed.")
         if image_id in found:
             raise ValueError(f"{where} is of image {short(image_id)}, which has one already.")
         name = row.get("file_name")
@@ -140,7 +140,7 @@ def _segments(row: Mapping[str, Any], path: Path, where: str, categories: Collec
     for place, segment in enumerate(rows):
         name = f"Segment {place} of {where[:1].lower()}{where[1:]}"
         number = segment.get("id")
-        if not isinstance(number, int) or not 0 < number <= LAST_ID:
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 < number <= LAST_ID:
             raise ValueError(f"{name} has id {short(number)}: an integer from 1 to {LAST_ID} is needed.")
         if "category_id" not in segment:
             raise ValueError(f"{name} has no category_id.")

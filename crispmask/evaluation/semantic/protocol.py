@@ -172,7 +172,9 @@ def _pair_files(truths: Path, found: Path, findings: Findings) -> list[tuple[Pat
 def _read_labels(path: Path) -> NDArray[np.int64]:
     """(H, W) the label of every pixel."""
     with opened_image(path) as image:
-        mode, pixels = image.mode, np.asarray(image)
+        mode, pixels, kind = image.mode, np.asarray(image), image.format
+    if kind in ("JPEG", "MPO"):
+        raise ValueError(f"'{path}' is a JPEG, which changes labels at their borders: a PNG is needed.")
     if pixels.ndim != 2 or pixels.dtype.kind not in "biu":
         raise ValueError(f"'{path}' holds no labels: a PNG of one channel of integers is needed, not {mode}.")
     labels = pixels.astype(np.int64)
