@@ -41,8 +41,8 @@ class Block:
 
     @property
     def name(self) -> str:
-        """The file that a comment in the first line gives the block, as ``# my_head.py``; empty: none."""
-        found = re.match(r"# ([\w-]+\.(?:py|yaml))\n", self.text)
+        """The file that a first line such as ``# head/config.py`` makes of the block; empty: none."""
+        found = re.match(r"# ([\w/-]+\.(?:py|yaml))\n", self.text)
         return found[1] if found else ""
 
     def commands(self) -> list[list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,7 +50,6 @@ def folder(tmp_path: Path, trained: Path, shapes_root: Path) -> Path:
     golden = ROOT / "tests" / "golden"
     (tmp_path / "cityscapes" / "gtFine").mkdir(parents=True)
     places = {
-        "train_net.py": ROOT / "train_net.py",
         "configs": ROOT / "configs",
         "tools": ROOT / "tools",
         "datasets": shapes_root,
@@ -60,6 +60,8 @@ def folder(tmp_path: Path, trained: Path, shapes_root: Path) -> Path:
     }
     for name, target in places.items():
         (tmp_path / name).symlink_to(target)
+    # No link, for Python looks for packages beside the file itself
+    shutil.copy(ROOT / "train_net.py", tmp_path)
     # Of two models; those of one file would be one
     rows = json.loads((golden / "boundary_coco" / "dt.json").read_text())
     for name, kept in {"mask_rcnn": rows[::2], "refinemask": rows}.items():
@@ -76,6 +78,7 @@ def folder(tmp_path: Path, trained: Path, shapes_root: Path) -> Path:
 def test_commands_of_a_page_work_in_their_order(page: Path, folder: Path, small_run: list[str]) -> None:
     for block in blocks(page):
         if block.name:
+            (folder / block.name).parent.mkdir(exist_ok=True)
             (folder / block.name).write_text(block.text)
         elif block.is_run():
             run_block(block, folder, small_run)
