@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -140,3 +145,50 @@ def test_bad_input_is_one_sentence(
 ) -> None:
     assert compare(folder, *[str(word).format(folder) for word in words], names=names) == 2
     assert message in capsys.readouterr().err
+
+
+def test_files_are_written_though_nobody_reads_what_is_printed(folder: Path, tmp_path: Path) -> None:
+    files = [str(folder / f"{name}.json") for name in ("gt", "good", "poor")]
+    options = ["--resamples", "20", "--json", str(tmp_path / "all.json"), "--output", str(tmp_path / "page")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "crispmask", "compare", *files, *options],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 128 + signal.SIGPIPE
+    assert json.loads((tmp_path / "all.json").read_text())["results"]
+    assert (tmp_path / "page" / "report.html").read_text().endswith("</html>")
+
+
+def test_a_page_is_whole_or_that_of_before(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "report.html"
+    report.write_text("before")
+
+    def fail(self: Path, text: str, **options: str) -> None:
+        self.open("w").write(text[:3])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    assert compare(folder, "--output", tmp_path) == 2
+    printed = capsys.readouterr()
+    assert "poor - good" in printed.out and f"'{report}' cannot be written: No space" in printed.err
+    assert report.read_text() == "before" and list(tmp_path.iterdir()) == [report]
+
+
+def test_a_page_is_not_made_of_pipes(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "rows")
+    files = [folder / "gt.json", folder / "good.json", tmp_path / "rows"]
+    assert main(["compare", *map(str, files), "--output", str(tmp_path / "page")]) == 2
+    assert f"'{tmp_path / 'rows'}' is no file, and --output reads it twice" in capsys.readouterr().err
+
+
+def test_more_resamples_than_make_sense_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare(folder, "--resamples", 999_999_999_999) == 2
+    assert "resamples is 999999999999: give 100000 at most." in capsys.readouterr().err

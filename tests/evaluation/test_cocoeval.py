@@ -4,6 +4,7 @@ import contextlib
 import copy
 import inspect
 import io
+import itertools
 import json
 import logging
 
@@ -372,3 +373,37 @@ def test_keypoints_are_those_of_pycocotools():
     ours, theirs = run(COCOeval, gt, results, "keypoints")[0], run(OfficialEval, gt, results, "keypoints")[0]
     assert_same(ours, theirs)
     assert len(ours.stats) == 10 and ours.stats[0] > 0
+
+
+REPEATED = {
+    "over categories, without them": ([(7, 1, 2), (7, 1, 1)], {"useCats": 0, "catIds": [1]}),
+    "over images": ([(7, 1, 1), (7, 2, 1), (8, 1, 1)], {"imgIds": [1]}),
+    "over categories": ([(7, 1, 1), (7, 1, 2), (8, 1, 1)], {"catIds": [1]}),
+    "a category twice": ([(1, 1, 1), (2, 1, 1)], {"useCats": 0, "catIds": [1, 1]}),
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_ids_that_are_given_twice_count_as_in_pycocotools(name):
+    """An id stands for the last object that has it, wherever that is."""
+    objects, values = REPEATED[name]
+    gt, results = make_set(SMALL, 3)
+    shapes = itertools.cycle(a for a in gt["annotations"] if not a["iscrowd"])
+    gt["annotations"] = [
+        {**shape, "id": number, "image_id": image_id, "category_id": category_id}
+        for shape, (number, image_id, category_id) in zip(shapes, objects, strict=False)
+    ]
+    shape = gt["annotations"][-1]["segmentation"]
+    results = [{"image_id": 1, "category_id": 1, "score": 0.9, "segmentation": rle_of(gt, shape)}]
+
+    def change(params):
+        for key, value in values.items():
+            setattr(params, key, value)
+
+    assert_same(run(COCOeval, gt, results, "segm", change)[0], official(gt, results, "segm", change)[0])
+
+
+def rle_of(gt, polygons):
+    height, width = gt["images"][0]["height"], gt["images"][0]["width"]
+    rle = mask_utils.frPyObjects(polygons, height, width)[0]
+    return {"size": rle["size"], "counts": rle["counts"].decode()}

@@ -144,3 +144,11 @@ def test_faults_are_named(tmp_path):
     for option in ({"class_names": tmp_path / "none.txt"}, {"ignore_label": True}, {"max_dets": 5}):
         with pytest.raises(ValueError, match=r"cannot be read|an integer|has no max_dets"):
             evaluate(gt, pred, "semantic", **option)
+
+
+def test_a_jpeg_holds_no_labels(tmp_path):
+    """It changes them at their borders, and the figures would be those of others."""
+    truth, found = write(tmp_path, make_images(0))
+    Image.open(found / "city" / "0.png").convert("L").save(found / "city" / "0.png", "JPEG")
+    with pytest.raises(ValueError, match=r"0.png' is a JPEG, which changes labels.*: a PNG is needed"):
+        evaluate_semantic(truth, found)
