@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crispmask.errors import UserError
+from crispmask.visualization.closeups import Closeup, sheet
 from crispmask.visualization.overlay import DrawnObject, draw_objects
-from crispmask.visualization.quadtree import Closeup, draw_attention, draw_nodes, sheet, spread_nodes
 
+from .drawing import draw_attention, draw_nodes, spread_nodes
 from .encoder import SequenceEncoder
 from .inspection import inspect_quadtrees
 from .mask_head import TransfinerMaskHead

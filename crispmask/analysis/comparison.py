@@ -9,8 +9,8 @@ from pycocotools import mask as mask_utils
 
 from crispmask.analysis.pairs import one_to_one
 from crispmask.results import Result
+from crispmask.visualization.closeups import TILE, Closeup, sheet
 from crispmask.visualization.colors import distinct_color
-from crispmask.visualization.quadtree import TILE, Closeup, sheet
 
 # Objects of a sheet, and the smallest mask IoU of a pair
 MOST_OBJECTS, LOWEST = 6, 0.3

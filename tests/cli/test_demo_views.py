@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from crispmask.cli import main
-from crispmask.visualization.quadtree import TILE
+from crispmask.visualization.closeups import TILE
 from tests.transfiner.tiny_transfiner import tiny_config, tiny_model
 
 

@@ -121,6 +121,12 @@ def test_imports_of_what_needs_more_name_the_command(light: Path, source: str) -
     assert "pip install 'crispmask[models]'" in last or "make setup" in last
 
 
+def test_help_texts_list_heads_without_importing_them(light: Path) -> None:
+    assert "RefineMask by its authors" in run(light, "convert", "--help")
+    assert "--show of Mask Transfiner: quadtree" in run(light, "demo", "--help")
+    assert "Mask Transfiner: DEPTH" in run(light, "analyze", "dial", "--help")
+
+
 def test_doctor_lists_what_is_missing(light: Path) -> None:
     told = run(light, "doctor", code=1)
     assert "missing torch" in told and "Traceback" not in told
