@@ -18,6 +18,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec, module_from_spec, resolve_name, spec_from_file_location
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ def heads() -> tuple[Head, ...]:
     """All heads that are installed, in the order of their names.
 
     Raises:
-        UserError: a registration cannot be run, or two packages have the same name for their head.
+        UserError: a registration cannot be run, or two packages give one name to different things.
     """
     return _heads_on(tuple(sys.path))
 
@@ -193,17 +194,24 @@ def registered_sources() -> Iterator[tuple[Head, Source]]:
 
 @cache
 def _heads_on(search_path: tuple[str, ...]) -> tuple[Head, ...]:
-    found: dict[str, Head] = {}
     places = {**_by_entry_point(), **dict(_in_folders(search_path))}
-    for package, file in sorted(places.items()):
-        head = _read(package, file)
-        if other := found.get(head.name):
-            raise UserError(
-                f"Head packages '{other.package}' and '{package}' are both called '{head.name}': rename the "
-                f"head of one in its {REGISTRATION}, or remove it."
-            )
-        found[head.name] = head
-    return tuple(found[name] for name in sorted(found))
+    found = sorted(starmap(_read, sorted(places.items())), key=lambda head: head.name)
+    owners: dict[tuple[str, str], str] = {}
+    for head in found:
+        for what in _names_of(head):
+            if (other := owners.setdefault(what, head.package)) != head.package:
+                raise UserError(
+                    f"Head packages '{other}' and '{head.package}' both have the {what[0]} '{what[1]}': "
+                    f"rename that of one in its {REGISTRATION}, or remove the package."
+                )
+    return tuple(found)
+
+
+def _names_of(head: Head) -> Iterator[tuple[str, str]]:
+    """What a head calls by a name that no other head may have."""
+    yield "head", head.name
+    yield from (("source", source.name) for source in head.sources)
+    yield from (("sheet", kind) for kind in (head.views.kinds if head.views else ()))
 
 
 def _in_folders(search_path: tuple[str, ...]) -> Iterator[tuple[str, Path]]:

@@ -105,7 +105,15 @@ def test_doctor_lists_heads_and_what_is_wrong_with_them(
         ("HEAD = 'toy'", "crispmask_head.py' is a str"),
         (
             REGISTRATION.format(name="refinemask"),
-            "'refinemask_d2' and 'toy' are both called 'refinemask': rename",
+            "'refinemask_d2' and 'toy' both have the head 'refinemask': rename",
+        ),
+        (
+            f"{REGISTRATION.format(name='toy')[:-2]}, sources=(Source('transfiner', 'x', 'x', 'x'),))",
+            "'toy' and 'transfiner_d2' both have the source 'transfiner': rename",
+        ),
+        (
+            f"{REGISTRATION.format(name='toy')[:-2]}, views=Views({{'quadtree': 'a tree'}}, 'x', 'x'))",
+            "'toy' and 'transfiner_d2' both have the sheet 'quadtree': rename",
         ),
         (
             REGISTRATION.format(name="toy").replace("add_keys", "nothing"),

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 REGISTRATION = """
-from crispmask.heads import Head
+from crispmask.heads import Head, Source, Views
 HEAD = Head(name={name!r}, add_config=".keys:add_keys")
 """
 KEYS = """
