@@ -127,21 +127,28 @@ def named(path: Path, words: set[str]) -> Iterator[tuple[int, str]]:
         text = node.attr if isinstance(node, ast.Attribute) else getattr(node, "value", None)
         if not isinstance(text, str) or id(node) in cited:
             continue
-        for word in words:
-            # Sections of a config are in capitals, and may be common words otherwise, as "query"
-            flags = 0 if word.isupper() else re.IGNORECASE
-            if re.search(rf"(?<![a-z0-9]){word}(?![a-z0-9])", text, flags):
-                yield node.lineno, word
+        yield from ((node.lineno, word) for _, word in words_in(text, words))
+
+
+def words_in(text: str, words: set[str]) -> Iterator[tuple[int, str]]:
+    """Line and word for each of some words that stand in a text by themselves."""
+    for word in words:
+        # Sections of a config are in capitals, and may be common words otherwise, as "query"
+        flags = 0 if word.isupper() else re.IGNORECASE
+        for found in re.finditer(rf"(?<![a-z0-9]){word}(?![a-z0-9])", text, flags):
+            yield text.count("\n", 0, found.start()) + 1, word
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_the_base_names_no_head_in_its_strings(head: str) -> None:
     words = words_of(head)
     assert len(words) >= 4, "a head has a name, a package, a class and a section of the config"
+    data = [path for kind in ("yaml", "html", "js") for path in (ROOT / "crispmask").rglob(f"*.{kind}")]
+    assert len(data) >= 3
     found = [
         f"{path.relative_to(ROOT)}:{line}: {word}"
-        for path in (*modules("crispmask"), ROOT / "train_net.py")
-        for line, word in named(path, words)
+        for path in (*modules("crispmask"), ROOT / "train_net.py", *data)
+        for line, word in (named(path, words) if path.suffix == ".py" else words_in(path.read_text(), words))
     ]
     assert found == [], "what belongs to a head is registered in its crispmask_head.py"
 
