@@ -16,12 +16,14 @@ from crispmask.cli import main
 from crispmask.engine import Trainer
 from crispmask.errors import UserError
 from tests.checkpoint import released_refinemask
+from tests.transfiner.tiny_query import MISSING_LIBRARY
 
 CONFIG = "transfiner/coco/query_R_50_FPN.yaml"
 DETECTOR = "proposal_generator.detector."
 RESNET = "model.backbone.conv_encoder.model."
-transformers = pytest.importorskip("transformers", reason="crispmask[query] is not installed")
-pytest.importorskip("scipy", reason="crispmask[query] is not installed")
+if MISSING_LIBRARY:
+    pytest.skip(MISSING_LIBRARY, allow_module_level=True)
+transformers = pytest.importorskip("transformers")
 
 State = dict[str, Tensor]
 

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 from detectron2.modeling import build_model
-from tiny_query import PLAIN, query_config
+from tiny_query import MISSING_LIBRARY, PLAIN, query_config
 
 from crispmask.errors import UserError
 from transfiner_d2.query import checks as query_checks
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
-INSTALLED = all(map(query_checks.find_spec, ("transformers", "scipy")))
-needs_library = pytest.mark.skipif(not INSTALLED, reason="crispmask[query] is not installed")
+needs_library = pytest.mark.skipif(bool(MISSING_LIBRARY), reason=MISSING_LIBRARY)
 
 
 @needs_library

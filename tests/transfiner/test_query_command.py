@@ -13,7 +13,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from detectron2.structures import pairwise_iou
 from detectron2.utils.events import EventStorage
-from tiny_query import query_config, query_model
+from tiny_query import MISSING_LIBRARY, query_config, query_model
 
 from crispmask.checkpoint import load_weights, read_weight_file
 from crispmask.engine.steps import total_loss
@@ -21,8 +21,9 @@ from crispmask.modeling.groundtruth import full_masks
 from tests.refinemask.tiny_refinemask import mapped, star, write_image
 from transfiner_d2.query.checkpoint import convert_transformers_detector
 
-transformers = pytest.importorskip("transformers", reason="crispmask[query] is not installed")
-pytest.importorskip("scipy", reason="crispmask[query] is not installed")
+if MISSING_LIBRARY:
+    pytest.skip(MISSING_LIBRARY, allow_module_level=True)
+transformers = pytest.importorskip("transformers")
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "configs/shapes/query_transfiner_R_18_FPN.yaml"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from tiny_query import query_config
+from tiny_query import MISSING_LIBRARY, query_config
 
 from crispmask import get_config
 from crispmask.engine.optimizer import build_optimizer
@@ -41,8 +41,8 @@ def test_recipe_is_that_of_the_detector(leaf, epochs, drop, batch, rate, queries
 )
 def test_a_tenth_of_the_rate_is_for_what_the_release_gives_it(leaf, slow):
     """The pretrained ResNet, and where Deformable DETR looks; FPN is as new as the detector that reads it."""
-    pytest.importorskip("transformers", reason="crispmask[query] is not installed")
-    pytest.importorskip("scipy", reason="crispmask[query] is not installed")
+    if MISSING_LIBRARY:
+        pytest.skip(MISSING_LIBRARY)
     cfg = query_config(f"transfiner/coco/{leaf}.yaml", MODEL__BACKBONE__FREEZE_AT=0)
     model = build_model(cfg)
     groups = build_optimizer(cfg, model).param_groups

@@ -6,13 +6,14 @@ import pytest
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList
-from tiny_query import query_config
+from tiny_query import MISSING_LIBRARY, query_config
 
 from transfiner_d2.query.checkpoint import convert_transformers_detector
 from transfiner_d2.query.detector import QueryDetector
 
-transformers = pytest.importorskip("transformers", reason="crispmask[query] is not installed")
-pytest.importorskip("scipy", reason="crispmask[query] is not installed")
+if MISSING_LIBRARY:
+    pytest.skip(MISSING_LIBRARY, allow_module_level=True)
+transformers = pytest.importorskip("transformers")
 
 CHANNELS = (32, 40, 48)
 LIBRARY = {"d_model": 64, "encoder_layers": 2, "decoder_layers": 3, "num_labels": 3}

@@ -7,8 +7,21 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
+from crispmask.errors import UserError
 from tests.transfiner.tiny_transfiner import tiny_config
+from transfiner_d2.query.checks import require_library
 
+
+def _missing_library() -> str:
+    """What the query-based detector lacks on this machine; empty: nothing."""
+    try:
+        require_library()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+MISSING_LIBRARY = _missing_library()
 CONFIG = "transfiner/coco/query_R_50_FPN.yaml"
 TINY_QUERY = {
     "NUM_QUERIES": 8,

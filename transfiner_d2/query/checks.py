@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 
@@ -30,7 +31,7 @@ NOT_TAKEN = {
 def require_library() -> None:
     """
     Raises:
-        UserError: a package that only this detector needs is not installed, or too old.
+        UserError: a package that only this detector needs is not installed, or too old, or torch is for it.
     """
     missing = [name for name in ("transformers", "scipy") if find_spec(name) is None]
     if missing:
@@ -43,6 +44,13 @@ def require_library() -> None:
         oldest = ".".join(map(str, OLDEST_TRANSFORMERS))
         raise UserError(
             f"A query-based detector needs transformers {oldest} or newer, not {found}: {INSTALL}"
+        )
+    from transformers.utils import is_torch_available
+
+    if not is_torch_available():
+        raise UserError(
+            f"A query-based detector needs a torch that transformers {found} takes, which is newer than "
+            f"{torch.__version__}: pip install --upgrade torch torchvision"
         )
 
 
