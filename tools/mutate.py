@@ -1,6 +1,6 @@
 """Change the code in small ways, one at a time, and see whether the tests notice.
 
-    python tools/mutate.py --count 300 --seed 0 [--only transfiner_d2] [--seconds 120] [--log mutants.txt]
+    python tools/mutate.py --count 300 --seed 0 [--only transfiner_d2] [--minutes 60]
 
 Draws places from the modules of ``TESTS``, changes each in a copy of the tree, and runs the tests that are
 listed for the module, the fastest first, until one fails. Prints a line a mutant and the shares at the end:
@@ -194,26 +194,25 @@ def fate(mutant: Mutant, tests: tuple[str, ...], tree: Path, seconds: float) -> 
     target = tree / mutant.path
     before = target.read_text()
     target.write_text(mutant.source)
-    command = [
-        sys.executable,
-        "-B",
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        *tests,
-    ]
     try:
-        done = subprocess.run(command, cwd=tree, capture_output=True, timeout=seconds)
+        done = subprocess.run(_command(tests), cwd=tree, capture_output=True, timeout=seconds)
     except subprocess.TimeoutExpired:
         return "late"
     finally:
         target.write_text(before)
     return "survived" if done.returncode == 0 else "killed"
+
+
+def require_passing(tests: tuple[str, ...], tree: Path) -> None:
+    """Stop where tests fail without a change: every mutant would seem to be killed."""
+    done = subprocess.run(_command(tests), cwd=tree, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"These tests fail as they are: {' '.join(tests)}\n{done.stdout[-2000:]}")
+
+
+def _command(tests: tuple[str, ...]) -> list[str]:
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    return [sys.executable, "-B", "-m", "pytest", *options, *tests]
 
 
 def main() -> None:
@@ -239,6 +238,8 @@ def main() -> None:
             ".git", ".venv*", "build", "output", "datasets", "__pycache__", ".*_cache"
         )
         shutil.copytree(ROOT, tree, ignore=ignored)
+        for tests in {tests for _, tests in drawn[: args.count]}:
+            require_passing(tests, tree)
         for mutant, tests in drawn[: args.count]:
             if args.minutes and time.monotonic() - start > 60 * args.minutes:
                 break
