@@ -36,7 +36,6 @@ NEED_FILES = "train_net.py names the files that a data set lacks; your own data 
 OPTIONAL = {
     "cv2": ("opencv-python-headless", "Detectron2's Visualizer"),
     "tensorboard": ("tensorboard", "curves of a training"),
-    "onnx": ("onnx", "export"),
 }
 
 
