@@ -73,6 +73,9 @@ def test_training_starts_from_a_backbone(state: dict[str, torch.Tensor], tmp_pat
     content = {"model": arrays, "__author__": "test", "matching_heuristics": True}
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content))
     words = ("OUTPUT_DIR", tmp_path / "out", "MODEL.WEIGHTS", tmp_path / "R-50.pkl", "DATASETS.TEST", "()")
-    log = run(*words)
+    # Steps of no length: what is saved is what was started from
+    log = run(*words, "SOLVER.BASE_LR", 0.0)
     assert f"{tmp_path / 'R-50.pkl'}' gives {len(arrays)} of " in log and "roi_heads.box_predictor.* " in log
-    assert (tmp_path / "out" / "model_final.pth").is_file()
+    saved = torch.load(tmp_path / "out" / "model_final.pth", weights_only=False)["model"]
+    assert arrays and all(torch.equal(saved[BACKBONE + n], torch.from_numpy(v)) for n, v in arrays.items())
+    assert not torch.equal(saved[CLASSIFIER], state[CLASSIFIER])

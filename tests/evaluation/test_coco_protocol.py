@@ -304,6 +304,42 @@ def test_crowd_region_takes_detections_by_mask_overlap():
     assert evaluate(gt, [*results, {**stray, "image_id": "b", "category_id": 5}])["AP/five"] == HALF
 
 
+def box_set(annotations, boxes):
+    """One image, one class; ``annotations`` are boxes x, y, width, height and crowd flags; best box first."""
+    truth = [
+        {"id": key, "image_id": 1, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": flag}
+        for key, (box, flag) in enumerate(annotations, start=1)
+    ]
+    image = {"id": 1, "height": 80, "width": 100}
+    gt = {"images": [image], "annotations": truth, "categories": [{"id": 1, "name": "one"}]}
+    rows = [
+        {"image_id": 1, "category_id": 1, "score": 0.9 - 0.1 * place, "bbox": box}
+        for place, box in enumerate(boxes)
+    ]
+    return gt, rows
+
+
+@pytest.mark.parametrize(("is_left_last", "expected"), [(True, FULL), (False, pytest.approx(5100 / 101))])
+def test_of_two_objects_that_a_box_covers_alike_it_takes_the_last(is_left_last, expected):
+    """The second box reaches the right object alone, and misses it if the first box took it."""
+    left, right = ([0, 0, 30, 10], 0), ([10, 0, 30, 10], 0)
+    objects = [right, left] if is_left_last else [left, right]
+    gt, results = box_set(objects, [[5, 0, 30, 10], [12, 0, 30, 10]])
+    ours = evaluate_coco(gt, results, ("bbox",))["bbox"]
+    assert 100 * ours.stats[1] == expected
+    assert np.array_equal(ours.precision, pycocotools_eval(gt, results, "bbox").eval["precision"])
+
+
+@pytest.mark.parametrize(("is_crowd", "expected"), [(1, FULL), (0, pytest.approx(100 * 51 / 101 / 3))])
+def test_boxes_in_a_crowd_region_are_no_false_positives(is_crowd, expected):
+    """As many as there are, each by the share of its own area, though the region is far larger than they."""
+    objects = [([0, 0, 20, 20], 0), ([40, 0, 60, 80], is_crowd)]
+    gt, results = box_set(objects, [[45, 5, 20, 20], [70, 40, 20, 20], [0, 0, 20, 20]])
+    ours = evaluate_coco(gt, results, ("bbox",))["bbox"]
+    assert 100 * ours.stats[1] == expected
+    assert np.array_equal(ours.precision, pycocotools_eval(gt, results, "bbox").eval["precision"])
+
+
 def test_thin_objects_have_their_mask_ap():
     gt, results = make_set(SMALL, 2)
     # 96 x 128 pixels have a boundary of 80 pixels at this ratio: everything is boundary.

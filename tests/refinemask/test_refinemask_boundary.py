@@ -56,11 +56,12 @@ def test_merged_mask(seed, align_corners):
 @settings(max_examples=30, deadline=None)
 @given(mask=st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=6, max_size=6))
 def test_no_cell_is_undecided(align_corners, mask):
-    """Training looks where up(band) >= 0.5, inference keeps where up(not band) >= 0.5: never both or none."""
-    band = torch.tensor(mask)[None, None].float()
-    near = upsample(band, align_corners) >= 0.5
-    far = upsample(1 - band, align_corners) >= 0.5
-    assert torch.equal(near, ~far)
+    """What inference takes from a finer stage is what training taught it, where the coarser one is right."""
+    truth = torch.tensor(mask)[None, None]
+    coarse, finer = truth.float() * 18 - 9, torch.full((1, 1, 12, 12), 77.0)
+    (taught,) = boundary_regions([coarse, finer], [truth, finer > 0], 1, 1, align_corners)
+    taken = merge_stages([coarse, finer], 1, align_corners) == 77
+    assert torch.equal(taken, taught)
 
 
 @GEOMETRIES

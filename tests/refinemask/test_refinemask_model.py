@@ -177,23 +177,27 @@ def test_mixed_precision(tmp_path, variant):
     names = [name for name in losses[False] if name in ("loss_mask", "loss_semantic")]
     for name in names:
         assert losses[True][name].dtype == torch.float32
-        torch.testing.assert_close(losses[True][name], losses[False][name], rtol=0.1, atol=0)
+        torch.testing.assert_close(losses[True][name], losses[False][name], rtol=0.004, atol=0)
 
 
 @pytest.mark.parametrize("variant", ["v1", "v2"])
 def test_mixed_precision_masks(variant):
     """Boxes on the right of a wide image are cut where they are, not where bfloat16 would round them."""
-    cfg = tiny_config(MODEL__REFINEMASK__VARIANT=variant, MODEL__REFINEMASK__LOGIT_INIT_STD=0.1)
-    heads, features = tiny_model(cfg).roi_heads.eval(), random_features(cfg, (64, 1024))
+    cfg = tiny_config(MODEL__REFINEMASK__VARIANT=variant, **RISING)
+    heads = tiny_model(cfg).roi_heads.eval()
+    # Numbers that bfloat16 holds: with maps of float32 no box would be rounded
+    halves = {name: level.bfloat16() for name, level in random_features(cfg, (64, 1024)).items()}
     masks = []
     for enabled in (False, True):
+        features = halves if enabled else {name: level.float() for name, level in halves.items()}
         boxes = Boxes(torch.tensor([[898.1, 3.0, 937.9, 50.0], [513.5, 10.0, 601.7, 60.0]]))
         given = Instances((64, 1024), pred_boxes=boxes, pred_classes=torch.tensor([0, 2]))
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             (result,) = heads.forward_with_given_boxes(features, [given])
         masks.append(result.pred_masks)
     assert masks[1].dtype == torch.float32 and masks[0].std() > 0.02
-    assert (masks[0] - masks[1]).abs().mean() < 0.1 * masks[0].std()
+    # 0.01 by the rounding of the layers; rounded boxes give 0.12 and more
+    assert (masks[0] - masks[1]).abs().mean() < 0.03 * masks[0].std()
 
 
 def test_masks_can_be_switched_off(tmp_path):

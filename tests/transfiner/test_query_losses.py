@@ -127,6 +127,16 @@ def test_more_objects_than_usable_queries_leave_the_rest_without(focal: bool) ->
     assert torch.equal(pairs.objects[:, 2:].flatten(), everything.objects[last])
 
 
+@pytest.mark.parametrize("focal", [True, False])
+def test_of_queries_that_cost_the_same_the_first_is_chosen(focal: bool) -> None:
+    """Untrained queries may be alike; which of them learns must not depend on the device or the run."""
+    drawn = draw_predictions(1, extra=not focal)
+    alike = Predictions(*(x[:, :, :1].expand(-1, -1, QUERIES, -1) for x in (drawn.logits, drawn.boxes)))
+    assert match(alike, draw_objects([1]), WEIGHTS, focal=focal).queries.tolist() == [[0]] * LAYERS
+    pairs = match(alike, draw_objects([3]), WEIGHTS, focal=focal)
+    assert all(sorted(row) == [0, 1, 2] for row in pairs.queries.tolist())
+
+
 def test_a_prediction_that_is_not_finite_is_named() -> None:
     predictions = draw_predictions(2)
     with torch.no_grad():

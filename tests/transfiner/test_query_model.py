@@ -331,8 +331,9 @@ def test_mixed_precision(tmp_path, kind):
         assert all(x.pred_boxes.tensor.dtype == torch.float32 for x in found)
     if "TWO_STAGE" in kind:
         return  # where cells have like scores, rounding decides which of them the decoder starts from
+    # bfloat16 has 8 bits, so 0.4 % an operation; boxes are moved layer by layer
     for name in ("loss_cls", "loss_l1", "loss_giou"):
-        assert results[1][name].item() == pytest.approx(results[0][name].item(), rel=0.1), name
+        assert results[1][name].item() == pytest.approx(results[0][name].item(), rel=0.03), name
 
 
 def test_masks_can_be_switched_off(tmp_path):

@@ -168,8 +168,9 @@ def test_bitmasks(variant):
     for bitmasks in (False, True):
         torch.manual_seed(0)
         losses.append(train(tiny_head(cfg), features, [star_proposals(BOXES, SIZE, bitmasks)]))
+    # Pixels and outlines differ by half a pixel at the edge, which is where the refined nodes are
     for name, loss in losses[0].items():
-        assert loss.item() == pytest.approx(losses[1][name].item(), rel=0.1), name
+        assert loss.item() == pytest.approx(losses[1][name].item(), rel=0.06), name
 
 
 @pytest.mark.parametrize("agnostic", [True, False])
@@ -196,7 +197,7 @@ def test_mixed_precision(variant):
         results.append(losses)
         assert all(loss.dtype == torch.float32 for loss in losses.values())
     for name, loss in results[0].items():
-        assert loss.item() == pytest.approx(results[1][name].item(), rel=0.05), name
+        assert loss.item() == pytest.approx(results[1][name].item(), rel=0.004), name
     with torch.autocast("cpu", torch.bfloat16):
         (masks,) = masks_of(head, features, proposals)
     assert masks.dtype == torch.float32 and masks.isfinite().all()
@@ -210,3 +211,18 @@ def test_no_hidden_switch(variant):
         cfg.VIS_PERIOD = period
         masks += masks_of(tiny_head(cfg), random_features(cfg, SIZE), [star_proposals(BOXES, SIZE)])
     assert torch.equal(*masks)
+
+
+def test_mixed_precision_masks(variant):
+    """Boxes on the right of a wide image are cut where they are, not where bfloat16 would round them."""
+    cfg = tiny_config(VARIANT=variant)
+    head, size = tiny_head(cfg), (64, 1024)
+    detect_everywhere(head, True)
+    # What bfloat16 itself holds, so that the boxes alone could be rounded
+    features = {name: level.bfloat16() for name, level in random_features(cfg, size).items()}
+    proposals = [star_proposals([[898.1, 3, 937.9, 50], [513.5, 10, 601.7, 60]], size)]
+    (expected,) = masks_of(head, {name: level.float() for name, level in features.items()}, proposals)
+    with torch.autocast("cpu", torch.bfloat16):
+        (masks,) = masks_of(head, features, proposals)
+    assert expected.std() > 0.02
+    assert (masks - expected).abs().mean() < 0.03 * expected.std()

@@ -43,10 +43,14 @@ def test_outline_is_as_wide_on_slopes_as_on_sides_and_stays_thin_when_enlarged()
     for scale in (1, 4):
         _, line = coverage(disc(25)[:, :60], scale)
         # Area of the outline over the length of the edge, in pixels of the result
-        assert line.sum() / (2 * np.pi * 25 * scale) == pytest.approx(2, rel=0.2)
+        assert line.sum() / (2 * np.pi * 25 * scale) == pytest.approx(2, rel=0.05)
         centre = 30 * scale
-        side, slope = line[centre], line.diagonal()
-        assert side[:centre].sum() == pytest.approx(slope[:centre].sum() * 2**0.5, rel=0.25)
+        side = line[centre, :centre].sum()
+        # Over diagonals beside each other: one alone crosses the edge anywhere in a step of pixels
+        beside = range(-4 * scale, 4 * scale + 1)
+        slope = np.mean([line.diagonal(k)[:centre].sum() for k in beside]) * 2**0.5
+        # At scale 1 the slope is stairs of whole pixels, rounded
+        assert side == pytest.approx(slope, rel=0.12)
 
 
 def test_outline_is_antialiased() -> None:
