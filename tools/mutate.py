@@ -137,12 +137,11 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
 
 def _parts(function: ast.FunctionDef) -> Iterator[ast.AST]:
     """What a function does, without its docstring, its annotations and the sentences of its errors."""
+    sentences = {
+        id(part) for node in ast.walk(function) if isinstance(node, ast.Raise) for part in ast.walk(node)
+    }
     for statement in function.body:
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Raise):
-                return
-            if not isinstance(node, ast.FunctionDef):
-                yield node
+        yield from (part for part in ast.walk(statement) if id(part) not in sentences)
 
 
 def _changes(node: ast.AST) -> Iterator[ast.AST]:

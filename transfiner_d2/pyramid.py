@@ -90,7 +90,7 @@ class RoIPyramid:
             features: FPN maps (B, C, H, W) by name.
             detail_convs: makes what is added to the finest map (released code).
         """
-        # In float32, since RoIAlign rounds the boxes to the type of the map: 4 pixels at x = 600 in bfloat16
+        # In float32, for boxes are read in the type of the maps: in bfloat16 x = 600 is known to 4 pixels
         raw = [features[name].float() for name in self.in_features]
         detail = None if detail_convs is None else detail_convs(fitting(raw[0])).float()
         fine = raw if detail is None else [raw[0] + detail, *raw[1:]]

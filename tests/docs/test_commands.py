@@ -71,6 +71,13 @@ def folder(tmp_path: Path, trained: Path, shapes_root: Path) -> Path:
         for file in ("model_final.pth", "config.yaml", "model_info.json"):
             if (model / file).is_file():
                 (tmp_path / "output" / model.name / file).write_bytes((model / file).read_bytes())
+    # What a training on data of one's own leaves
+    shutil.copytree(tmp_path / "output" / "refinemask", tmp_path / "output", dirs_exist_ok=True)
+    (tmp_path / "photos").mkdir()
+    shutil.copy(shapes_root / "shapes" / "val" / "000001.png", tmp_path / "photos" / "one.jpg")
+    annotations = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "star"}]}
+    annotations["images"] = [{"id": 1, "file_name": "one.jpg", "height": 96, "width": 96}]
+    (tmp_path / "annotations.json").write_text(json.dumps(annotations))
     return tmp_path
 
 
