@@ -195,7 +195,9 @@ class _TerminalFormatter(logging.Formatter):
 
 def _listen(handlers: list[logging.Handler]) -> None:
     """Let handlers on the root logger hear everything of our packages, and warnings of all others."""
-    levels = {name: logging.getLogger(name).level for name in _own_packages()}
+    # A package that carries Detectron2 carries its name as well: its own set-up listens under that one
+    names = dict.fromkeys((*_own_packages(), detectron2.__name__))
+    levels = {name: logging.getLogger(name).level for name in names}
     for name in levels:
         package = logging.getLogger(name)
         for handler in list(package.handlers):
