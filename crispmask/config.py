@@ -152,8 +152,9 @@ def _merge_values(cfg: CfgNode, plain: Mapping[str, Any], name: str) -> None:
     from detectron2.config import compat
 
     _check_sections(cfg, plain, name)
-    _write_presets(cfg, dict(_flat(plain)))
-    values = CN(plain)
+    preset = _write_presets(cfg, dict(_flat(plain)))
+    # Earlier versions saved a null where a key has the value that another one stands for
+    values = CN(_without_nulls(plain, preset))
     version = values["VERSION"] if "VERSION" in values else compat.guess_version(values, name)
     if not isinstance(version, int) or not 0 < version <= cfg.VERSION:
         raise UserError(f"Config file '{name}' has VERSION {version!r}: only 1 to {cfg.VERSION} can be read.")
@@ -167,15 +168,30 @@ def _merge_values(cfg: CfgNode, plain: Mapping[str, Any], name: str) -> None:
     cfg.update(new)
 
 
-def _write_presets(cfg: CfgNode, given: Mapping[str, Any]) -> None:
+def _write_presets(cfg: CfgNode, given: Mapping[str, Any]) -> list[str]:
     """Write the values that a key of a head stands for, where a file or a command line has the key.
 
     What else it has is merged afterwards, so that it counts.
+
+    Returns:
+        The sections whose keys have such values.
     """
+    sections = []
     for head in heads():
         for key, write in (head.load(head.presets) if head.presets else {}).items():
             if key in given:
                 write(cfg, given[key])
+                sections.append(key.rpartition(".")[0])
+    return sections
+
+
+def _without_nulls(plain: Mapping[str, Any], sections: Sequence[str], above: str = "") -> dict[str, Any]:
+    """A file without what is null directly in some sections."""
+    return {
+        key: _without_nulls(value, sections, f"{above}{key}.") if isinstance(value, Mapping) else value
+        for key, value in plain.items()
+        if value is not None or above.rstrip(".") not in sections
+    }
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

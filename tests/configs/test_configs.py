@@ -255,6 +255,14 @@ def test_a_saved_config_holds_the_values_that_ran(tmp_path):
     assert alone.MODEL.TRANSFINER == cfg.MODEL.TRANSFINER
 
 
+def test_a_null_of_an_earlier_version_is_the_value_of_the_variant(tmp_path):
+    saved = tmp_path / "config.yaml"
+    keys = "VARIANT: released, FFN_DIM: null, THRESHOLDS: null, TOP_K: 3"
+    saved.write_text(f"VERSION: 2\nMODEL: {{TRANSFINER: {{{keys}}}}}\n")
+    released, found = get_config(RELEASED).MODEL.TRANSFINER, get_config(saved).MODEL.TRANSFINER
+    assert found == CfgNode({**released, "TOP_K": 3})
+
+
 def test_a_variant_that_was_not_written_is_noticed():
     """Detectron2 merges the name alone: the model would be the paper's under the other name."""
     cfg = get_cfg()
