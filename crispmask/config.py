@@ -138,7 +138,7 @@ def get_config(
     elif path is not None:
         found = find_config(path)
         _merge_values(cfg, read_config_file(found), str(found))
-    _write_presets(cfg, dict(zip(opts[::2], opts[1::2], strict=False)))
+    _write_presets(cfg, dict(zip(map(str, opts[::2]), opts[1::2], strict=False)))
     # Any value may take the place of None, as a pair that of auto
     if "INPUT.VALUE_RANGE" in opts[::2]:
         cfg.INPUT.VALUE_RANGE = None

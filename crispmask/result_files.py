@@ -99,7 +99,7 @@ def save_labelme(result: Result, path: Path, image: Path) -> None:
     """
     shapes = [shape for found in result for shape in _shapes(found)]
     height, width = result.size
-    document = {
+    document: dict[str, Any] = {
         "version": "5.5.0",
         "flags": {},
         "shapes": shapes,

@@ -182,8 +182,8 @@ class Result:
 
         from crispmask.pasting import paste_window
 
-        arrays = self.box_probabilities[index], self.boxes[index]
-        return MaskCrop(*paste_window(*map(torch.from_numpy, arrays), self.size))
+        probabilities, box = (torch.from_numpy(x[index]) for x in (self.box_probabilities, self.boxes))
+        return MaskCrop(*paste_window(probabilities, box, self.size))
 
     def polygons(self, tolerance: float = 0.0) -> list[list[Polygon]]:
         """R lists of parts, each with its holes, see :func:`crispmask.polygons.mask_polygons`."""
@@ -203,6 +203,16 @@ class Result:
         for row, rle in zip(rows, self.rles or (), strict=self.rles is not None):
             row["segmentation"] = rle
         return rows
+
+    def kept_picture(self) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB, what the objects were found in.
+
+        Raises:
+            UserError: it was not kept.
+        """
+        if self.picture is None:
+            raise UserError("This result keeps no picture: give the one to draw on, as draw(picture).")
+        return self.picture
 
     def draw(
         self,
@@ -227,9 +237,7 @@ class Result:
         """
         from crispmask.visualization.drawn_results import draw_result
 
-        picture = self.picture if picture is None else picture
-        if picture is None:
-            raise UserError("This result keeps no picture: give the one to draw on, as draw(picture).")
+        picture = self.kept_picture() if picture is None else picture
         if picture.shape[:2] != self.size:
             raise UserError(f"The picture is {picture.shape[:2]}, and the result of one of {self.size}.")
         return draw_result(self, picture, style=style, scale=scale, labels=labels)

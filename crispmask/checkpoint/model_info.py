@@ -55,10 +55,11 @@ class ModelInfo:
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"it is a {type(values).__name__}")
-        texts = {key: values.get(key) for key in ("config", "version")}
-        for key, text in texts.items():
-            if not isinstance(text, str):
+        texts: dict[str, str] = {}
+        for key in ("config", "version"):
+            if not isinstance(text := values.get(key), str):
                 raise ValueError(f"its {key} is no text")
+            texts[key] = text
         names, ids, colors = (_rows(values, key) for key in ("class_names", "category_ids", "colors"))
         if not len(names) == len(ids) == len(colors):
             raise ValueError(

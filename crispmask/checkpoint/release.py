@@ -132,7 +132,7 @@ def convert_checkpoint(
         return Conversion(tensors, "", (), (), unchecked, unchecked, unused, metadata, tuple(notes))
     release = Release() if source == DETECTRON2 else release_of(source)
     tensors = _renamed(path, tensors, source if release.rules else "")
-    opts, absent = tuple(opts), ()
+    opts, absent = tuple(opts), tuple[str, ...]()
     if release.take_part:
         part = release.take_part(path, local, tensors, config, opts)
         tensors, configs, opts, absent = part.tensors, [part.config], part.opts, part.absent

@@ -189,9 +189,9 @@ class WeightReport:
             return "it holds no box head, as a file to start training from. Give weights of a trained model."
         parts = {part_of(name) for name in (*self.missing, *others)}
         if len(parts) == 1:
-            (part,) = parts
+            (changed,) = parts
             absent = "" if others else ", or not there"
-            return f"its {part} is another one{absent}. Give the config that it was trained with."
+            return f"its {changed} is another one{absent}. Give the config that it was trained with."
         return "it is of another model. Give the config that it was trained with."
 
     def _few(self) -> str:

@@ -24,7 +24,8 @@ from crispmask.checkpoint.unpickler import Allowance, BoundedFile, Known, StandI
 MAX_REPEATED, MAX_REPEATED_IN_ALL = 64 << 20, 512 << 20
 _LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip: lengths of the name and of what stands behind it
 
-_NAMES = ("float64", "float32", "float16", "bfloat16", "complex128", "complex64", "complex32")
+_NAMES: tuple[str, ...] = ("float64", "float32", "float16", "bfloat16")
+_NAMES += ("complex128", "complex64", "complex32")
 _NAMES += ("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool")
 _NAMES += ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu")
 # What tensors of weight files may be of; there are others, with less than a byte or without arithmetic
@@ -136,7 +137,7 @@ def torch_names(views: Allowance) -> dict[tuple[str, str], Any]:
             return Unusable(f"a tensor of {dtype.name}")
         if not (isinstance(storage, Storage) and isinstance(dtype, Dtype | None)):
             raise pickle.UnpicklingError("it has a tensor without a storage")
-        return View(storage, offset, shape, strides, dtype.value if dtype else storage.dtype, views)
+        return View(storage, offset, shape, strides, (dtype and dtype.value) or storage.dtype, views)
 
     def subclass(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
         if not isinstance(function, Known) or not isinstance(arguments, tuple):

@@ -285,6 +285,9 @@ class Unpickler:
         del self._stack[-2:]
         self._set_items(items)
 
+    def _drop_marked(self, _: None) -> None:
+        self._pop_marked()
+
     def _add_items(self, _: None) -> None:
         items, target = self._pop_marked(), self._stack[-1]
         if isinstance(target, set):
@@ -302,7 +305,7 @@ _HANDLERS: dict[str, Callable[[Unpickler, Any], None]] = {
     **dict.fromkeys(("PROTO", "FRAME"), lambda *_: None),
     "MARK": Unpickler._mark,
     "POP": Unpickler._pop,
-    "POP_MARK": lambda reader, _: reader._pop_marked() and None,
+    "POP_MARK": Unpickler._drop_marked,
     "DUP": lambda reader, _: reader._stack.append(reader._stack[-1]),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), Unpickler._memoize),
     **dict.fromkeys(

@@ -139,8 +139,9 @@ def _flags(parser: argparse.ArgumentParser) -> Iterator[str]:
     """Of a parser and those of its verbs."""
     for action in parser._actions:
         yield from action.option_strings
-        for child in (action.choices or {}).values() if action.nargs == argparse.PARSER else ():
-            yield from _flags(child)
+        if isinstance(action, argparse._SubParsersAction):
+            for child in action.choices.values():
+                yield from _flags(child)
 
 
 def _check_verbs(words: Sequence[str], verbs: dict[str, Any], before: tuple[str, ...] = ()) -> None:

@@ -146,7 +146,7 @@ def read_images(
     """Images with their pictures; one that cannot be read is named and left out."""
     for shot in shots:
         with failures.naming(shot.title):
-            yield shot, predictor.read(shot.path)
+            yield shot, predictor.read(shot.path or shot.title)
 
 
 def read_shots(

@@ -95,15 +95,16 @@ class Outputs:
 
     def _sheets(self, shot: Shot, result: Result) -> dict[str, NDArray[np.uint8]]:
         sheets: dict[str, NDArray[np.uint8]] = {}
+        picture = result.kept_picture()
         if any(kind in view_kinds() for kind in self.args.show):
-            sheets = view_sheets(self.predictor, result.picture, self.args.show, self.args.score_threshold)
+            sheets = view_sheets(self.predictor, picture, self.args.show, self.args.score_threshold)
             if not sheets:
                 name, score = Path(shot.title).name, self.args.score_threshold
                 say(f"{name}: no object reaches --score-threshold {score}, so no sheet of --show")
         if self.other is not None:
             from crispmask.analysis.comparison import comparison_sheet
 
-            other = self.other(result.picture, min_score=self.args.score_threshold)
+            other = self.other(picture, min_score=self.args.score_threshold)
             sheets["compare"] = comparison_sheet(result, other, names=("first", "--compare"))
         return sheets
 

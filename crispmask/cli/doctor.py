@@ -12,7 +12,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module, metadata
@@ -289,7 +289,7 @@ def _guarded(subject: str, examination: Callable[[], Iterator[Finding]]) -> Iter
         yield Finding(MISSING, subject, f"{type(error).__name__}: {_line(error)}", "report this line")
 
 
-def _whether_ok(subject: str, examination: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def _whether_ok(subject: str, examination: Callable[[], Iterator[Finding]]) -> Generator[Finding, None, bool]:
     """Pass the findings on; the value of ``yield from`` is whether nothing was missing."""
     works = True
     for finding in _guarded(subject, examination):

@@ -159,8 +159,10 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
     Raises:
         UserError: it cannot be written.
     """
-    options = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
-    with _named_faults(path), path.open("w", **options) as file:
+    with (
+        _named_faults(path),
+        path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(map(_no_formula, columns))
         writer.writerows([_no_formula(_without_nan(cell)) for cell in row] for row in rows)

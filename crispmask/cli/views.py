@@ -56,7 +56,7 @@ def view_sheets(
         wanted: values of ``--show``, of which sheets count.
         score_threshold: lowest score of an object.
     """
-    sheets = {}
+    sheets: dict[str, NDArray[np.uint8]] = {}
     for head, views, kinds in _chosen(wanted):
         sheets |= head.load(views.draw)(predictor, picture, kinds, score_threshold)
     return sheets

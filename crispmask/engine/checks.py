@@ -139,7 +139,7 @@ def check_dataset(cfg: CfgNode, name: str, *, eval_only: bool) -> list[str]:
     try:
         require_dataset(name)
     except (UnknownDatasetError, OSError, ModuleNotFoundError) as error:
-        if not getattr(error, "strerror", None):
+        if not isinstance(error, OSError) or not error.strerror:
             raise UserError(str(error)) from error
         place = f"'{error.filename}'" if error.filename else "a file of it"
         raise UserError(

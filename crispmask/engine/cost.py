@@ -38,7 +38,7 @@ class PeakMemory:
         if device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
-            self._before = torch.cuda.memory_allocated(device)
+            self._before: float = torch.cuda.memory_allocated(device)
             return
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)

@@ -22,6 +22,7 @@ from crispmask.engine.value_range import stored_value_range
 from crispmask.errors import UserError
 from crispmask.evaluation.build import build_evaluator, evaluator_type
 from crispmask.heads import Dial
+from crispmask.modeling.typed import device_of
 
 # Images that are run once before anything is measured: the first ones set up memory and choose algorithms
 WARM_UP = 2
@@ -101,7 +102,7 @@ def measure(cfg: CfgNode, images: list[dict[str, Any]], settings: Settings, trac
     """
     cfg = stored_value_range(cfg)
     model = load_trained_model(cfg)
-    device = model.device
+    device = device_of(model)
     loader = build_detection_test_loader(images, mapper=ImageMapper(cfg, is_train=False), num_workers=0)
     with TemporaryDirectory() as folder, torch.inference_mode():
         evaluator = build_evaluator(cfg, cfg.DATASETS.TEST[0], folder)

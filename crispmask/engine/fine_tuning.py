@@ -134,7 +134,8 @@ def take_over_keys(cfg: CfgNode, args: argparse.Namespace, origin: Origin) -> li
         names = ", ".join(_INPUT_KEYS[:3])
         said = f"--from: nothing says what '{args.start}' was trained with"
         return [f"{said}; {names} are those of the config."]
-    changes, kept = [], []
+    changes: list[str] = []
+    kept: list[str] = []
     for key in keys:
         theirs, ours = _plain(origin.value(key)), _plain(value_of(cfg, key))
         if theirs is None or theirs == ours:

@@ -22,6 +22,7 @@ from crispmask.data.mapper import ImageMapper
 from crispmask.engine.trained_model import load_trained_model, model_classes, trained_config
 from crispmask.errors import UserError
 from crispmask.evaluation.device_masks import encode_masks
+from crispmask.modeling.typed import device_of
 from crispmask.pasting import encode_pasted
 from crispmask.results import Result
 
@@ -80,9 +81,9 @@ class Predictor:
         self.classes = model_classes(self.cfg)
         self.mapper = ImageMapper(self.cfg, is_train=False)
         if self.dtype == torch.float16:
-            self.model.backbone.register_forward_hook(_check_features)
+            self.model.get_submodule("backbone").register_forward_hook(_check_features)
         if compile:
-            self.model.backbone.compile()
+            self.model.get_submodule("backbone").compile()
 
     def __call__(
         self,
@@ -184,7 +185,7 @@ class Predictor:
             raise ImageError(f"Image {number}: {error}") from error
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        device = self.model.device.type
+        device = device_of(self.model).type
         return nullcontext() if self.dtype is None else torch.autocast(device, self.dtype)
 
     def _run(self, inputs: list[dict[str, Any]]) -> list[Instances]:
@@ -196,12 +197,13 @@ class Predictor:
         if getattr(type(self.model), "inference", None) is not GeneralizedRCNN.inference:
             outputs = self.model(inputs)
             if "instances" not in outputs[0]:
-                found = ", ".join(outputs[0])
+                given = ", ".join(outputs[0])
                 raise UserError(
-                    f"The model of this config gives {found} and no instances: give one that does."
+                    f"The model of this config gives {given} and no instances: give one that does."
                 )
             return [output["instances"] for output in outputs]
-        found = self.model.inference(inputs, do_postprocess=False)
+        inference: Any = GeneralizedRCNN.inference
+        found: list[Instances] = inference(self.model, inputs, do_postprocess=False)
         for instances in found:
             if instances.has("pred_masks"):  # which would be pasted all at once
                 instances.box_probabilities = instances.pred_masks[:, 0].float()
@@ -238,7 +240,7 @@ def _checked_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     """The type of autocast, or None."""
     if dtype in (None, "float32", torch.float32):
         return None
-    found = DTYPES.get(dtype, dtype)
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if found not in DTYPES.values():
         raise UserError(f"dtype {dtype} is none of {', '.join(DTYPES)} and float32: give one of them.")
     return found

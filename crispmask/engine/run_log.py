@@ -12,7 +12,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
 from pathlib import Path
@@ -44,7 +44,7 @@ def start_log(folder: str | Path, *, rank: int = 0, verbose: bool = False) -> No
     setup_logger(os.fspath(folder), distributed_rank=rank, name="fvcore")
     setup_logger(os.fspath(folder), distributed_rank=rank)
     file = _LogFile(Path(folder) / (f"log.txt.rank{rank}" if rank else "log.txt"))
-    handlers: list[logging.Handler] = [file]
+    handlers: list[Terminal | _LogFile] = [file]
     if rank == 0:
         handlers.append(Terminal(verbose=verbose, remainder=f"; its log is in '{file.baseFilename}'"))
     _listen(handlers)
@@ -53,7 +53,7 @@ def start_log(folder: str | Path, *, rank: int = 0, verbose: bool = False) -> No
 
 def stop_log() -> None:
     """Close the log of an earlier run of this process, if there was one."""
-    for handler in [h for h in logging.getLogger().handlers if hasattr(h, "levels_before")]:
+    for handler in [h for h in logging.getLogger().handlers if isinstance(h, Terminal | _LogFile)]:
         logging.getLogger().removeHandler(handler)
         handler.close()
         for name, level in handler.levels_before.items():
@@ -72,7 +72,13 @@ def log_on_terminal(*, verbose: bool = False) -> Iterator[None]:
 
 
 class Terminal(logging.StreamHandler):
-    """Messages on stdout, whatever that is at the moment; see :func:`is_for_terminal` for which."""
+    """Messages on stdout, whatever that is at the moment; see :func:`is_for_terminal` for which.
+
+    Attributes:
+        levels_before: of the loggers that it listens to, which :func:`stop_log` gives back.
+    """
+
+    levels_before: Mapping[str, int]
 
     def __init__(self, *, verbose: bool, remainder: str = "") -> None:
         """
@@ -102,9 +108,10 @@ class Terminal(logging.StreamHandler):
         what = f"stdout cannot be written ({reason}): the run goes on without it"
         print_error(Path(sys.argv[0]).name, f"{what}{self.remainder}.")
 
-    def filter(self, record: logging.LogRecord) -> bool | logging.LogRecord:
+    def filter(self, record: logging.LogRecord) -> bool:
         shown = self.verbose or is_for_terminal(record) or self._is_due(record)
-        return shown and super().filter(record)
+        # Newer Python lets a filter give another record; those of here do not
+        return shown and bool(super().filter(record))
 
     def _is_due(self, record: logging.LogRecord) -> bool:
         """Whether a record says how far an evaluation is, and it is time to say so."""
@@ -116,6 +123,8 @@ class Terminal(logging.StreamHandler):
 
 class _LogFile(logging.FileHandler):
     """Everything in a file; a full disk is said once, and is no reason to stop."""
+
+    levels_before: Mapping[str, int]
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
@@ -193,7 +202,7 @@ class _TerminalFormatter(logging.Formatter):
         return f"{head}{level} {super().format(record)}"
 
 
-def _listen(handlers: list[logging.Handler]) -> None:
+def _listen(handlers: Sequence[Terminal | _LogFile]) -> None:
     """Let handlers on the root logger hear everything of our packages, and warnings of all others."""
     # A package that carries Detectron2 carries its name as well: its own set-up listens under that one
     names = dict.fromkeys((*_own_packages(), detectron2.__name__))
@@ -205,7 +214,7 @@ def _listen(handlers: list[logging.Handler]) -> None:
         package.setLevel(logging.DEBUG)
         package.propagate = True
     for handler in handlers:
-        handler.levels_before = levels  # which stop_log gives back
+        handler.levels_before = levels
         logging.getLogger().addHandler(handler)
 
 

@@ -283,7 +283,7 @@ def distribute(model: nn.Module) -> nn.Module:
     # Newer torch has the first name for it and warns about the second
     names = ("forward_sync_buffers", "broadcast_buffers")
     known = signature(DistributedDataParallel).parameters
-    no_buffer_sync = {next(name for name in names if name in known): False}
+    no_buffer_sync: dict[str, Any] = {next(name for name in names if name in known): False}
     return DistributedDataParallel(
         model, device_ids=[comm.get_local_rank()] if on_gpu else None, **no_buffer_sync
     )

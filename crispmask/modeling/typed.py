@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -15,12 +16,17 @@ else:
 
 M = TypeVar("M", bound=nn.Module)
 
-__all__ = ["ROIHeadsMixin", "bias_of", "module_list"]
+__all__ = ["ROIHeadsMixin", "bias_of", "device_of", "module_list"]
 
 
 def bias_of(layer: nn.Linear | nn.Conv2d) -> Tensor:
     """The bias of a layer that was made with one; by torch's types every layer may be without."""
     return cast("Tensor", layer.bias)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model of Detectron2 runs, which each of its meta-architectures says."""
+    return cast("torch.device", model.device)
 
 
 def module_list(modules: Iterable[M]) -> Sequence[M]:

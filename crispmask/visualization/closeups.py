@@ -66,7 +66,7 @@ def sheet(rows: Sequence[Mapping[str, tuple[str, Image.Image]]]) -> NDArray[np.u
         rows: at least one; of each the tiles with their captions, by the heading of their column. Columns are
             those of the longest row, and a place for which a row has no tile stays empty.
     """
-    headings = list(max(rows, key=len))
+    headings = max((list(row) for row in rows), key=len)
     width, height = TILE + GAP, CAPTION + TILE + GAP
     result = Image.new("RGB", (len(headings) * width + GAP, HEADING + len(rows) * height), "white")
     draw, font = ImageDraw.Draw(result), ImageFont.load_default(14)

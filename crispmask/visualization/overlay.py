@@ -149,8 +149,9 @@ def coverage(
     depth = inside.filter(ImageFilter.GaussianBlur(line_width * samples))
     line = ImageChops.subtract(inside, _threshold(depth, _ONE_SIGMA_INSIDE))
     window = slice(margin * scale, (margin + height) * scale), slice(margin * scale, (margin + width) * scale)
-    fill, line = (np.asarray(layer.reduce(samples), np.float32)[window] / 255 for layer in (inside, line))
-    return fill, line
+    layers = (np.asarray(layer.reduce(samples), np.float32)[window] for layer in (inside, line))
+    fill, outline = (layer / np.float32(255) for layer in layers)
+    return fill, outline
 
 
 def _threshold(image: Image.Image, share: float) -> Image.Image:
@@ -170,7 +171,7 @@ def _write_labels(
     labelled = [item for item in objects if item.label]
     texts = [draw.textbbox((0, 0), item.label, font=font) for item in labelled]
     sizes = [(ceil(right - left) + 4, ceil(bottom - top) + 4) for left, top, right, bottom in texts]
-    boxes = [tuple(scale * side for side in item.box) for item in labelled]
+    boxes = [(scale * x0, scale * y0, scale * x1, scale * y1) for x0, y0, x1, y1 in (i.box for i in labelled)]
     places = place_labels(boxes, sizes, size)
     for item, (left, top, *_), (width, height), place in zip(labelled, texts, sizes, places, strict=True):
         if place is not None:
