@@ -18,7 +18,7 @@ from refinemask_d2.mask_head import SEMANTIC_TARGET
 from tests.refinemask import tiny_refinemask
 from tests.refinemask.tiny_refinemask import fpn_shapes, mapped, random_features, three_images
 from tests.transfiner import tiny_transfiner
-from tests.transfiner.tiny_query import KINDS, query_config, query_model
+from tests.transfiner.tiny_query import KINDS, MISSING_LIBRARY, query_config, query_model
 from tests.transfiner.tiny_transfiner import BOXES, SIZE, star_proposals
 from transfiner_d2 import TransfinerMaskHead
 
@@ -128,6 +128,7 @@ def test_a_weight_scales_its_loss_alone(name: str, key: str, loss: str) -> None:
         torch.testing.assert_close(twice[each], expected, rtol=1e-6, atol=0)
 
 
+@pytest.mark.skipif(bool(MISSING_LIBRARY), reason=MISSING_LIBRARY)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("key", "loss"), [("CLASS_WEIGHT", "loss_cls"), ("L1_WEIGHT", "loss_l1"), ("GIOU_WEIGHT", "loss_giou")]

@@ -112,4 +112,9 @@ class Sequences:
 def _attention(batch: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """(Q, T, 3, H, D / H) to (Q, T, H, D / H)."""
     query, key, value = batch.permute(2, 0, 3, 1, 4)
+    if batch.dtype == torch.float16 and batch.device.type == "cpu":
+        # Older torch adds up in float16 there, beyond what that holds
+        with torch.autocast("cpu", enabled=False):
+            found = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), mask, dropout)
+        return found.to(batch.dtype).transpose(1, 2)
     return F.scaled_dot_product_attention(query, key, value, mask, dropout).transpose(1, 2)

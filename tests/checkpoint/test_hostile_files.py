@@ -126,7 +126,11 @@ def test_other_numbers_are_read_as_they_are(name: str, tmp_path: Path) -> None:
     if not hasattr(torch, name):
         pytest.skip("this torch has no such numbers")
     value = torch.ones(16, dtype=torch.uint8).view(getattr(torch, name))
-    read = read_weight_file(torch_save(tmp_path / "x.pth", {"a": value}))["model"]["a"]
+    try:
+        path = torch_save(tmp_path / "x.pth", {"a": value})
+    except KeyError:
+        pytest.skip("this torch cannot save such numbers")
+    read = read_weight_file(path)["model"]["a"]
     assert read.dtype == value.dtype
     assert torch.equal(read.view(torch.uint8), value.view(torch.uint8))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.reader import PAGES, ROOT, blocks, run_block
+from tests.transfiner.tiny_query import MISSING_LIBRARY
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 # Pages whose commands want a folder of their own, and look at what comes out: the tests that run them
@@ -87,7 +88,7 @@ def test_commands_of_a_page_work_in_their_order(page: Path, folder: Path, small_
         if block.name:
             (folder / block.name).parent.mkdir(exist_ok=True)
             (folder / block.name).write_text(block.text)
-        elif block.is_run():
+        elif block.is_run() and not (MISSING_LIBRARY and "query" in block.text):
             run_block(block, folder, small_run)
 
 

@@ -84,7 +84,9 @@ print("same strings")
 
 def test_kernels_of_a_gpu_give_the_same_strings():
     """Triton's interpreter in place of a GPU; it is chosen when Triton is imported."""
-    pytest.importorskip("triton", reason="Triton is not installed, so there is no kernel to check")
+    triton = pytest.importorskip("triton", reason="Triton is not installed, so there is no kernel to check")
+    if triton.__version__.startswith("3.0."):
+        pytest.skip("the interpreter of Triton 3.0 writes nothing into tensors of the CPU")
     done = subprocess.run(
         [sys.executable, "-c", INTERPRETED],
         env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},

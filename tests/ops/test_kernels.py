@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,13 @@ from crispmask.ops import boundary_band, build_quadtree, incoherence, mask_bound
 pytest.importorskip("triton", reason="Triton is not installed, so there is no kernel to check")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
+OLD_TRITON = version("triton").startswith("3.0.")
 needs_kernels = pytest.mark.skipif(
     DEVICE == "cpu" and not INTERPRETED, reason="no GPU: test_kernels_under_the_interpreter runs it"
 )
 
 
+@pytest.mark.skipif(OLD_TRITON, reason="the interpreter of Triton 3.0 writes nothing into tensors of the CPU")
 @pytest.mark.skipif(DEVICE == "cuda" or INTERPRETED, reason="the kernels are checked in this process")
 def test_kernels_under_the_interpreter():
     run = subprocess.run(

@@ -13,7 +13,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import GeneralizedRCNNWithTTA, build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
-from tiny_query import KINDS, query_config, query_model
+from tiny_query import KINDS, MISSING_LIBRARY, query_config, query_model
 from tiny_transfiner import tiny_config
 from torch import nn
 
@@ -32,6 +32,9 @@ from transfiner_d2.query.tokens import TokenMaker
 
 for library in ("transformers", "scipy"):
     pytest.importorskip(library, reason="crispmask[query] is not installed")
+
+if MISSING_LIBRARY:
+    pytest.skip(MISSING_LIBRARY, allow_module_level=True)
 
 REFINEMASK = {
     "MODEL__ROI_HEADS__NAME": "RefineMaskROIHeads",
