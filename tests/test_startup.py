@@ -65,4 +65,6 @@ def test_the_predictor_is_imported_without_the_warnings_of_libraries() -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stderr.splitlines() == ["<string>:1: UserWarning: mine"]
+    # Newer Python shows the line below
+    said = [line for line in done.stderr.splitlines() if "Warning" in line]
+    assert said == ["<string>:1: UserWarning: mine"]

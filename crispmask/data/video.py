@@ -172,7 +172,9 @@ def _opened(name: str, form: str | None = None, what: str = "") -> Iterator[tupl
     av = require_av()
     what = what or f"Video '{name}'"
     try:
-        container = av.open(name, format=form, metadata_errors="replace")
+        # From 19 on there is no such argument
+        options = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+        container = av.open(name, format=form, **options)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise ImageError(f"{what} cannot be read: {_reason(error)}.") from error
     with container:

@@ -173,7 +173,9 @@ OFFICIAL = {
 @pytest.mark.parametrize("seed", OFFICIAL)
 def test_figures_are_those_of_the_official_tool(tmp_path, seed):
     for task, figures in evaluate_panoptic(*write(tmp_path, make_images(seed))).items():
-        assert tuple(figures[name] for name in ("PQ", "SQ", "RQ")) == OFFICIAL[seed][task]
+        # The official tool adds up in another order than some versions of NumPy
+        found = [figures[name] for name in ("PQ", "SQ", "RQ")]
+        assert found == pytest.approx(OFFICIAL[seed][task], rel=1e-14)
 
 
 def test_mask_quality_is_that_of_another_tool(tmp_path):
