@@ -175,7 +175,8 @@ def test_a_training_says_little_before_its_first_iteration(tmp_path: Path) -> No
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    # torch 2.4 prints it where there is a CUDA toolkit and no GPU
+    assert not [line for line in done.stderr.splitlines() if not line.startswith("No CUDA runtime is found")]
     lines = done.stdout.splitlines()
     first = next(number for number, line in enumerate(lines) if "iteration 2 of 2: loss" in line)
     assert first <= 10 and all(LINE.match(line) for line in lines)
