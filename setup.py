@@ -15,6 +15,6 @@ setup(
     package_data={
         "crispmask.analysis": ["templates/*"],
         "crispmask.configs": ["**/*.yaml"],
-        "": ["figures.yaml"],
+        "": ["figures.yaml", "py.typed"],
     },
 )

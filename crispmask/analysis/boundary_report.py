@@ -155,7 +155,7 @@ def _histograms(files: Sequence[Assessment]) -> Charts:
 
 def _class_table(gt: GroundTruth, files: Sequence[Assessment]) -> Table:
     """The classes that have objects, the lowest Boundary AP of the last file first."""
-    rows: list[list[object]] = []
+    rows: list[tuple[float, list[object]]] = []
     for category_id, name in gt.class_names.items():
         groups = [[o for o in file.objects if o.annotation["category_id"] == category_id] for file in files]
         if not groups[0]:
@@ -163,12 +163,12 @@ def _class_table(gt: GroundTruth, files: Sequence[Assessment]) -> Table:
         sums = [summarize(group) for group in groups]
         ap = [[file.figures[kind][f"AP/{name}"] for file in files] for kind in ("mask", "boundary")]
         means = [100 * s.boundary_iou for s in sums]
-        rows.append([name, sums[0].objects, *ap[0], *ap[1], *(s.found for s in sums), *means])
-    last = 1 + 2 * len(files)
-    rows.sort(key=lambda row: row[last])
+        row = [name, sums[0].objects, *ap[0], *ap[1], *(s.found for s in sums), *means]
+        rows.append((ap[1][-1], row))
+    rows.sort(key=lambda pair: pair[0])
     names = ("mask AP", "Boundary AP", "found", "mean Boundary IoU")
     columns = [f"{name} {file.label}" if len(files) > 1 else name for name in names for file in files]
-    return Table("The lowest Boundary AP first", ["class", "objects", *columns], rows)
+    return Table("The lowest Boundary AP first", ["class", "objects", *columns], [row for _, row in rows])
 
 
 def _inputs(gt_path: str, files: Sequence[Assessment]) -> Table:

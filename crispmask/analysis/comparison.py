@@ -81,7 +81,7 @@ def _tiles(
         np.asarray(result.draw(style="outline", scale=scale, labels=False)) for result in (first, second)
     ]
     tiles = [crop.tile(picture, scale=scale) for picture in pictures]
-    return list(zip(titles, [*tiles, crop.tile(_differences(first.picture, *masks))], strict=True))
+    return list(zip(titles, [*tiles, crop.tile(_differences(first.kept_picture(), *masks))], strict=True))
 
 
 def _differences(picture: NDArray[np.uint8], first: Mask, second: Mask) -> NDArray[np.uint8]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from crispmask.analysis.charts import Charts, curves, intervals
+from crispmask.analysis.charts import Chart, Charts, curves, intervals
 from crispmask.analysis.object_quality import SIZES
 from crispmask.analysis.page import Number, Page, Paragraph, Section, Table
 from crispmask.evaluation.error_kinds import KINDS
@@ -148,7 +148,7 @@ def _summary(errors: Mapping[str, ModelErrors]) -> str:
     return " ".join(said) or "There is no object to find."
 
 
-def _costs(label: str, errors: ModelErrors) -> object:
+def _costs(label: str, errors: ModelErrors) -> Chart:
     """What AP would gain, for each kind, as lines from 0."""
     rows = {}
     for kind in KINDS:
@@ -158,15 +158,17 @@ def _costs(label: str, errors: ModelErrors) -> object:
     return intervals(f"{label}: points of AP if alone fixed", "points of AP", rows)
 
 
-def _by_width(errors: Mapping[str, ModelErrors]) -> Iterable[object]:
+def _by_width(errors: Mapping[str, ModelErrors]) -> list[Chart]:
     shares = "width in percent of the image diagonal"
     ap = {label: [(100 * r, f["AP"]) for r, f in own.by_width.items()] for label, own in errors.items()}
     near = {
         label: [(100 * r, outline_means(own.matches, r).f_measure) for r in own.by_width]
         for label, own in errors.items()
     }
-    yield curves("Boundary AP by the width of the boundary", shares, "Boundary AP", ap)
-    yield curves("F-measure of outlines by what counts as near", shares, "percent", near, from_zero=False)
+    return [
+        curves("Boundary AP by the width of the boundary", shares, "Boundary AP", ap),
+        curves("F-measure of outlines by what counts as near", shares, "percent", near, from_zero=False),
+    ]
 
 
 def _explained() -> Paragraph:

@@ -144,13 +144,13 @@ def study_incoherence(
                 counts[level].add(region, true_cells ^ cells)
             better = fill(mask, truth, row["bbox"], region)
             filled[level][row["id"]] = {**row, "segmentation": _encode(better)}
-    options = {"dilation_ratio": dilation_ratio, "progress": progress}
-    before = _average_precisions(gt, rows, **options)
+    before = _average_precisions(gt, rows, dilation_ratio, progress)
     levels = []
     for level in range(depth):
-        after = _average_precisions(gt, [filled[level].get(r["id"], r) for r in rows], **options)
-        shares = (counts[level].shares(combine) for combine in (_mean, _pooled))
-        levels.append(LevelStudy(size << level, *shares, *after))
+        better_rows = [filled[level].get(r["id"], r) for r in rows]
+        after = _average_precisions(gt, better_rows, dilation_ratio, progress)
+        means, pooled = (counts[level].shares(combine) for combine in (_mean, _pooled))
+        levels.append(LevelStudy(size << level, means, pooled, *after))
     return IncoherenceStudy(len(counts[0].box), *before, levels)
 
 
@@ -224,9 +224,15 @@ def _encode(mask: Mask) -> dict[str, Any]:
     return {**rle, "counts": rle["counts"].decode()}
 
 
-def _average_precisions(gt: GroundTruth, rows: Sequence[Row], **options: Any) -> tuple[float, float]:
-    evaluations = evaluate_rows(gt, rows, ("segm", "boundary"), **options)
-    return tuple(average_precisions(evaluations[task])["AP"] for task in ("segm", "boundary"))
+def _average_precisions(
+    gt: GroundTruth, rows: Sequence[Row], dilation_ratio: float, progress: Progress
+) -> tuple[float, float]:
+    """AP of masks and of their boundaries."""
+    evaluations = evaluate_rows(
+        gt, rows, ("segm", "boundary"), dilation_ratio=dilation_ratio, progress=progress
+    )
+    mask, boundary = (average_precisions(evaluations[task])["AP"] for task in ("segm", "boundary"))
+    return mask, boundary
 
 
 def _mean(parts: NDArray, wholes: NDArray) -> float:

@@ -123,8 +123,9 @@ class Page:
 
 def render(page: Page) -> str:
     """The page, which loads nothing from elsewhere."""
+    loader = PackageLoader(__name__.rpartition(".")[0])
     environment = Environment(
-        loader=PackageLoader(__name__.rpartition(".")[0]),
+        loader=loader,
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_shown,
@@ -132,7 +133,7 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.filters["number"] = _number
-    script, style = (environment.loader.get_source(environment, f"page.{kind}")[0] for kind in ("js", "css"))
+    script, style = (loader.get_source(environment, f"page.{kind}")[0] for kind in ("js", "css"))
     # A browser then runs this script and no other, whatever a name would smuggle in
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     parts = {"script": Markup(script), "style": Markup(style), "script_digest": digest}

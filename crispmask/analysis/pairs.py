@@ -137,7 +137,7 @@ def measure_pairs(
                 continue
             truth, found = crops = next(all_crops)
             boundaries = [boundary(crop, width) for crop in crops]
-            wrong = np.count_nonzero(truth > found), np.count_nonzero(found > truth)
+            wrong = int(np.count_nonzero(truth > found)), int(np.count_nonzero(found > truth))
             yield Pair(*pair, iou(*crops), iou(*boundaries), *wrong)
 
 
@@ -155,7 +155,9 @@ def _large_pairs(pairs: Sequence[tuple[Row, Row]], height: int, width: int) -> d
         boundaries = [boundary_intervals(runs, index, height, width) for index in indices]
         both = intersection(*boundaries).count()
         boundary_iou = both / (sum(pixels.count() for pixels in boundaries) - both)
-        measured[k] = Pair(*pairs[k], shared / (shared + sum(wrong)), boundary_iou, *wrong)
+        annotation, prediction = pairs[k]
+        mask_iou = shared / (shared + sum(wrong))
+        measured[k] = Pair(annotation, prediction, mask_iou, boundary_iou, *wrong)
     return measured
 
 

@@ -73,9 +73,9 @@ def most_different(masks: Sequence[Mask]) -> Window:
     Returns:
         A window inside of the image, of half the object's extent.
     """
-    holders = np.sum(masks, axis=0, dtype=np.int64)
+    holders: NDArray[np.int64] = np.stack(masks).sum(axis=0, dtype=np.int64)
     height, width = holders.shape
-    (y0, y1), (x0, x1) = (extent(holders.any(axis=axis)) for axis in (1, 0))
+    (y0, y1), (x0, x1) = (extent(np.asarray(holders.any(axis=axis))) for axis in (1, 0))
     side = round(ENLARGED_PART * max(y1 - y0, x1 - x0))
     side = min(max(SMALLEST_WINDOW, side), height, width)
     # With room around a small object, so that it comes to lie in the middle
@@ -123,7 +123,7 @@ def view(
     """
     window = window or Window(0, 0, truth.shape[1], truth.shape[0])
     scale = max(1.0, max(window.width, window.height) / MOST_PIXELS)
-    size = tuple(max(1, round(side / scale)) for side in (window.width, window.height))
+    size = max(1, round(window.width / scale)), max(1, round(window.height / scale))
     small = {name: _shrunk(mask, window, size) for name, mask in masks.items()}
     true = _shrunk(truth, window, size)
     layers = {
@@ -148,8 +148,8 @@ def _cut(pixels: NDArray, window: Window) -> NDArray:
     return pixels[window.y : window.y + window.height, window.x : window.x + window.width]
 
 
-def _shrunk(mask: Mask, window: Window, size: tuple[int, ...]) -> Mask:
+def _shrunk(mask: Mask, window: Window, size: tuple[int, int]) -> Mask:
     part = _cut(mask, window)
     if part.shape[::-1] == size:
         return part
-    return np.array(Image.fromarray(part).resize(size, Image.Resampling.NEAREST), bool)
+    return np.array(Image.fromarray(part).resize(size, Image.Resampling.NEAREST), np.bool_)

@@ -68,10 +68,11 @@ def test_it_holds_every_module_and_config_and_nothing_else(wheel: Path) -> None:
     configs = {f"crispmask/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
     templates = {str(p.relative_to(ROOT)) for p in (ROOT / "crispmask/analysis/templates").iterdir()}
     data = {"crispmask/figures.yaml", "refinemask_d2/figures.yaml", "transfiner_d2/figures.yaml", *templates}
+    typed = {f"{name}/py.typed" for name in PACKAGES}
     content = {name for name in names_in(wheel) if ".dist-info/" not in name}
     assert {"crispmask", "refinemask_d2"} <= set(PACKAGES)
     assert configs and templates
-    assert content == modules | configs | data
+    assert content == modules | configs | data | typed
 
 
 def test_it_fits_every_machine_and_carries_its_license(wheel: Path) -> None:

@@ -161,15 +161,15 @@ class Curves:
     def full(self, name: str) -> NDArray[np.float64]:
         """(T, R, K, A, M) ``precision`` or ``scores``; -1 where there is no object."""
         values = -np.ones((*self._shape, *self.shape))
-        for place, curve in self.curves.items():
-            values[(..., *place)] = getattr(curve, name)[:, curve.points]
+        for (k, area, limit), curve in self.curves.items():
+            values[..., k, area, limit] = getattr(curve, name)[:, curve.points]
         return values
 
     def full_recall(self) -> NDArray[np.float64]:
         """(T, K, A, M); -1 where there is no object."""
         values = -np.ones((self._shape[0], *self.shape))
-        for place, curve in self.curves.items():
-            values[(..., *place)] = curve.recall
+        for (k, area, limit), curve in self.curves.items():
+            values[..., k, area, limit] = curve.recall
         return values
 
     @property
