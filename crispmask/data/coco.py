@@ -207,7 +207,9 @@ def with_sizes(truth: GroundTruth, paths: Mapping[Any, str]) -> GroundTruth:
     Raises:
         ValueError: such an image is not there or cannot be read.
     """
-    sizes = {i: size or read_header(paths[i])[:2] for i, size in truth.sizes.items()}
+    sizes: dict[Any, tuple[int, int] | None] = {
+        i: size or read_header(paths[i])[:2] for i, size in truth.sizes.items()
+    }
     return replace(truth, sizes=sizes)
 
 

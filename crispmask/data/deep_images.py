@@ -19,8 +19,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
-from crispmask.data.raw_modes import correct_raw_modes, is_separate, raw_mode, raw_modes, replace_raw_mode
+from crispmask.data.raw_modes import (
+    correct_raw_modes,
+    is_separate,
+    raw_mode,
+    raw_modes,
+    replace_raw_mode,
+    tiff_tags,
+)
 
 Range = tuple[float, float]
 
@@ -62,7 +70,7 @@ class _Samples:
     inverted: bool = False
 
 
-def is_deep(image: Image.Image) -> bool:
+def is_deep(image: ImageFile) -> bool:
     """Whether an opened file, of which no pixel was read, has more than 8 bits a sample, or a sign."""
     return (
         image.mode in _MODES
@@ -71,16 +79,17 @@ def is_deep(image: Image.Image) -> bool:
     )
 
 
-def _tiff_type(image: Image.Image) -> type[np.generic] | None:
+def _tiff_type(image: ImageFile) -> type[np.generic] | None:
     """The type of the samples of a TIFF file, where Pillow gives their bits as those of another."""
     if image.format != "TIFF":
         return None
-    kinds = {(8, _SIGNED): np.int8, (32, _UNSIGNED): np.uint32}
-    bits, kind = (max(image.tag_v2.get(tag, (1,))) for tag in (_BITS, _SAMPLE_FORMAT))
+    kinds: dict[tuple[int, int], type[np.generic]] = {(8, _SIGNED): np.int8, (32, _UNSIGNED): np.uint32}
+    tags = tiff_tags(image)
+    bits, kind = (max(tags.get(tag, (1,))) for tag in (_BITS, _SAMPLE_FORMAT))
     return kinds.get((bits, kind))
 
 
-def eight_bits(path: str | Path, image: Image.Image, value_range: Range | None) -> Image.Image:
+def eight_bits(path: str | Path, image: ImageFile, value_range: Range | None) -> Image.Image:
     """The picture of a file of more than 8 bits.
 
     Args:
@@ -113,7 +122,7 @@ def eight_bits(path: str | Path, image: Image.Image, value_range: Range | None) 
     return picture
 
 
-def extremes(path: str | Path, image: Image.Image) -> Range | None:
+def extremes(path: str | Path, image: ImageFile) -> Range | None:
     """Smallest and largest value of an opened file; None if it states a range, or holds no number.
 
     Raises:
@@ -128,7 +137,7 @@ def extremes(path: str | Path, image: Image.Image) -> Range | None:
     return (numbers.min().item(), numbers.max().item()) if numbers.size else None
 
 
-def _read(path: str | Path, image: Image.Image) -> _Samples:
+def _read(path: str | Path, image: ImageFile) -> _Samples:
     if image.format == "PNG":
         return _read_png(path, image)
     if image.format == "TIFF":
@@ -138,7 +147,7 @@ def _read(path: str | Path, image: Image.Image) -> _Samples:
     return _Samples(_all_bytes(path, image), None, stated, None if image.mode == "F" else (0, WHITE))
 
 
-def _read_png(path: str | Path, image: Image.Image) -> _Samples:
+def _read_png(path: str | Path, image: ImageFile) -> _Samples:
     mode = next(iter(raw_modes(image)), "")
     values = _all_bytes(path, image)
     if values is None:
@@ -174,8 +183,8 @@ def _by_bits(values: NDArray[Any], bits: int, usual: Range) -> tuple[NDArray[Any
     return values if as_they_are else top, 0, largest
 
 
-def _read_tiff(path: str | Path, image: Image.Image) -> _Samples:
-    tags = dict(image.tag_v2)
+def _read_tiff(path: str | Path, image: ImageFile) -> _Samples:
+    tags = dict(tiff_tags(image))
     inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     values = _all_bytes(path, image)
     alpha = None
@@ -198,7 +207,7 @@ def _stated_by_tags(tags: dict[int, Any], usual: Range | None) -> Range | None:
     return None
 
 
-def _all_bytes(path: str | Path, image: Image.Image) -> NDArray[Any] | None:
+def _all_bytes(path: str | Path, image: ImageFile) -> NDArray[Any] | None:
     """(H, W, C) values of a file, None if they are 16-bit colours of a kind that Pillow cuts."""
     modes = raw_modes(image)
     # Of layers libtiff gives the high bytes, whatever it is asked

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
+from PIL.ImageFile import ImageFile
 
 from crispmask.data.deep_images import Range, eight_bits, extremes, is_deep
-from crispmask.data.raw_modes import correct_raw_modes
+from crispmask.data.raw_modes import correct_raw_modes, tiff_tags
 
 # What Pillow raises on files whose headers or pixels are broken
 PILLOW_ERRORS = (
@@ -107,14 +108,14 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         orientation = _orientation(image)
         width, height = image.size
         # Pillow gives TIFF files the size that they will have, by the tag of TIFF but not by that in XMP
-        swapped = image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.Orientation) in _QUARTER_TURNS
+        swapped = image.format == "TIFF" and tiff_tags(image).get(ExifTags.Base.Orientation) in _QUARTER_TURNS
         if orientation in _QUARTER_TURNS and not swapped:
             width, height = height, width
     return Header(height, width, orientation if orientation in _TURNS else 1)
 
 
 @contextmanager
-def opened_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+def opened_image(path: str | os.PathLike[str]) -> Iterator[ImageFile]:
     """An image file, whose header was read, for a body that reads its pixels.
 
     Raises:

@@ -28,12 +28,13 @@ def is_learnable(row: Row, box: Sequence[float], size: tuple[int, int] | None, f
         size: (H, W) of its image; None: unknown.
         findings: where to count it.
     """
+    what: str | None = None
     if row.get("ignore"):
         what = IGNORED
     elif size is not None and is_outside(box, size):
         what = OUTSIDE
-    else:
-        what = IN_SHARES if _is_in_shares(row, box) else None
+    elif _is_in_shares(row, box):
+        what = IN_SHARES
     if what is not None:
         findings.add(what, row[NAME])
     elif _is_far(row, box):

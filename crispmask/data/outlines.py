@@ -49,14 +49,14 @@ def stroke(path: np.ndarray, radius: float) -> Outline:
 
 def star(rng: np.random.Generator, fine: float) -> Outline:
     """A star of five to nine points."""
-    points = min(rng.integers(5, 10), max(5, int(np.pi / fine)))
+    points = min(int(rng.integers(5, 10)), max(5, int(np.pi / fine)))
     radius = np.tile([1.0, rng.uniform(0.35, 0.55)], points)
     return [radius[:, None] * _circle(2 * points)]
 
 
 def gear(rng: np.random.Generator, fine: float) -> Outline:
     """A wheel with trapezoid teeth and, where it is large enough, a round bore."""
-    teeth = min(rng.integers(9, 20), max(6, int(np.pi / fine)))
+    teeth = min(int(rng.integers(9, 20)), max(6, int(np.pi / fine)))
     root = 1 - rng.uniform(0.16, 0.26)
     steps = np.arange(teeth)[:, None] + [0.0, 0.42, 0.54, 0.88]
     angle = 2 * np.pi * steps.ravel() / teeth
@@ -68,7 +68,7 @@ def gear(rng: np.random.Generator, fine: float) -> Outline:
 
 def comb(rng: np.random.Generator, fine: float) -> Outline:
     """A straight back with parallel teeth on one side."""
-    teeth = min(rng.integers(5, 14), max(3, int(0.8 / fine)))
+    teeth = min(int(rng.integers(5, 14)), max(3, int(0.8 / fine)))
     depth, back = rng.uniform(0.6, 1.0), rng.uniform(0.2, 0.3)
     tooth = 2 / (2 * teeth - 1)
     left = -1 + 2 * tooth * np.arange(teeth)
@@ -105,7 +105,7 @@ def ring(rng: np.random.Generator, fine: float) -> Outline:
 
 def leaf(rng: np.random.Generator, fine: float) -> Outline:
     """A pointed, slightly curved blade whose edge is cut like a saw, on a short stalk."""
-    teeth = min(rng.integers(7, 14), max(3, int(1.2 / fine)))
+    teeth = min(int(rng.integers(7, 14)), max(3, int(1.2 / fine)))
     breadth, curve = rng.uniform(0.35, 0.6), rng.uniform(-0.25, 0.25)
     # Every tooth rises slowly towards the tip of the blade and falls back at once.
     along = np.repeat(np.linspace(0, 1, teeth + 1), 2)[1:-1]
@@ -121,9 +121,9 @@ def leaf(rng: np.random.Generator, fine: float) -> Outline:
 def letter(rng: np.random.Generator, fine: float) -> Outline:
     """A capital letter, drawn with strokes so that no font is needed."""
     radius, narrow = max(rng.uniform(0.13, 0.2), 0.45 * fine), rng.uniform(0.7, 0.95)
-    outline = []
-    for points in LETTERS[rng.choice(sorted(LETTERS))]:
-        grid = np.array([[int(column), int(row)] for column, row in points.split()], dtype=float)
+    outline: Outline = []
+    for points in LETTERS[str(rng.choice(sorted(LETTERS)))]:
+        grid = np.array([[int(point[0]), int(point[1])] for point in points.split()], dtype=np.float64)
         outline += stroke((grid - 2) / 2 * (narrow, 1.0), radius)
     return outline
 
@@ -147,7 +147,7 @@ OUTLINES: dict[str, Callable[[np.random.Generator, float], Outline]] = {
 }
 
 
-def place(outline: Outline, extent: float, angle: float, centre: Sequence[float]) -> Outline:
+def place(outline: Outline, extent: float, angle: float, centre: Sequence[float] | np.ndarray) -> Outline:
     """Turn an outline by ``angle`` (radians) and fit it into the image.
 
     Args:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, cast
 
-from PIL import Image, ImagePalette, TiffImagePlugin
+from PIL import ImagePalette, TiffImagePlugin
+from PIL.ImageFile import ImageFile
+
+Tile = TypeVar("Tile", bound=tuple[Any, ...])
 
 # Tags of TIFF
 _BITS, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES, _PLANAR, _EXTRA, _SAMPLE_FORMAT = (
@@ -30,7 +34,7 @@ _SPREAD = {"L;2": 85, "L;4": 17}
 _STREAM, _COMPONENTS, _FAR = b"\xff\x4f\xff\x51", 40, 1 << 20
 
 
-def raw_modes(image: Image.Image) -> set[str]:
+def raw_modes(image: ImageFile) -> set[str]:
     """How Pillow will unpack the tiles of a file."""
     return {mode for mode in map(raw_mode, image.tile) if isinstance(mode, str)}
 
@@ -41,18 +45,26 @@ def raw_mode(tile: tuple[Any, ...]) -> Any:
     return args if isinstance(args, str) else next(iter(args or ()), "")
 
 
-def replace_raw_mode(tile: tuple[Any, ...], mode: str) -> tuple[Any, ...]:
+def replace_raw_mode(tile: Tile, mode: str) -> Tile:
     """A tile that Pillow unpacks otherwise."""
     args = mode if isinstance(tile[3], str) else (mode, *tile[3][1:])
-    return type(tile)(*tile[:3], args) if hasattr(tile, "_fields") else (*tile[:3], args)
+    # Newer Pillow has named tuples
+    make: Callable[[Iterable[Any]], Tile] = getattr(type(tile), "_make", type(tile))
+    return make((*tile[:3], args))
 
 
-def is_separate(image: Image.Image) -> bool:
+def tiff_tags(image: ImageFile) -> TiffImagePlugin.ImageFileDirectory_v2:
+    """The tags of an opened TIFF file."""
+    return cast(TiffImagePlugin.TiffImageFile, image).tag_v2
+
+
+def is_separate(image: ImageFile) -> bool:
     """Whether a TIFF file has all red samples before the green ones, and so on."""
-    return image.tag_v2.get(_PLANAR) == SEPARATE and image.tag_v2.get(_SAMPLES, 1) > 1
+    tags = tiff_tags(image)
+    return tags.get(_PLANAR) == SEPARATE and tags.get(_SAMPLES, 1) > 1
 
 
-def correct_raw_modes(image: Image.Image) -> None:
+def correct_raw_modes(image: ImageFile) -> None:
     """Set right what Pillow has read wrong from the header of an opened file, of which no pixel was read.
 
     Raises:
@@ -72,26 +84,29 @@ def correct_raw_modes(image: Image.Image) -> None:
         )
 
 
-def _correct_palette(image: Image.Image) -> None:
+def _correct_palette(image: ImageFile) -> None:
     """Old programs write colours of 8 bits where 16 are meant, which would all be black."""
-    colours = image.tag_v2.get(_COLOUR_MAP, ())
+    colours = tiff_tags(image).get(_COLOUR_MAP, ())
     if image.mode == "P" and colours and max(colours) < 256:
         image.palette = ImagePalette.raw("RGB;L", bytes(colours))
 
 
-def _bits_of_stream(image: Image.Image) -> int:
+def _bits_of_stream(image: ImageFile) -> int:
     """The most bits of a component of a JPEG 2000 file."""
-    place = image.fp.tell()
-    image.fp.seek(0)
-    head = image.fp.read(_FAR)
-    image.fp.seek(place)
+    file = image.fp
+    if file is None:
+        raise ValueError("its file is closed")
+    place = file.tell()
+    file.seek(0)
+    head = file.read(_FAR)
+    file.seek(place)
     start = head.find(_STREAM) + _COMPONENTS
     count = int.from_bytes(head[start : start + 2], "big")
     return max((1 + (bits & 127) for bits in head[start + 2 : start + 2 + 3 * count : 3]), default=0)
 
 
-def _corrected(image: Image.Image, tile: tuple[Any, ...]) -> tuple[Any, ...]:
-    tags, mode = image.tag_v2, raw_mode(tile)
+def _corrected(image: ImageFile, tile: Tile) -> Tile:
+    tags, mode = tiff_tags(image), raw_mode(tile)
     if tile[0] == "libtiff":
         return replace_raw_mode(tile, _NATIVE.get(mode, mode))
     if tags.get(_PLANAR) != SEPARATE:

@@ -152,6 +152,8 @@ def _write_split(folder: Path, split: str, *, count: int, size: int, seed: int) 
 
 def _write_images(images: Path, split: str, count: int, size: int, seed: int) -> dict:
     """Draw and write the images of a split; returns the content of its JSON file."""
+    records: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     content = {
         "info": {
             "description": "CrispMask shapes, generated; exact RLE masks of the visible parts",
@@ -162,8 +164,8 @@ def _write_images(images: Path, split: str, count: int, size: int, seed: int) ->
             "seed": seed,
         },
         "licenses": [],
-        "images": [],
-        "annotations": [],
+        "images": records,
+        "annotations": annotations,
         "categories": [{"id": i, "name": name} for i, name in enumerate(CATEGORIES, start=1)],
     }
     console = Console(stderr=True)
@@ -180,10 +182,9 @@ def _write_images(images: Path, split: str, count: int, size: int, seed: int) ->
         )
         file_name = f"{image_id:06d}.png"
         Image.fromarray(picture).save(images / file_name, compress_level=1)
-        content["images"].append({"id": image_id, "file_name": file_name, "height": size, "width": size})
+        records.append({"id": image_id, "file_name": file_name, "height": size, "width": size})
         for thing in things:
-            annotation_id = len(content["annotations"]) + 1
-            content["annotations"].append(_annotation(thing, annotation_id, image_id))
+            annotations.append(_annotation(thing, len(annotations) + 1, image_id))
     return content
 
 

@@ -200,7 +200,7 @@ def _decoded(av: Any, container: Any, stream: Any, every: int, what: str) -> Ite
         if number % every == 0:
             yield Frame(number, _upright(frame), seconds - first)
         number += 1
-    if not number:
+    if first is None:
         raise ImageError(f"{what} cannot be read: it has no frame.")
     if number < 0.98 * stream.frames - 1:  # some files count frames that are not shown
         raise ImageError(f"{what} is cut short: it has {number} of its {stream.frames} frames.")

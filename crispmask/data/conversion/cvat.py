@@ -101,7 +101,7 @@ def _read_images(root: Element, path: Path, conversion: Conversion) -> list[Sour
     images = []
     for name, element in elements.items():
         image_path = Path(places[name])
-        said = tuple(_whole(element.get(side)) for side in ("height", "width"))
+        said = _whole(element.get("height")), _whole(element.get("width"))
         size = conversion.image_size(image_path, said)
         if size is not None:
             images.append(SourceImage(image_path, size, _objects(element, name, size, conversion)))
@@ -177,11 +177,11 @@ def _box(
 def _ellipse(
     label: str, shape: Element, where: str, size: tuple[int, int], conversion: Conversion
 ) -> SourceObject | None:
-    values = [float(shape.attrib[key]) for key in ("cx", "cy", "rx", "ry")]
-    if not all(map(math.isfinite, values)):
+    x, y, rx, ry = (float(shape.attrib[key]) for key in ("cx", "cy", "rx", "ry"))
+    if not all(map(math.isfinite, (x, y, rx, ry))):
         raise ValueError("no numbers")
     conversion.notes.add(ROUND, where)
-    return conversion.polygon(label, ellipse(*values, float(shape.get("rotation") or 0)), where)
+    return conversion.polygon(label, ellipse(x, y, rx, ry, float(shape.get("rotation") or 0)), where)
 
 
 def _mask(

@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,7 +146,7 @@ def _extent(flat: Sequence[float]) -> tuple[float, float, float, float]:
     return min(flat[::2]), min(flat[1::2]), max(flat[::2]), max(flat[1::2])
 
 
-def _are_points(points: Any) -> bool:
+def _are_points(points: Any) -> TypeGuard[list[list[float]]]:
     return isinstance(points, list) and all(
         isinstance(point, list) and len(point) == 2 and all(map(is_finite, point)) for point in points
     )

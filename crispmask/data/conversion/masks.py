@@ -133,9 +133,8 @@ def read_object_masks(source: Path, conversion: Conversion) -> Source:
             f"'{source}' has no folder of masks with names of its images: masks/<image>/*.png, "
             "masks/<image>_<number>.png and <image>/masks/*.png beside <image>/images/ are read."
         )
-    found = [
-        image for path, own in masks.items() if (image := _read_objects(path, own, conversion)) is not None
-    ]
+    read = [_read_objects(path, own, conversion) for path, own in masks.items()]
+    found = [image for image in read if image is not None]
     used = sorted({made.class_name for image in found for made in image.objects})
     return Source([*dict.fromkeys((*conversion.class_names, *used))] or [name], found)
 

@@ -184,8 +184,9 @@ def _united(
     conversion.notes.add(JOINED, where)
     crowd = any(part.iscrowd for part in parts)
     masks = [part.mask for part in parts]
-    if all(isinstance(mask, list) for mask in masks):
-        return SourceObject(first.class_name, [ring for mask in masks for ring in mask], iscrowd=crowd)
+    polygons = [mask for mask in masks if isinstance(mask, list)]
+    if len(polygons) == len(masks):
+        return SourceObject(first.class_name, [ring for mask in polygons for ring in mask], iscrowd=crowd)
     if first.mask is not None:
         union = mask_utils.merge([to_rle(mask, *size) for mask in masks])
         return SourceObject(first.class_name, as_text(union), iscrowd=crowd)
