@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 if __name__ in ("__main__", "__mp_main__"):  # the second: in a process of several
+    from crispmask.missing import require_models
     from crispmask.startup import prepare
 
     prepare()
+    require_models("train_net.py")
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # A Ctrl-C before run() answers it, as while torch is imported, ends the process without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)

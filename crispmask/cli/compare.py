@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
     from crispmask.evaluation.formats.checks import faults_as_sentences
     from crispmask.evaluation.progress import Progress
 
-    progress = Progress()
+    progress, idle = Progress(), idle_flags(args)
     try:
         check_draws(args.resamples, args.seed)
         with faults_as_sentences():
@@ -114,7 +115,7 @@ def run(args: argparse.Namespace) -> None:
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error
     finally:
-        print_notes([*idle_flags(args), *notes])
+        print_notes([*idle, *notes])
         _print_files(args, files, comparison)
         print_table(*_table(comparison, classes=False))
         if args.per_class:
@@ -150,7 +151,7 @@ def _evaluate(
         gt = read_truth(args.ground_truth, args.protocol, progress=progress, **rules)
     evaluations, own_notes = {}, {}
     for name, path in files.items():
-        with collected_notes() as own_notes[name]:
+        with collected_notes() as own_notes[name], _faults_of(path):
             evaluations[name] = evaluate_source(gt, path, tasks, **options)
     return gt, evaluations, [*notes, *_named(own_notes)]
 
@@ -182,6 +183,15 @@ def _page(
         pictures = Pictures(gt, shown, objects, args.worst, progress)
     protocol = f"Protocol: {_protocol(args)}."
     return render(build_report(comparison, {"ground truth": args.ground_truth, **files}, protocol, pictures))
+
+
+@contextmanager
+def _faults_of(path: str) -> Iterator[None]:
+    """Name the file of a row, of which there are several."""
+    try:
+        yield
+    except ValueError as error:
+        raise error if path in str(error) else ValueError(f"'{path}': {error}") from error
 
 
 def _named(notes: Mapping[str, list[str]]) -> list[str]:
@@ -222,7 +232,9 @@ def _table(comparison: Comparison, *, classes: bool) -> tuple[list[str], list[li
         for name in chosen:
             row = [name.removeprefix("AP/"), kinds[task], *map(_with_interval, figures[name].values())]
             for difference in comparison.differences[task][name].values():
-                share = f"{100 * difference.share_above:.1f}%"
+                # Of models that do not differ in any draw it would read as "surely worse"
+                is_same = difference.value == difference.low == difference.high == 0
+                share = "nan%" if is_same else f"{100 * difference.share_above:.1f}%"
                 row += [_with_interval(difference, "+"), f"{difference.adjusted:.3f}" if classes else share]
             rows.append([None if cell in ("nan", "nan%") else cell for cell in row])
     return columns, rows

@@ -32,6 +32,8 @@ INSTALL_DETECTRON2 = (
 )
 INSTALL_TORCH = "pip install torch torchvision, see https://pytorch.org/get-started for other CUDA versions"
 NEED_FILES = "train_net.py names the files that a data set lacks; your own data need none of these"
+# Base requirements
+OF_EVALUATION = ("jinja2", "msgspec", "numpy", "Pillow", "pycocotools", "rich")
 # Import names of packages that are optional, and what they are for
 OPTIONAL = {
     "cv2": ("opencv-python-headless", "Detectron2's Visualizer"),
@@ -64,16 +66,23 @@ def run(args: argparse.Namespace) -> None:
     """Print the report.
 
     Raises:
-        SystemExit: with 1, something is missing that CrispMask cannot do without.
+        SystemExit: with 1, something is missing that CrispMask cannot do without, or a part of what models
+            need.
     """
-    missing = False
+    found: dict[str, set[str]] = {OK: set(), MISSING: set(), NOTE: set()}
     for finding in examine():
-        missing |= finding.status == MISSING
+        found[finding.status].add(finding.subject)
         say(f"{finding.status:8}{finding.subject:28}{finding.found}")
         if finding.remedy:
             say(f"{'':8}-> {finding.remedy}")
-    if missing:
-        raise SystemExit(1)
+    if not found[MISSING]:
+        return
+    # Of an installation for evaluation alone, nothing of models is there
+    if found[OK].issuperset(OF_EVALUATION) and "torch" in found[MISSING]:
+        say("evaluate, compare and analyze boundary, errors and incoherence need none of what is missing.")
+        say("For models: pip install 'crispmask[models]', and then Detectron2: " + INSTALL_DETECTRON2)
+        return
+    raise SystemExit(1)
 
 
 def examine() -> Iterator[Finding]:

@@ -60,6 +60,8 @@ def check_output_folder(path: str | Path) -> Path:
     Raises:
         UserError: it cannot be made.
     """
+    if Path(path).is_file():
+        raise UserError(f"'{path}' is a file, where a folder is wanted: give another name.")
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:

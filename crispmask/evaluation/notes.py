@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -90,6 +90,27 @@ def federated_notes(gt: GroundTruth, source: Any) -> list[str]:
         f"{name} is an LVIS file, whose images are annotated for some categories only; by COCO's rules, as "
         "here, detections of the others are wrong. crispmask evaluate --protocol lvis gives "
         f"{'AP*' if gt.extra_categories else 'LVIS AP'}."
+    ]
+
+
+def absence_notes(gt: GroundTruth, found: Collection[Any]) -> list[str]:
+    """That there is nothing to find, or nothing found in most images, as by an inference that was aborted.
+
+    Args:
+        gt: the data set.
+        found: ids of the images that have detections.
+    """
+    annotated = {annotation["image_id"] for annotation in gt.annotations}
+    if not annotated:
+        return ["The ground truth has no annotation, so there is no figure: a test set has none, for one."]
+    if not found:
+        return ["There is no detection at all."]
+    without = len(annotated.difference(found))
+    if 2 * without <= len(annotated):
+        return []
+    return [
+        f"{without} of {len(annotated)} images with objects have no detection, and count: are these the "
+        "results of a part of the images?"
     ]
 
 

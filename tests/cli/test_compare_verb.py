@@ -192,3 +192,41 @@ def test_a_page_is_not_made_of_pipes(
 def test_more_resamples_than_make_sense_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare(folder, "--resamples", 999_999_999_999) == 2
     assert "resamples is 999999999999: give 100000 at most." in capsys.readouterr().err
+
+
+def test_results_of_a_part_of_the_images_are_noted_with_their_model(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = json.loads((folder / "good.json").read_text())
+    part, first = tmp_path / "part.json", rows[0]["image_id"]
+    part.write_text(json.dumps([row for row in rows if row["image_id"] == first]))
+    files = [folder / "gt.json", folder / "good.json", part, folder / "empty.json"]
+    assert main(["compare", *map(str, files), "--resamples", "20", "--iou-type", "mask"]) == 0
+    printed = capsys.readouterr()
+    said = " ".join((printed.out + printed.err).split())
+    assert "part: 7 of 8 images with objects have no detection, and count: are these the results" in said
+    assert "empty: There is no detection at all." in said and "good: " not in said
+    # Nobody gave that flag
+    assert "--dilation-ratio" not in said
+
+
+def test_a_wrong_row_is_named_with_its_file(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = json.loads((folder / "good.json").read_text())
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text(json.dumps([{**rows[0], "image_id": "1"}, *rows[1:]]))
+    assert main(["compare", *map(str, [folder / "gt.json", folder / "good.json", wrong])]) == 2
+    said = capsys.readouterr().err
+    assert f"'{wrong}': Prediction 0 has image_id '1'" in said
+    assert "whose ids are numbers: write 1 without quotes" in said
+
+
+def test_models_that_do_not_differ_have_no_share(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy.json"
+    copy.write_text((folder / "good.json").read_text())
+    assert main(["compare", *map(str, [folder / "gt.json", folder / "good.json", copy])]) == 0
+    printed = capsys.readouterr().out
+    assert "+0.0 [+0.0, +0.0]" in printed and "0.0%" not in printed

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from crispmask.cli.output import check_output_file, write_csv, write_json
+from crispmask.cli.output import check_output_file, check_output_folder, write_csv, write_json
 from crispmask.errors import UserError
 
 
@@ -91,3 +91,9 @@ def test_a_file_that_cannot_be_written_fails_before_the_work(tmp_path: Path) -> 
     (tmp_path / "old.json").write_text("{}")
     check_output_file(tmp_path / "old.json", [loop])
     assert (tmp_path / "old.json").read_text() == "{}"
+
+
+def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("")
+    with pytest.raises(UserError, match=r"a' is a file, where a folder is wanted: give another name"):
+        check_output_folder(tmp_path / "a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -128,8 +129,18 @@ def test_help_texts_list_heads_without_importing_them(light: Path) -> None:
 
 
 def test_doctor_lists_what_is_missing(light: Path) -> None:
-    told = run(light, "doctor", code=1)
+    told = run(light, "doctor")
     assert "missing torch" in told and "Traceback" not in told
+    assert "need none of what is missing" in told and "pip install 'crispmask[models]'" in told
+
+
+def test_training_says_what_it_needs(light: Path) -> None:
+    shutil.copy(ROOT / "train_net.py", light)
+    done = subprocess.run(
+        [light / "python", "train_net.py", "--help"], cwd=light, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("train_net.py: This needs the package torch, which is not installed: pip ")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system tells the peak of a process")

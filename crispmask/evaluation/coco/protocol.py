@@ -42,6 +42,7 @@ from crispmask.evaluation.formats.regions import with_boxes, with_masks
 from crispmask.evaluation.formats.results import Results, read_results
 from crispmask.evaluation.masks.boundary_iou import boundary_width
 from crispmask.evaluation.notes import (
+    absence_notes,
     area_notes,
     border_notes,
     federated_notes,
@@ -177,7 +178,10 @@ def evaluate_results(
     if measures.num_needless:
         note(needless_note(measures.num_needless, "Prediction"))
     evaluations = _match(gt, objects, tasks, measures.overlaps, limit, progress, STANDARD)
-    for sentence in (*gt.notes, *limit_notes(gt, results.shared_limits, limit)):
+    images = sorted(gt.sizes)
+    found_images = {images[i] for i in np.unique(results.detections.images).tolist()}
+    absent = absence_notes(gt, found_images)
+    for sentence in (*gt.notes, *absent, *limit_notes(gt, results.shared_limits, limit)):
         note(sentence)
     _note_sizes(gt, objects, limit, results.official_areas, tasks)
     return {task: evaluations[task] for task in TASKS if task in evaluations}
@@ -236,7 +240,8 @@ def evaluate_rows(
         evaluations |= _match(gt, objects, mask_tasks, ious, limit, progress, settings)
         if notes_sizes:
             _note_sizes(gt, objects, limit, official_areas(rows), mask_tasks)
-    for sentence in share_notes(rows, tasks) if is_file else ():
+    absent = absence_notes(gt, {row["image_id"] for row in rows}) if is_file else []
+    for sentence in (*absent, *share_notes(rows, tasks)) if is_file else ():
         note(sentence)
     return {task: evaluations[task] for task in TASKS if task in evaluations}
 

@@ -151,7 +151,9 @@ def check_known(key: Any, known: Collection[Any], where: str, name: str) -> None
     """Refuse an id of an image or a category (``name``) that the data set does not have."""
     if not is_among(key, known):
         example = next(map(short, known), None)
-        hint = f"its ids are as {example}" if example else f"for it has no {name} at all"
+        hint = f"{example} is one of its ids" if example else f"for it has no {name} at all"
+        if isinstance(key, str) and key.isdecimal() and int(key) in known:
+            hint = f"whose ids are numbers: write {int(key)} without quotes"
         raise ValueError(f"{where} has {name}_id {short(key)}: the ground truth has no such {name}, {hint}.")
 
 

@@ -187,6 +187,9 @@ def evaluate_lvis(
     truth = with_rules(read_lvis(gt, progress), official=official, max_outline=max_outline)
     truth = replace(truth, is_fixed=ap_fixed)
     note(describe(truth, gt), logging.INFO)
+    if not truth.is_federated:
+        told = "No image has neg_category_ids: every category counts as annotated in every image."
+        note(told, logging.INFO)
     options = {"dilation_ratio": dilation_ratio, "lazy": lazy, "max_dets": max_dets, "progress": progress}
     options["workers"] = check_workers(workers)
     return evaluate_source(truth, predictions, tasks, **options)
