@@ -119,6 +119,10 @@ def test_band_of_a_window_larger_than_the_mask():
         assert torch.equal(boundary_band(noise, width), released_band(noise, width))
     # A window of 10^12 cells holds next to no foreground.
     assert torch.equal(boundary_band(noise, 10**6), noise)
+    # Of a mask that lacks one cell, which all windows see
+    almost = torch.ones(1, 5, 7, dtype=torch.bool)
+    almost[0, 2, 3] = False
+    assert torch.equal(boundary_band(almost, 40), released_band(almost, 40))
     assert boundary_band(noise[:, :0], 3).shape == (3, 0, 14)
 
 

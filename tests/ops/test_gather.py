@@ -217,8 +217,9 @@ def test_bad_arguments_are_named():
     for corner in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="boxes must be finite"):
             call(boxes=boxes.masked_fill(boxes == boxes[1, 3], corner))
-    with pytest.raises(ValueError, match="boxes must span at most 1024 places of a feature map a cell"):
-        call(boxes=boxes * torch.tensor([1, 1e6, 1e6, 1e6, 1e6]))
+    for wide, tall in ((1e6, 1e6), (1e6, 1), (1, 1e6)):
+        with pytest.raises(ValueError, match="boxes must span at most 1024 places of a feature map a cell"):
+            call(boxes=boxes * torch.tensor([1, wide, tall, wide, tall]))
     with pytest.raises(IndexError, match=r"feature_levels must lie in \[0, 3\), got 3 to 3"):
         call(levels=levels + 3)
     with pytest.raises(IndexError, match="the image index in boxes must lie in"):
