@@ -38,7 +38,8 @@ MODELS: dict[str, Callable[[], CfgNode]] = {
     "refinemask_v2": lambda: tiny_refinemask.tiny_config(MODEL__REFINEMASK__VARIANT="v2"),
     "transfiner_paper": lambda: tiny_transfiner.tiny_config(**SAMPLED),
     "transfiner_released": lambda: tiny_transfiner.tiny_config(VARIANT="released", **SAMPLED),
-    "query_deformable": lambda: query_config(TWO_STAGE=True, **_of_masks(SAMPLED)),
+    # Three layers, so that the last one is not the second
+    "query_deformable": lambda: query_config(TWO_STAGE=True, DECODER_LAYERS=3, **_of_masks(SAMPLED)),
     "query_plain": lambda: query_config(**PLAIN, **_of_masks(SAMPLED)),
 }
 
