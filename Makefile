@@ -3,6 +3,7 @@
 # make demo    set-up, then train and compare Mask R-CNN, RefineMask and Mask Transfiner on shapes
 # make test-browser  open the pages of reports in a headless Chromium; screenshots go to output/browser
 # make lint    ruff and mypy alone
+# make coverage  the tests, and which lines they run; it fails below $(FLOOR) %
 #
 # VENV=path    the environment to use; the active one: make setup VENV="$VIRTUAL_ENV"
 # PYTHON=...   the interpreter that a new environment is made with (3.10 or newer)
@@ -21,7 +22,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 # The heads are named because an editable install must be renewed when one is added
 SETUP_INPUTS = pyproject.toml setup.py $(wildcard tools/*.py *_d2/__init__.py)
 
-.PHONY: setup lint test test-browser demo
+.PHONY: setup lint test coverage test-browser demo
 
 setup: $(STAMP)
 
@@ -37,6 +38,11 @@ lint: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Of the lines that the tests' own processes run: commands that they start are not counted
+FLOOR = 92
+coverage: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) --cov=crispmask --cov=refinemask_d2 --cov=transfiner_d2 --cov-report=term:skip-covered --cov-fail-under=$(FLOOR)
 
 test-browser: $(STAMP)
 	@for name in "$(CHROMIUM)" chromium chromium-browser google-chrome google-chrome-stable; do command -v "$$name" >/dev/null && exit 0; done; \
