@@ -101,6 +101,7 @@ class PrintableLog(logging.Filter):
     """Makes the messages of a log handler printable; they keep their lines and colours."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Let every message pass, printable."""
         text = _LAID_OUT.sub(lambda found: found[1] or _escaped(found), record.getMessage())
         record.msg, record.args = text, None
         return True

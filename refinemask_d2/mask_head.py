@@ -90,6 +90,7 @@ class RefineMaskHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """From ``MODEL.REFINEMASK`` and the maps of the backbone."""
         if not isinstance(input_shape, dict):
             raise ValueError(
                 f"MODEL.ROI_HEADS.NAME is {cfg.MODEL.ROI_HEADS.NAME!r}; RefineMaskHead needs "

@@ -89,6 +89,7 @@ class SingleDetector(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, channels: int) -> dict[str, Any]:
+        """From ``MODEL.TRANSFINER``; C ``channels`` of the FPN maps."""
         if channels != cfg.MODEL.ROI_MASK_HEAD.CONV_DIM:
             raise ValueError(
                 f"MODEL.ROI_MASK_HEAD.CONV_DIM is {cfg.MODEL.ROI_MASK_HEAD.CONV_DIM}; with "
@@ -171,6 +172,7 @@ class CascadeDetector(nn.Module):
     def from_config(
         cls, cfg: CfgNode, *, pyramid: RoIPyramid, memory: MemoryBudget, channels: int
     ) -> dict[str, Any]:
+        """From ``MODEL.TRANSFINER``; C ``channels`` of the FPN maps."""
         node = cfg.MODEL.TRANSFINER
         return {
             "pyramid": pyramid,

@@ -27,6 +27,7 @@ class Pointwise(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C) to (N, C')."""
         return saturated(F.linear(fitting(x), self.weight.flatten(1), self.bias))
 
 

@@ -85,6 +85,7 @@ class Quadtree(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, pyramid: RoIPyramid, channels: int) -> dict[str, Any]:
+        """From ``MODEL.TRANSFINER``; C ``channels`` of the FPN maps."""
         node, sizes = cfg.MODEL.TRANSFINER, pyramid.sizes
         memory = MemoryBudget.from_config(cfg, channels)
         # Whole grids stay whole: of the last level, every cell

@@ -87,6 +87,7 @@ class Refiner(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, pyramid: RoIPyramid, channels: int) -> dict[str, Any]:
+        """From ``MODEL.TRANSFINER``; C ``channels`` of the FPN maps."""
         node = cfg.MODEL.TRANSFINER
         return {
             "pyramid": pyramid,

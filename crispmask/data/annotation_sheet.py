@@ -52,6 +52,7 @@ class ShownImage:
 
     @property
     def faults(self) -> frozenset[str]:
+        """Kinds of faults that its annotations have."""
         return frozenset(self.counts)
 
     @property

@@ -26,8 +26,10 @@ class BDD100KMetadata(MovableMetadata):
 
     @property
     def json_file(self) -> str:
+        """COCO-format annotations of the split."""
         return str(datasets_folder() / "bdd100k" / "annotations" / f"ins_seg_{self.split}.json")
 
     @property
     def image_root(self) -> str:
+        """Folder of its images."""
         return str(datasets_folder() / "bdd100k" / "images" / "10k" / self.split)

@@ -37,10 +37,12 @@ class CityscapesMetadata(MovableMetadata):
 
     @property
     def image_dir(self) -> str:
+        """``leftImg8bit`` of the split."""
         return str(datasets_folder() / "cityscapes" / "leftImg8bit" / self.split)
 
     @property
     def gt_dir(self) -> str:
+        """``gtFine`` of the split."""
         return str(datasets_folder() / "cityscapes" / "gtFine" / self.split)
 
 

@@ -40,10 +40,12 @@ class ShapesMetadata(MovableMetadata):
 
     @property
     def json_file(self) -> str:
+        """COCO-format annotations of the split."""
         return str(json_path(shapes_folder(), self.split))
 
     @property
     def image_root(self) -> str:
+        """Folder of its images."""
         return str(shapes_folder() / self.split)
 
 

@@ -139,6 +139,7 @@ def opened_image(path: str | os.PathLike[str]) -> Iterator[ImageFile]:
 
 
 def pillow_reason(error: Exception) -> str:
+    """Why Pillow could not read an image, in words without its path."""
     # Pillow says "cannot identify image file <path>", "image file is truncated", ...
     if "identify" in str(error):
         return "it is no image, or one of a kind that Pillow does not know"
@@ -161,6 +162,7 @@ def _orientation(image: Image.Image) -> Any:
 
 
 def on_white(image: Image.Image) -> Image.Image:
+    """An image of any mode of 8 bits as RGB, what is transparent on white."""
     if image.mode == "La":
         image = image.convert("LA")  # from which alone Pillow goes on
     if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:

@@ -37,10 +37,12 @@ class LVISCocofiedMetadata(MovableMetadata):
 
     @property
     def json_file(self) -> str:
+        """The LVIS file with the categories of COCO alone."""
         return str(datasets_folder() / "lvis" / f"{COCOFIED}.json")
 
     @property
     def image_root(self) -> str:
+        """Folder of COCO, whose images LVIS has."""
         return str(datasets_folder() / "coco")
 
 

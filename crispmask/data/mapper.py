@@ -73,6 +73,7 @@ class ImageMapper(DatasetMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """As Detectron2's, with the augmentations that are ours."""
         options = super().from_config(cfg, is_train)
         return {
             **options,

@@ -94,6 +94,7 @@ class Terminal(logging.StreamHandler):
 
     @property
     def stream(self) -> TextIO:
+        """What stdout is at the moment."""
         return sys.stdout
 
     @stream.setter
@@ -109,6 +110,7 @@ class Terminal(logging.StreamHandler):
         print_error(Path(sys.argv[0]).name, f"{what}{self.remainder}.")
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a message is shown."""
         shown = self.verbose or is_for_terminal(record) or self._is_due(record)
         # Newer Python lets a filter give another record; those of here do not
         return shown and bool(super().filter(record))

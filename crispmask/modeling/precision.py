@@ -33,6 +33,7 @@ class SaturatingConv2d(nn.Conv2d):
     """Convolution whose result is finite in half precision wherever its input is."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H', W')."""
         return saturated(super().forward(x))
 
 
@@ -40,6 +41,7 @@ class SaturatingLinear(nn.Linear):
     """Linear layer whose result is finite in half precision wherever its input is."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., C')."""
         return saturated(super().forward(x))
 
 

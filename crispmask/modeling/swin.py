@@ -29,6 +29,7 @@ class WindowAttention(ShiftedWindowAttention):
     """torchvision's, whose index table is left out of checkpoints: it follows from the window size."""
 
     def define_relative_position_index(self) -> None:
+        """As torchvision's, without a place in checkpoints."""
         super().define_relative_position_index()
         index = self.relative_position_index
         del self.relative_position_index

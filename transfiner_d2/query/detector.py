@@ -69,6 +69,7 @@ class QueryDetector(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """From ``MODEL.QUERY`` and the maps of the backbone."""
         require_library()
         node = cfg.MODEL.QUERY
         check_model(cfg)

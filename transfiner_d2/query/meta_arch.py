@@ -32,6 +32,7 @@ class QueryTransfiner(GeneralizedRCNN):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """From a whole config."""
         backbone = build_backbone(cfg)
         shape = backbone.output_shape()
         return {
