@@ -3,7 +3,7 @@
 # make demo    set-up, then train and compare Mask R-CNN, RefineMask and Mask Transfiner on shapes
 # make test-browser  open the pages of reports in a headless Chromium; screenshots go to output/browser
 # make lint    ruff and mypy alone
-# make coverage  the tests, and which lines they run; it fails below $(FLOOR) %
+# make coverage  the tests, and which lines they do not run
 #
 # VENV=path    the environment to use; the active one: make setup VENV="$VIRTUAL_ENV"
 # PYTHON=...   the interpreter that a new environment is made with (3.10 or newer)
@@ -17,7 +17,11 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.crispmask-setup
 # A file stays with one worker, so that what its tests share is made once
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist loadfile $(COVERAGE) --cov-report=
+# Share of the lines, in percent, that the processes of the tests run; commands that they start are not counted. It
+# was 97; where there is a GPU or no browser other lines run
+FLOOR = 95
+COVERAGE = --cov=crispmask --cov=refinemask_d2 --cov=transfiner_d2 --cov-fail-under=$(FLOOR)
 
 # The heads are named because an editable install must be renewed when one is added
 SETUP_INPUTS = pyproject.toml setup.py $(wildcard tools/*.py *_d2/__init__.py)
@@ -39,10 +43,8 @@ lint: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-# Of the lines that the tests' own processes run: commands that they start are not counted
-FLOOR = 92
 coverage: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS) --cov=crispmask --cov=refinemask_d2 --cov=transfiner_d2 --cov-report=term:skip-covered --cov-fail-under=$(FLOOR)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(COVERAGE) --cov-report=term-missing:skip-covered
 
 test-browser: $(STAMP)
 	@for name in "$(CHROMIUM)" chromium chromium-browser google-chrome google-chrome-stable; do command -v "$$name" >/dev/null && exit 0; done; \
